@@ -1,0 +1,89 @@
+"""A folder of image files."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from scoresde.data.base import Data
+from scoresde.errors import ArgumentError, DataError
+
+SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff")
+GRAY_MODES = ("1", "L", "LA", "I", "I;16", "I;16L", "I;16B")
+
+
+def load_images(folder: str | Path, size: int | tuple[int, int] | None = None, grayscale: bool = False) -> Data:
+    """All images under a folder as 8-bit data ``(N, C, H, W)``, in the order of their paths.
+
+    Where every image lies in a sub-folder of ``folder``, and there are several, their names are the classes. C is 1
+    if every file is gray and 3 otherwise; transparent pixels are laid on white, 16-bit gray is cut to 8, animations
+    give their first frame, and orientation tags are obeyed.
+
+    Args:
+        folder: searched with its sub-folders; hidden files are left out.
+        size: side, or (height, width), in pixels: each image is cropped about its centre and resized to it.
+        grayscale: convert colour to gray.
+
+    Raises:
+        DataError: no folder, no images in it, a file that cannot be read, sizes that differ while ``size`` is None.
+        ArgumentError: ``size`` is not made of positive integers.
+    """
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise DataError("folder", folder, "an existing folder")
+    if size is not None:
+        sides = (size, size) if isinstance(size, int) else tuple(size)
+        if len(sides) != 2 or any(isinstance(s, bool) or not isinstance(s, int) or s < 1 for s in sides):
+            raise ArgumentError("size", repr(size), "a side or (height, width), in pixels, 1 or more")
+        size = sides
+    files = sorted(f for f in folder.rglob("*") if f.suffix.lower() in SUFFIXES and _visible(f, folder) and f.is_file())
+    if not files:
+        raise DataError("folder", f"{folder}, without images", f"image files ({', '.join(SUFFIXES)})")
+
+    pictures = [_read(file, size, grayscale) for file in files]
+    for file, picture in zip(files, pictures, strict=True):
+        if picture.shape[:2] != pictures[0].shape[:2]:
+            (h, w), (H, W) = picture.shape[:2], pictures[0].shape[:2]
+            expected = "one size, or size= to crop and resize to"
+            raise DataError("folder", f"{files[0]} of {W}x{H} and {file} of {w}x{h} pixels", expected)
+    if any(picture.ndim == 3 for picture in pictures):
+        pictures = [p if p.ndim == 3 else np.repeat(p[:, :, None], 3, axis=2) for p in pictures]
+    raw = torch.from_numpy(np.stack(pictures))
+    raw = raw[:, None] if raw.ndim == 3 else raw.permute(0, 3, 1, 2).contiguous()
+    labels, names = _classes(files, folder)
+    return Data(folder.resolve().name, raw, labels, levels=256, class_names=names, image=True)
+
+
+def _visible(file: Path, folder: Path) -> bool:
+    return not any(part.startswith(".") for part in file.relative_to(folder).parts)
+
+
+def _classes(files: list[Path], folder: Path) -> tuple[torch.Tensor | None, tuple[str, ...] | None]:
+    parts = [file.relative_to(folder).parts for file in files]
+    names = sorted({p[0] for p in parts})
+    if len(names) < 2 or any(len(p) != 2 for p in parts):
+        return None, None
+    return torch.tensor([names.index(p[0]) for p in parts]), tuple(names)
+
+
+def _read(file: Path, size: tuple[int, int] | None, grayscale: bool) -> np.ndarray:
+    """One image as uint8, ``(H, W)`` if it is gray and ``(H, W, 3)`` if not."""
+    from PIL import Image, ImageOps
+
+    try:
+        with Image.open(file) as opened:
+            image = ImageOps.exif_transpose(opened)
+            gray = image.mode in GRAY_MODES
+            if image.mode.startswith("I"):
+                image = Image.fromarray((np.asarray(image, np.int64) >> 8).clip(0, 255).astype(np.uint8))
+            elif "A" in image.getbands() or "transparency" in image.info:
+                image = image.convert("RGBA")
+                image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
+            image = image.convert("L" if gray or grayscale else "RGB")
+            if size is not None:
+                image = ImageOps.fit(image, size[::-1], Image.Resampling.LANCZOS)
+            return np.array(image)
+    except (OSError, ValueError, SyntaxError, EOFError, Image.DecompressionBombError) as error:
+        raise DataError("folder", f"{file}, which cannot be read ({error})", "image files that are whole") from error

@@ -1,0 +1,97 @@
+"""From a name or a path to training and held-out data."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+from scoresde.data.arrays import load_array
+from scoresde.data.base import Data, count_of
+from scoresde.data.digits import load_digits
+from scoresde.data.idx import idx_files, is_idx, load_idx, load_idx_folder
+from scoresde.data.images import load_images
+from scoresde.data.toys import TOYS, load_toy
+from scoresde.errors import ArgumentError, DataError, UnknownNameError
+
+SOURCES = ("digits", *TOYS)
+DIGITS_HELD_OUT = 360
+TOY_POINTS, TOY_HELD_OUT = 20_000, 2_000
+HELD_OUT = 0.1
+
+
+def load_data(
+    source: str | Path,
+    held_out: int | float | None = None,
+    seed: int = 0,
+    *,
+    n: int | None = None,
+    levels: int | None = None,
+    size: int | tuple[int, int] | None = None,
+    key: str | None = None,
+    grayscale: bool = False,
+) -> tuple[Data, Data]:
+    """(training data, held-out data) from a name or a path.
+
+    Args:
+        source: "digits", the name of a toy (two-moons, swiss-roll, checkerboard, rings, gaussian-grid; - or _), or the
+            path of an .npy or .npz file, an idx file (plain or .gz), a folder of images, or a folder of idx files.
+        held_out: how many items to hold out, a count or a fraction in (0, 1). None: 360 digits, 2000 points of a toy
+            (drawn afresh), the whole t10k set of a folder that has one, 10 % of anything else. With a t10k set, a count
+            or a fraction is of that set.
+        seed: of the split and of the toys' draws.
+        n: train on this many items, chosen by ``seed`` (None: 20000 points of a toy, all there are of anything else).
+            What is held out does not change.
+        levels: number of integer levels, for arrays and idx files.
+        size: side or (height, width) that a folder's images are cropped and resized to.
+        key: which array of an .npz.
+        grayscale: a folder's images in gray.
+
+    Raises:
+        UnknownNameError: ``source`` is no known name and no path; names the nearest.
+        ArgumentError: an option the source has no use for, or a count that does not fit.
+        DataError: the source cannot be used.
+    """
+    path, name = Path(source), str(source).replace("_", "-")
+    options = {"levels": levels, "size": size, "key": key, "grayscale": grayscale or None}
+    if name in SOURCES:
+        _refuse(options, source, ())
+    if name in TOYS:
+        points = TOY_POINTS if n is None else n
+        return load_toy(name, points, TOY_HELD_OUT if held_out is None else count_of(held_out, points), seed)
+
+    test = None
+    if name == "digits":
+        data, held_out = load_digits(), DIGITS_HELD_OUT if held_out is None else held_out
+    elif path.is_dir() and idx_files(path):
+        _refuse(options, source, ("levels",))
+        data, test = load_idx_folder(path, levels)
+        data = dataclasses.replace(data, name=path.resolve().name)
+    elif path.is_dir():
+        _refuse(options, source, ("size", "grayscale"))
+        data = load_images(path, size, grayscale)
+    elif path.is_file() and path.suffix.lower() in (".npy", ".npz"):
+        _refuse(options, source, ("key", "levels"))
+        data = load_array(path, key, levels)
+    elif path.is_file() and is_idx(path):
+        _refuse(options, source, ("levels",))
+        data = load_idx(path, levels)
+    elif path.is_file():
+        raise DataError("source", path, "an .npy or .npz file, an idx file (plain or .gz), or a folder")
+    elif path.suffix or len(path.parts) > 1:
+        raise DataError("source", f"{path}, which does not exist", f"an existing path, or one of {', '.join(SOURCES)}")
+    else:
+        raise UnknownNameError("source", str(source), SOURCES)
+
+    if test is None:
+        train, test = data.split(HELD_OUT if held_out is None else held_out, seed)
+    else:
+        train, test = data, dataclasses.replace(test, name=data.name)
+        if held_out is not None and count_of(held_out, len(test)) != len(test):
+            test = test.split(held_out, seed)[1]
+    return train if n is None else train.take(n, seed), test
+
+
+def _refuse(options: dict[str, object], source: str | Path, used: tuple[str, ...]) -> None:
+    for option, value in options.items():
+        if value is not None and option not in used:
+            raise ArgumentError(option, repr(value), f"nothing: {source} has no such option")

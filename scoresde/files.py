@@ -1,0 +1,109 @@
+"""Files that are written all or nothing, and tensors that are read without running anything."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import uuid
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+
+from torch import Tensor
+
+from scoresde.errors import CheckpointError
+
+_PICKLE_STARTS = (b"PK\x03\x04", b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05")
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+@contextmanager
+def atomic_folder(folder: str | Path) -> Iterator[Path]:
+    """A new folder to fill, which takes the place of ``folder`` only when the block ends without an error.
+
+    Until then, and after any failure (a full disk, an interrupt), ``folder`` is as it was and nothing else is left.
+
+    Raises:
+        CheckpointError: the folder cannot be written; names the cause.
+    """
+    folder = Path(folder)
+    new = folder.parent / f".{folder.name}.{uuid.uuid4().hex[:8]}.new"
+    old = new.with_suffix(".old")
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        new.mkdir()
+        yield new
+        for file in new.iterdir():
+            _sync(file)
+        _sync(new)
+        if folder.exists():
+            folder.rename(old)
+        new.rename(folder)
+        _sync(folder.parent)
+    except OSError as error:
+        if old.exists() and not folder.exists():
+            old.rename(folder)
+        raise CheckpointError("folder", f"{folder} ({error})", "a place that can be written") from error
+    finally:
+        shutil.rmtree(new, ignore_errors=True)
+        shutil.rmtree(old, ignore_errors=True)
+
+
+def save_tensors(tensors: Mapping[str, Tensor], path: Path) -> None:
+    """Write tensors as safetensors.
+
+    Raises:
+        OSError: the disk is full or the place cannot be written.
+    """
+    from safetensors.torch import save
+
+    path.write_bytes(save({key: value.detach().cpu().contiguous() for key, value in tensors.items()}))
+
+
+def load_tensors(path: str | Path) -> dict[str, Tensor]:
+    """Read a safetensors file onto the CPU.
+
+    Raises:
+        CheckpointError: missing, a pickle (which could run code, and is never read), truncated, or foreign.
+    """
+    from safetensors import SafetensorError
+    from safetensors.torch import load
+
+    path = Path(path)
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise CheckpointError("file", f"{path} ({error.strerror})", "a readable safetensors file") from error
+    if content.startswith(_PICKLE_STARTS):
+        raise CheckpointError("file", f"{path}, which is a pickle", "a safetensors file (a pickle can run code)")
+    try:
+        return load(content)
+    except (SafetensorError, ValueError) as error:
+        raise CheckpointError("file", f"{path} ({error})", "a whole safetensors file") from error
+
+
+def read_json(path: Path, argument: str) -> dict:
+    """The object in a JSON file.
+
+    Raises:
+        CheckpointError: missing, not JSON, or not an object.
+    """
+    try:
+        content = json.loads(path.read_text())
+    except OSError as error:
+        raise CheckpointError(
+            argument, f"{path.parent} ({path.name}: {error.strerror})", f"a folder with {path.name}"
+        ) from error
+    except ValueError as error:
+        raise CheckpointError(argument, f"{path} ({error})", "valid JSON") from error
+    if not isinstance(content, dict):
+        raise CheckpointError(argument, f"{path}, a JSON {type(content).__name__}", "a JSON object")
+    return content

@@ -1,0 +1,55 @@
+"""What a network is told about the time: conventions by name, so that foreign networks plug in.
+
+A label is a function of the level of the process the network was trained on; the number or ``(B,)`` tensor it returns
+is the network's second argument.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from scoresde.errors import ArgumentError, UnknownNameError
+from scoresde.sde import SDE, Level
+
+Label = Callable[[Level, SDE], float | Tensor]
+
+
+def _discrete_step(level: Level, sde: SDE) -> float | Tensor:
+    if not hasattr(sde, "N"):
+        raise ArgumentError("label", "'ddpm'", f"a DDPM, whose levels are counted; {sde!r} has none")
+    return level.t * sde.N - 1
+
+
+def _flat(value: float | Tensor) -> float | Tensor:
+    return value.reshape(-1) if isinstance(value, Tensor) else value
+
+
+def _log(value: float | Tensor) -> float | Tensor:
+    return torch.log(value) if isinstance(value, Tensor) else float(torch.tensor(value, dtype=torch.float64).log())
+
+
+LABELS: dict[str, Label] = {
+    "time": lambda level, sde: level.t,
+    "log_snr": lambda level, sde: level.log_snr,
+    "sigma": lambda level, sde: _flat(level.sigma),
+    "ddpm": _discrete_step,  # Ho et al. 2020; Nichol & Dhariwal 2021: the step counted from 0, i - 1
+    "score_sde_vp": lambda level, sde: level.t * 999,  # Song et al. 2021, continuous VP and sub-VP
+    "score_sde_ve": lambda level, sde: _log(_flat(level.sigma)),  # Song et al. 2021, VE: log sigma
+    "edm": lambda level, sde: level.log_snr / -8,  # Karras et al. 2022: log(sigma / alpha) / 4
+}
+
+
+def resolve_label(label: str | Label) -> Label:
+    """The label function of that name, or ``label`` itself if it is a function ``(level, sde) -> number or (B,)``.
+
+    Raises:
+        UnknownNameError: no label has that name.
+    """
+    if callable(label):
+        return label
+    if label not in LABELS:
+        raise UnknownNameError("label", label, LABELS)
+    return LABELS[label]

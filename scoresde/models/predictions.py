@@ -1,0 +1,65 @@
+"""What a network predicts, as rows of one table.
+
+Every common target is F = p x_0 + q eps with two numbers p, q that depend on the level only. With
+x = alpha x_0 + sigma eps this is a 2x2 linear system of determinant D = alpha q - sigma p:
+
+    x_0 = (q x - sigma F) / D,      eps = (alpha F - p x) / D.
+
+======== ================================ =============================================================
+name     (p, q)                           source
+======== ================================ =============================================================
+noise    (0, 1)                           Ho et al. 2020 (P6)
+data     (1, 0)                           P11
+velocity (-sigma, alpha)                  Salimans & Ho 2022
+score    (0, -1/sigma)                    Song et al. 2021 (E6)
+flow     (-1, 1)                          dx/dt of the path alpha = 1-t, sigma = t; Lipman et al. 2023
+edm      (sigma, -alpha s_d^2) / (s_d S)  Karras et al. 2022, S^2 = alpha^2 s_d^2 + sigma^2, s_d the data's std
+======== ================================ =============================================================
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from torch import Tensor
+
+from scoresde.errors import UnknownNameError
+
+Coefficient = float | Tensor
+
+
+def total_std(alpha: Coefficient, sigma: Coefficient, data_std: float) -> Coefficient:
+    """S = sqrt(alpha^2 s_d^2 + sigma^2), the standard deviation of x_t for data of standard deviation s_d."""
+    return (alpha**2 * data_std**2 + sigma**2) ** 0.5
+
+
+def _edm(alpha: Coefficient, sigma: Coefficient, data_std: float) -> tuple[Coefficient, Coefficient]:
+    s = total_std(alpha, sigma, data_std)
+    return sigma / (data_std * s), -alpha * data_std / s
+
+
+PREDICTIONS: dict[str, Callable[[Coefficient, Coefficient, float], tuple[Coefficient, Coefficient]]] = {
+    "noise": lambda alpha, sigma, data_std: (0.0, 1.0),
+    "data": lambda alpha, sigma, data_std: (1.0, 0.0),
+    "velocity": lambda alpha, sigma, data_std: (-sigma, alpha),
+    "score": lambda alpha, sigma, data_std: (0.0, -1.0 / sigma),
+    "flow": lambda alpha, sigma, data_std: (-1.0, 1.0),
+    "edm": _edm,
+}
+
+
+def prediction_row(name: str, alpha: Coefficient, sigma: Coefficient, data_std: float = 1.0):
+    """``(p, q)`` of F = p x_0 + q eps for the prediction ``name`` at a level.
+
+    Raises:
+        UnknownNameError: no such prediction.
+    """
+    if name not in PREDICTIONS:
+        raise UnknownNameError("predicts", name, PREDICTIONS)
+    return PREDICTIONS[name](alpha, sigma, data_std)
+
+
+def solve(F: Tensor, x: Tensor, alpha: Coefficient, sigma: Coefficient, p: Coefficient, q: Coefficient):
+    """``(x0, eps)`` from F = p x_0 + q eps and x = alpha x_0 + sigma eps."""
+    D = alpha * q - sigma * p
+    return (q / D) * x - (sigma / D) * F, (alpha / D) * F - (p / D) * x

@@ -1,0 +1,171 @@
+"""How a network learns the time (and the class): features of a scalar label, and a small MLP that mixes them.
+
+A label is whatever scalar the caller derives from time: t itself, 1000 t, log sigma, ... The features only assume a
+scale on which it varies, set by ``scale``.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+from scoresde.errors import ArgumentError, DTypeError, ShapeError, UnknownNameError
+from scoresde.nets.checks import integer
+
+
+def _even(dim: int) -> int:
+    if integer("dim", dim, least=2) % 2:
+        raise ArgumentError("dim", dim, "an even number: half sines, half cosines")
+    return dim
+
+
+def _positive(name: str, value: float) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < math.inf:
+        raise ArgumentError(name, repr(value), "a finite number > 0")
+    return float(value)
+
+
+def _waves(phase: Tensor) -> Tensor:
+    return torch.cat((phase.sin(), phase.cos()), dim=-1)
+
+
+def _at_least_float32(label: Tensor) -> Tensor:
+    return label.to(torch.promote_types(label.dtype, torch.float32))
+
+
+class Sinusoidal(nn.Module):
+    r"""Sines and cosines at geometrically spaced frequencies.
+
+    .. math:: \big[\sin(\omega_k\, s\, \ell),\; \cos(\omega_k\, s\, \ell)\big]_{k=0}^{d/2-1},
+              \qquad \omega_k = P^{-k/(d/2)}
+
+    with the label :math:`\ell`, ``scale`` s, ``dim`` d and ``max_period`` P. The frequencies run from 1 down to almost
+    1/P, so s l should span hundreds for the features to differ: s = 1 for labels in [0, 1000], s = 1000 for labels in
+    [0, 1]. They are computed, not stored, in the dtype of the label (float32 at least): as accurate as that dtype.
+
+    Shapes: label ``(...)`` to ``(..., dim)``. Raises :class:`ArgumentError` for an odd or small ``dim``, or a
+    ``max_period`` or ``scale`` that is not positive.
+
+    Source: Vaswani et al. 2017, section 3.5; Ho, Jain, Abbeel 2020, appendix B.
+    """
+
+    def __init__(self, dim: int, max_period: float = 10000.0, scale: float = 1.0):
+        super().__init__()
+        self.dim, self.max_period, self.scale = (
+            _even(dim),
+            _positive("max_period", max_period),
+            _positive("scale", scale),
+        )
+
+    def forward(self, label: Tensor) -> Tensor:
+        label = _at_least_float32(label)
+        k = torch.arange(self.dim // 2, dtype=label.dtype, device=label.device)
+        omega = torch.exp(k * (-2 * math.log(self.max_period) / self.dim))
+        return _waves(self.scale * label[..., None] * omega)
+
+    def extra_repr(self) -> str:
+        return f"{self.dim}, max_period={self.max_period:g}, scale={self.scale:g}"
+
+
+class Fourier(nn.Module):
+    r"""Sines and cosines at random Gaussian frequencies, drawn once.
+
+    .. math:: \big[\sin(2\pi w_k \ell),\; \cos(2\pi w_k \ell)\big]_{k=1}^{d/2}, \qquad w_k \sim N(0, \text{scale}^2)
+
+    The frequencies are a buffer, the same for the same ``seed`` on every device, and saved with the weights. The
+    default ``scale`` suits labels that vary over about 1, such as t in [0, 1] or log sigma.
+
+    Shapes: label ``(...)`` to ``(..., dim)``. Raises :class:`ArgumentError` for an odd or small ``dim``, a ``scale``
+    that is not positive, or a ``seed`` that is not a non-negative integer.
+
+    Source: Tancik et al. 2020, section 6; used for time in Song et al. 2021, appendix C.
+    """
+
+    w: Tensor
+
+    def __init__(self, dim: int, scale: float = 16.0, seed: int = 0):
+        super().__init__()
+        self.dim, self.scale, self.seed = _even(dim), _positive("scale", scale), integer("seed", seed, least=0)
+        generator = torch.Generator().manual_seed(self.seed)
+        w = torch.randn(dim // 2, generator=generator, device="cpu", dtype=torch.float32) * self.scale
+        self.register_buffer("w", w.to(torch.get_default_device()))
+
+    def forward(self, label: Tensor) -> Tensor:
+        label = _at_least_float32(label)
+        return _waves(2 * math.pi * label[..., None] * self.w.to(label.dtype))
+
+    def extra_repr(self) -> str:
+        return f"{self.dim}, scale={self.scale:g}, seed={self.seed}"
+
+
+class LabelEmbedding(nn.Module):
+    """A learned vector for each class, and one more for "no class", as classifier-free guidance needs.
+
+    Shapes: ``y`` ``(B,)``, int64, to ``(B, dim)``; ``None`` to ``(1, dim)``. The classes are 0 .. ``classes`` - 1; -1
+    (any negative number) and ``None`` stand for no class. A class >= ``classes`` is the caller's to refuse: looking
+    here would make every step wait for the device, and the lookup itself fails on the CPU and is undefined elsewhere.
+
+    Raises :class:`DTypeError` for labels that are not int64 and :class:`ShapeError` for any rank but 1.
+
+    Source: Ho, Salimans 2022, section 3.2 (the null token).
+    """
+
+    def __init__(self, classes: int, dim: int):
+        super().__init__()
+        self.classes = integer("classes", classes)
+        self.table = nn.Embedding(self.classes + 1, integer("dim", dim))
+
+    def forward(self, y: Tensor | None) -> Tensor:
+        if y is None:
+            return self.table.weight[self.classes :]
+        if y.dtype != torch.int64:
+            raise DTypeError("y", y.dtype, "torch.int64 class labels")
+        if y.ndim != 1:
+            raise ShapeError("y", tuple(y.shape), "(B,), one class for each sample")
+        return self.table(torch.where(y < 0, self.classes, y))
+
+
+class Conditioning(nn.Module):
+    """Label and class, to one vector for each sample: MLP(features(label)) + class vector, then SiLU.
+
+    ``embedding`` names the features: ``"sinusoidal"`` (:class:`Sinusoidal`, scale ``embedding_scale``) or ``"fourier"``
+    (:class:`Fourier`, scale 16 times ``embedding_scale``, drawn from ``embedding_seed``). ``features`` is their
+    number, ``dim`` the width of the result.
+
+    Shapes: label ``()`` or ``(B,)``, y ``(B,)`` or ``None``, to ``(batch, dim)``. Raises :class:`UnknownNameError` for
+    another ``embedding``, :class:`ArgumentError` for a ``y`` given to a network without classes,
+    :class:`ShapeError` for a ``y`` of another batch size.
+    """
+
+    def __init__(
+        self,
+        features: int,
+        dim: int,
+        classes: int | None = None,
+        embedding: str = "sinusoidal",
+        embedding_scale: float = 1.0,
+        embedding_seed: int = 0,
+    ):
+        super().__init__()
+        self.features: nn.Module
+        _positive("embedding_scale", embedding_scale)
+        if embedding == "sinusoidal":
+            self.features = Sinusoidal(features, scale=embedding_scale)
+        elif embedding == "fourier":
+            self.features = Fourier(features, scale=16.0 * embedding_scale, seed=embedding_seed)
+        else:
+            raise UnknownNameError("embedding", embedding, ("sinusoidal", "fourier"))
+        self.mlp = nn.Sequential(nn.Linear(features, dim), nn.SiLU(), nn.Linear(dim, dim))
+        self.classes = None if classes is None else LabelEmbedding(classes, dim)
+
+    def forward(self, label: Tensor, y: Tensor | None, batch: int) -> Tensor:
+        h = self.mlp(self.features(label.expand(batch)).to(self.mlp[0].weight.dtype))
+        if self.classes is not None:
+            if y is not None and y.shape[:1] != (batch,):
+                raise ShapeError("y", tuple(y.shape), f"({batch},), one class for each sample of x")
+            h = h + self.classes(y)
+        elif y is not None:
+            raise ArgumentError("y", f"class labels of shape {tuple(y.shape)}", "None: the network has no classes")
+        return nn.functional.silu(h)

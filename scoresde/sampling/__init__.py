@@ -1,0 +1,22 @@
+"""Samplers: the reverse SDE by predictor and corrector, and the probability flow."""
+
+from scoresde.sampling.grids import time_grid, time_range
+from scoresde.sampling.samplers import PredictorCorrector, ProbabilityFlow, Sampler, State, sample, trajectory
+from scoresde.sampling.steps import Ancestral, Corrector, EulerMaruyama, Langevin, Predictor, ReverseDiffusion
+
+__all__ = [
+    "Ancestral",
+    "Corrector",
+    "EulerMaruyama",
+    "Langevin",
+    "Predictor",
+    "PredictorCorrector",
+    "ProbabilityFlow",
+    "ReverseDiffusion",
+    "Sampler",
+    "State",
+    "sample",
+    "time_grid",
+    "time_range",
+    "trajectory",
+]

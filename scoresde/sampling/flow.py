@@ -1,0 +1,52 @@
+"""The probability flow (E8) as an ordinary differential equation in lambda = log(alpha/sigma).
+
+With x = alpha x0 + sigma eps along the flow, dx = alpha' x0 + sigma' eps. In the clock lambda, and with
+kappa = d log alpha / d lambda, which lies in [0, 1] (VP: sigma^2, VE: 0, flow path: sigma), this is
+
+    dx/dlambda = kappa x - sigma eps(x, t).
+
+It is smooth at both ends, where f and g are not, and its linear part is known exactly.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+from scoresde.models import Model
+from scoresde.sde import Level
+from scoresde.sde.times import broadcast
+
+
+def state_dtype(x: Tensor) -> torch.dtype:
+    """float64 for the state of a solver, or float32 on devices without float64 (MPS)."""
+    return torch.float32 if x.device.type == "mps" else torch.float64
+
+
+class ProbabilityFlowField:
+    """dx/dlambda for a batch, each sample at its own lambda.
+
+    Args:
+        model: the score model.
+        shape: D, the shape of one sample; states are flat, ``(B, n)``.
+        cond: tensors ``(B, ...)`` by name, passed to the model, or None.
+    """
+
+    def __init__(self, model: Model, shape: tuple[int, ...], cond: Mapping[str, Tensor] | None = None):
+        self.model, self.shape, self.cond = model, tuple(shape), cond
+
+    def at(self, lam: Tensor, y: Tensor, rows: Tensor) -> tuple[Tensor, Level, Tensor, Mapping | None]:
+        """``(x, level, kappa, cond)`` for flat states ``(B, n)``; x in the model's dtype and shape, kappa ``(B,)``."""
+        sde = self.model.sde
+        t = sde.time_of(2 * lam)
+        alpha_rate, sigma_rate = sde.log_alpha_rate(t), sde.log_sigma_rate(t)
+        x = y.reshape(len(y), *self.shape).to(self.model.dtype)
+        cond = None if self.cond is None else {name: value[rows] for name, value in self.cond.items()}
+        return x, sde.level_at(t, x), alpha_rate / (alpha_rate - sigma_rate), cond
+
+    def __call__(self, lam: Tensor, y: Tensor, rows: Tensor) -> Tensor:
+        x, level, kappa, cond = self.at(lam, y, rows)
+        noise = level.sigma * self.model.estimate(x, level, cond).eps
+        return broadcast(kappa, y) * y - noise.flatten(1).to(y.dtype)

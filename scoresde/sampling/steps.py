@@ -1,0 +1,118 @@
+"""Predictors and correctors (E7): one step of the reverse process each.
+
+A predictor is its coefficients: every one of them is x_s = c_x x_t + c_x0 x0 + c_eps eps + c_z z with numbers that
+depend on t and s only, computed in float64 for the whole grid before the loop.
+"""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from scoresde.errors import ArgumentError
+from scoresde.models import Estimate
+from scoresde.sde import SDE
+
+
+class Coefficients(NamedTuple):
+    """x_s = x x_t + x0 x_0 + eps eps + z z; tensors over a grid, or Python floats for one step."""
+
+    x: Tensor
+    x0: Tensor
+    eps: Tensor
+    z: Tensor
+
+
+class Predictor(ABC):
+    """One step of the reverse SDE from t to s < t."""
+
+    @abstractmethod
+    def coefficients(self, sde: SDE, t: Tensor, s: Tensor) -> Coefficients:
+        """The coefficients of all steps t -> s of a grid, t and s float64 ``(n,)``."""
+
+    def __repr__(self):
+        return f"{type(self).__name__}()"
+
+
+class Ancestral(Predictor):
+    """DDPM's ancestral step (P9, D3 with eta = 1) for every SDE: a draw of p(x_s | x_t, x_0 = x0).
+
+    x_s = alpha_s x0 + (alpha_{t|s} sigma_s^2 / sigma_t) eps + (sigma_{t|s} sigma_s / sigma_t) z  (Ho et al. 2020, eq. 7).
+    Exact whatever the step if the data are a point.
+    """
+
+    def coefficients(self, sde, t, s):
+        alpha_ts, sigma_ts = sde.transition(s, t)
+        sigma_s, sigma_t = sde.sigma(s), sde.sigma(t)
+        return Coefficients(
+            torch.zeros_like(t), sde.alpha(s), alpha_ts * sigma_s**2 / sigma_t, sigma_ts * sigma_s / sigma_t
+        )
+
+
+class ReverseDiffusion(Predictor):
+    """The reverse diffusion step (Song et al. 2021, eq. 46): the forward transition, discretised backwards.
+
+    With the exact x_t = alpha_{t|s} x_s + sigma_{t|s} z of the forward process,
+    x_s = (2 - alpha_{t|s}) x_t + sigma_{t|s}^2 score + sigma_{t|s} z. For a DDPM's own levels this is the paper's step,
+    and it stays finite with few steps.
+    """
+
+    def coefficients(self, sde, t, s):
+        alpha_ts, sigma_ts = sde.transition(s, t)
+        return Coefficients(2 - alpha_ts, torch.zeros_like(t), -(sigma_ts**2) / sde.sigma(t), sigma_ts)
+
+
+class EulerMaruyama(Predictor):
+    """x_s = x_t - [f(x_t, t) - g(t)^2 score] h + g(t) sqrt(h) z, h = t - s: the reverse SDE (E2) to first order."""
+
+    def coefficients(self, sde, t, s):
+        h, g2 = t - s, sde.squared_diffusion(t)
+        return Coefficients(1 - sde.log_alpha_rate(t) * h, torch.zeros_like(t), -g2 * h / sde.sigma(t), (g2 * h).sqrt())
+
+
+class Corrector(ABC):
+    """One step of a Markov chain that leaves p_s as it is."""
+
+    @abstractmethod
+    def step(self, x: Tensor, estimate: Estimate, alpha: float, draw: Callable[[], Tensor]) -> Tensor:
+        """x at the level of ``estimate`` after one step; ``alpha`` is alpha_{t|s} of the predictor's step to it."""
+
+
+class Langevin(Corrector):
+    r"""Langevin dynamics with a step set by a signal-to-noise ratio (Song et al. 2021, algorithms 4 and 5).
+
+    x <- x + a score + sqrt(2a) z with a = 2 alpha_{t|s}^2 (snr |z| / |score|)^2.
+
+    Per sample: the paper's code averages the norms over the batch, which makes a sample depend on its neighbours. Here
+    |z|^2 is its mean n, and |score|^2 is the sample's own but at least its mean n/sigma^2 for pure noise: near a mode
+    in few dimensions the score nearly vanishes, and the paper's step would be unbounded. ``batch_mean=True`` restores
+    the paper's norms.
+
+    Args:
+        snr: the ratio r of the paper, positive; 0.16 is its choice for images.
+    """
+
+    def __init__(self, snr: float = 0.16, *, batch_mean: bool = False):
+        if not 0 < snr < math.inf:
+            raise ArgumentError("snr", snr, "a positive number")
+        self.snr, self.batch_mean = snr, batch_mean
+
+    def step(self, x, estimate, alpha, draw):
+        score, z = estimate.score, draw()
+        if self.batch_mean:
+            ratio = z.flatten(1).norm(dim=1).mean() / score.flatten(1).norm(dim=1).mean()
+            squared = ratio.square()
+        else:
+            n = x[0].numel()
+            norm = score.flatten(1).square().sum(1).reshape(-1, *(1,) * (x.ndim - 1))
+            squared = n / norm.clamp(min=n / estimate.level.sigma**2)
+        a = 2 * (alpha * self.snr) ** 2 * squared
+        return x + a * score + (2 * a).sqrt() * z
+
+    def __repr__(self):
+        return f"Langevin(snr={self.snr:g}{', batch_mean=True' if self.batch_mean else ''})"

@@ -1,0 +1,83 @@
+"""Times, and the one place where a time meets data of any rank."""
+
+from __future__ import annotations
+
+import math
+from numbers import Real
+
+import torch
+from torch import Tensor
+
+from scoresde.errors import ArgumentError, DeviceError, DTypeError, ShapeError
+
+
+def as_time(t: float | Tensor, name: str = "t") -> Tensor:
+    """``t`` as a floating tensor in [0, 1], its shape kept; a Python number becomes a float64 scalar on the CPU.
+
+    The range is checked on the CPU only: on an accelerator the check would wait for the device.
+
+    Raises:
+        ArgumentError: a value outside [0, 1], or NaN.
+        DTypeError: an integer or complex tensor (levels by index are ``ddpm.times[i - 1]``), or not a number at all.
+    """
+    if isinstance(t, Real):
+        if not 0.0 <= t <= 1.0:
+            raise ArgumentError(name, t, "a time in [0, 1] (data at 0)")
+        return torch.tensor(float(t), dtype=torch.float64)
+    if not isinstance(t, Tensor):
+        raise DTypeError(name, type(t).__name__, "a number or a floating-point tensor of times in [0, 1]")
+    if not t.is_floating_point():
+        raise DTypeError(name, t.dtype, "a floating-point tensor of times in [0, 1]")
+    if t.device.type == "cpu" and not torch.compiler.is_compiling() and not ((t >= 0) & (t <= 1)).all():
+        wrong = t[~((t >= 0) & (t <= 1))].flatten()[0].item()
+        raise ArgumentError(name, wrong, "times in [0, 1] (data at 0)")
+    return t
+
+
+def broadcast(value: Tensor, x: Tensor, name: str = "t") -> Tensor:
+    """A per-sample quantity of shape ``()`` or ``(B,)``, in the dtype of ``x`` and shaped to multiply x ``(B, *D)``.
+
+    ``(B,)`` becomes ``(B, 1, ..., 1)`` whatever the rank of D; nothing else is accepted, so that a time never
+    broadcasts against a data axis by accident.
+
+    Raises:
+        ShapeError: another shape.
+        DeviceError: a ``(B,)`` tensor on another device than ``x``.
+    """
+    if value.ndim == 0:
+        return value.to(x.dtype)
+    if x.ndim == 0 or value.shape != x.shape[:1]:
+        batch = x.shape[0] if x.ndim else 0
+        raise ShapeError(name, tuple(value.shape), f"shape () or ({batch},) for x of shape {tuple(x.shape)}")
+    if value.device != x.device:
+        raise DeviceError(name, value.device, f"the device of x, {x.device}")
+    return value.to(x.dtype).reshape(-1, *(1,) * (x.ndim - 1))
+
+
+def randn(shape, generator=None, device=None, dtype=None) -> Tensor:
+    """Standard normal noise ``(B, *D)`` from a generator, or from a list of generators, one a sample.
+
+    The draw is made on the generator's own device and then moved, so a CPU generator gives the same numbers wherever
+    the data live. With a list, sample i sees its own stream only and does not depend on what else is in the batch.
+    """
+    dtype = dtype or torch.get_default_dtype()
+    device = torch.device(device if device is not None else "cpu")
+    if isinstance(generator, (list, tuple)):
+        if len(generator) != shape[0]:
+            raise ArgumentError(
+                "generator", f"a list of {len(generator)}", f"one generator or {shape[0]}, one a sample"
+            )
+        return torch.stack([randn(tuple(shape[1:]), g, device, dtype) for g in generator])
+    source = device if generator is None else generator.device
+    return torch.randn(shape, generator=generator, device=source, dtype=dtype).to(device)
+
+
+def is_host_scalar(t: object) -> bool:
+    """Whether ``t`` is one time known to the host: a number, or a scalar tensor on the CPU."""
+    return isinstance(t, Real) or (isinstance(t, Tensor) and t.ndim == 0 and t.device.type == "cpu")
+
+
+def log1mexp(b: Tensor) -> Tensor:
+    """log(1 - exp(-b)) for b >= 0, accurate at both ends (log(-expm1(-b)) near 0, log1p(-exp(-b)) far away)."""
+    near = b < math.log(2.0)
+    return torch.where(near, torch.log(-torch.expm1(-b)), torch.log1p(-torch.exp(-b)))

@@ -1,0 +1,217 @@
+"""Settings: round trips, precedence, and errors that name the key and the nearest right one."""
+
+import pytest
+import yaml
+
+from scoresde.app.config import PRESETS, RunConfig, config_reference, load_config, preset_for, save_config, settings
+from scoresde.data.load import SOURCES
+from scoresde.errors import ConfigError, UnknownNameError
+
+
+def write(tmp_path, text):
+    path = tmp_path / "run.yaml"
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+def test_defaults_without_a_preset_are_the_fields():
+    assert load_config(preset="none") == RunConfig()
+
+
+def test_saved_config_reads_back_equal_and_names_every_key(tmp_path):
+    overrides = ["train.lr=1e-4", "net.options={channels: 48, attention: [1]}", "data.source='a: b #c'", "sde.name=ve"]
+    config = load_config(overrides=overrides)
+    path = save_config(config, tmp_path / "new" / "config.yaml")
+    assert load_config(path) == config
+    values = yaml.safe_load(path.read_text())
+    assert {f"{s}.{k}" for s, block in values.items() for k in block} == {setting.key for setting in settings()}
+    assert [p.name for p in path.parent.iterdir()] == ["config.yaml"]
+
+
+def test_a_saved_preset_run_is_not_changed_by_the_preset(tmp_path, monkeypatch):
+    monkeypatch.setitem(PRESETS["digits"].settings, "net", {"name": "unet", "options": {"channels": 64}})
+    assert load_config().net.options == {"channels": 64}
+    plain = load_config(preset="none", overrides=["net.name=unet"])
+    assert load_config(save_config(plain, tmp_path / "c.yaml")) == plain
+
+
+def test_failed_save_keeps_the_old_file(tmp_path, monkeypatch):
+    path = save_config(load_config(), tmp_path / "config.yaml")
+    before = path.read_text()
+
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("os.fsync", full)
+    with pytest.raises(OSError, match="No space"):
+        save_config(load_config(overrides=["train.steps=7"]), path)
+    assert path.read_text() == before
+    assert [p.name for p in tmp_path.iterdir()] == ["config.yaml"]
+
+
+def test_precedence_is_defaults_preset_file_overrides(tmp_path):
+    path = write(tmp_path, "train: {steps: 10, lr: 3e-3}\nsde:\n")
+    config = load_config(path, overrides=["train.steps=11", "train.steps=12"])
+    assert (config.train.steps, config.train.lr) == (12, 3e-3)
+    assert config.train.warmup == PRESETS["digits"].settings["train"]["warmup"] != RunConfig().train.warmup
+    assert config.train.clip == RunConfig().train.clip
+
+
+@pytest.mark.parametrize("source", ["two-moons", "two_moons", "gaussian-grid"])
+def test_toys_take_their_preset(source):
+    config = load_config(overrides=[f"data.source={source}"])
+    assert preset_for(source) == "toy2d"
+    assert config.train.batch_size == PRESETS["toy2d"].settings["train"]["batch_size"]
+    assert load_config(overrides=[f"data.source={source}", "train.batch_size=3"]).train.batch_size == 3
+
+
+def test_preset_can_be_named_or_refused():
+    steps = PRESETS["toy2d"].settings["train"]["steps"]
+    assert load_config(preset="toy2d").train.steps == steps
+    assert load_config(overrides=["data.source=some/folder"]).train == RunConfig().train
+    with pytest.raises(UnknownNameError, match="did you mean 'digits'"):
+        load_config(preset="digit")
+
+
+def test_every_embedded_source_has_a_preset():
+    assert all(preset_for(source) for source in SOURCES)
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_presets_are_valid_settings(name):
+    load_config(preset=name)
+
+
+def test_net_options_of_a_preset_give_way(tmp_path, monkeypatch):
+    monkeypatch.setitem(PRESETS["digits"].settings, "net", {"name": "unet", "options": {"channels": 64, "blocks": 2}})
+    assert load_config(overrides=["net.options.channels=8"]).net.options == {"channels": 8, "blocks": 2}
+    assert load_config(write(tmp_path, "net: {options: {channels: 8}}")).net.options == {"channels": 8}
+    assert load_config(overrides=["net.name=mlp"]).net.options == {}
+    assert PRESETS["digits"].settings["net"]["options"] == {"channels": 64, "blocks": 2}
+
+
+@pytest.mark.parametrize(
+    ("override", "got"),
+    [
+        ("train.lr=1e-4", 1e-4),
+        ("train.clip=null", None),
+        ("train.clip=2", 2.0),
+        ("train.deterministic=true", True),
+        ("train.lr_decay=none", "none"),
+        ("data.held_out=0.25", 0.25),
+        ("data.held_out=360", 360),
+        ("data.source='2024'", "2024"),
+    ],
+)
+def test_override_values_are_yaml(override, got):
+    key = override.partition("=")[0]
+    section, name = key.split(".")
+    value = getattr(getattr(load_config(overrides=[override]), section), name)
+    assert value == got
+    assert type(value) is type(got)
+
+
+@pytest.mark.parametrize(
+    ("key", "nearest"),
+    [
+        ("train.stpes", "train.steps"),
+        ("train.learning_rate", "train."),
+        ("trian.steps", "train.steps"),
+        ("trian", "train"),
+        ("steps", "train.steps"),
+        ("train.rtol", "sample.rtol"),
+        ("sampler", "sample"),
+        ("sde.betamax", "sde.beta_max"),
+        ("likelyhood.probes", "likelihood.probes"),
+    ],
+)
+def test_unknown_key_names_itself_and_the_nearest(key, nearest):
+    with pytest.raises(ConfigError, match=f"did you mean '{nearest}") as error:
+        load_config(overrides=[f"{key}=1"])
+    assert error.value.argument == key
+    assert "unknown key" in error.value.got
+
+
+def test_unknown_key_of_a_file_has_its_full_name(tmp_path):
+    with pytest.raises(ConfigError, match=r"trian\.steps: got an unknown key.*'train\.steps'"):
+        load_config(write(tmp_path, "trian: {steps: 3}"))
+    with pytest.raises(ConfigError, match=r"zzz\.qq: got an unknown key, expected a key of a section: data, sde"):
+        load_config(write(tmp_path, "zzz: {qq: 3}"))
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("train.steps=many", "train.steps: got 'many', expected a whole number >= 1"),
+        ("train.steps=1.5", "train.steps: got 1.5, expected a whole number >= 1"),
+        ("train.steps=0", "train.steps: got 0, expected a whole number >= 1"),
+        ("train.steps=true", "train.steps: got True, expected a whole number >= 1"),
+        ("train.steps=", "train.steps: got None, expected a whole number >= 1"),
+        ("train.steps.a=1", "train.steps: got a mapping, expected a whole number >= 1"),
+        ("train.lr=.nan", "train.lr: got nan, expected a number > 0"),
+        ("train.lr=.inf", "train.lr: got inf, expected a number > 0"),
+        ("train.clip=-1", "train.clip: got -1, expected a number > 0, or null"),
+        ("train.deterministic=1", "train.deterministic: got 1, expected true or false"),
+        ("data.source=7", "data.source: got 7, expected text"),
+        ("data.held_out=1.0", "data.held_out: got 1.0, expected a whole number >= 1 (a count) or a fraction"),
+        ("data.held_out=[1]", "data.held_out: got [1], expected a number > 0, or null"),
+        ("likelihood.t_min=1", "likelihood.t_min: got 1, expected a number > 0 and < 1, or null"),
+        ("net.options=3", "net.options: got 3, expected a mapping"),
+        ("sde.name=vpp", "sde.name: got 'vpp', expected one of 'vp', 'vp-cosine', 'subvp', 've' (did you mean 'vp'?)"),
+        ("sde.beta_max=0.01", "sde.beta_max: got 0.01, expected a number >= sde.beta_min = 0.1"),
+        ("sde.sigma_max=0.01", "sde.sigma_max: got 0.01, expected a number > sde.sigma_min = 0.01"),
+        ("train=5", "train: got 5, expected a section with the keys steps, batch_size"),
+        ("train=[5]", "train: got a list, expected a section"),
+        ("train.steps", "override: got 'train.steps', expected section.key=value"),
+        ("=5", "override: got '=5', expected section.key=value"),
+        ("train.lr=[1", "train.lr: got malformed YAML on line 1"),
+    ],
+)
+def test_bad_values_name_key_what_came_and_what_was_expected(override, message):
+    with pytest.raises(ConfigError) as error:
+        load_config(overrides=[override])
+    assert str(error.value).startswith(message)
+
+
+def test_pc_that_does_nothing_is_refused():
+    with pytest.raises(ConfigError, match=r"sample\.corrector"):
+        load_config(overrides=["sample.predictor=none", "sample.corrector=none"])
+    assert load_config(overrides=["sample.predictor=none"]).sample.corrector == "langevin"
+
+
+def test_malformed_files(tmp_path):
+    with pytest.raises(ConfigError, match=r"run\.yaml': got malformed YAML on line 3"):
+        load_config(write(tmp_path, "train:\n  steps: 3\n bad: [\n"))
+    with pytest.raises(ConfigError, match=r"line 3.*'steps' given twice"):
+        load_config(write(tmp_path, "train:\n  steps: 3\n  steps: 4\n"))
+    with pytest.raises(ConfigError, match="expected sections: data, sde"):
+        load_config(write(tmp_path, "- 1\n"))
+    with pytest.raises(ConfigError, match="No such file"):
+        load_config(tmp_path / "nothing.yaml")
+    (tmp_path / "latin.yaml").write_bytes(b"data: {source: \xe9}")
+    with pytest.raises(ConfigError, match="not UTF-8"):
+        load_config(tmp_path / "latin.yaml")
+    assert load_config(write(tmp_path, "")) == load_config()
+
+
+def test_yaml_cannot_build_objects(tmp_path):
+    with pytest.raises(ConfigError, match="malformed YAML on line 1"):
+        load_config(write(tmp_path, "data: {source: !!python/object/apply:os.getcwd []}"))
+
+
+def test_reference_has_every_key_with_default_and_description():
+    text = config_reference()
+    for key, _, _, description in settings():
+        line = next(line for line in text.splitlines() if line.startswith(f"| `{key}` |"))
+        assert description in line
+        assert len(description) > 8
+    assert "| `sde.beta_max` | `20.0` | a number > 0 |" in text
+    assert all(f"| {name} |" in text for name in PRESETS)
+    assert [s.key for s in settings("sde")][:2] == ["sde.name", "sde.beta_min"]
+    with pytest.raises(UnknownNameError, match="did you mean 'train'"):
+        list(settings("trains"))
+
+
+def test_a_config_cannot_be_changed_in_place():
+    with pytest.raises(ValueError, match="frozen"):
+        load_config().train.steps = 3

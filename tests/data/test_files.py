@@ -1,0 +1,264 @@
+"""Arrays, idx files and image folders."""
+
+import gzip
+import io
+import struct
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from scoresde.data import from_array, load_array, load_idx, load_idx_folder, load_images, read_idx
+from scoresde.errors import ArgumentError, DataError, DTypeError, UnknownNameError
+
+rng = np.random.default_rng(0)
+BYTES = rng.integers(0, 256, (6, 5, 4), dtype=np.uint8)
+
+
+# arrays
+
+
+@pytest.mark.parametrize(
+    ("shape", "expected"),
+    [((6, 5, 4), (1, 5, 4)), ((6, 5, 7, 3), (3, 5, 7)), ((6, 3, 5, 4), (3, 5, 4)), ((6, 9), (9,)), ((6,), (1,))],
+)
+def test_byte_arrays_become_channels_first(shape, expected):
+    array = rng.integers(0, 256, shape, dtype=np.uint8)
+    data = from_array(array)
+    assert (data.shape, data.levels) == (expected, 256)
+    back = data.raw.permute(0, 2, 3, 1) if shape == (6, 5, 7, 3) else data.raw.reshape(shape)
+    assert np.array_equal(back.numpy(), array)
+
+
+@pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64, ">f4", ">f8"])
+def test_float_arrays_are_kept_as_they_are(dtype, tmp_path):
+    array = rng.standard_normal((8, 5, 6)).astype(dtype)
+    np.save(tmp_path / "a.npy", array)
+    data = load_array(tmp_path / "a.npy")
+    assert (data.levels, data.shape, data.name) == (None, (5, 6), "a")
+    assert np.array_equal(data.raw.numpy(), array)
+
+
+def test_levels_of_integer_arrays():
+    assert from_array(np.array([[0, 3]]), levels=4).levels == 4
+    assert from_array(np.array([[True], [False]])).levels == 2
+    assert from_array(np.array([[0, 999]], dtype=">u2"), levels=1000).raw.tolist() == [[0, 999]]
+    with pytest.raises(DataError, match=r"levels: got None for torch.int64"):
+        from_array(np.array([[0, 3]]))
+    with pytest.raises(DataError, match="a value of 18446744073709551615"):
+        from_array(np.array([[2**64 - 1]], dtype=np.uint64), levels=4)
+
+
+@pytest.mark.parametrize("label_key", ["labels", "y"])
+def test_npz_finds_its_array_and_labels(tmp_path, label_key):
+    np.savez(tmp_path / "a.npz", pictures=BYTES, **{label_key: np.arange(6)})
+    data = load_array(tmp_path / "a.npz")
+    assert data.labels.tolist() == list(range(6))
+    assert np.array_equal(data.raw[:, 0].numpy(), BYTES)
+
+
+def test_npz_with_several_arrays_needs_a_key(tmp_path):
+    np.savez(tmp_path / "a.npz", first=BYTES, second=BYTES[:3])
+    assert len(load_array(tmp_path / "a.npz", key="second")) == 3
+    with pytest.raises(DataError, match=r"key: got None.*first, second"):
+        load_array(tmp_path / "a.npz")
+    with pytest.raises(UnknownNameError, match=r"'secnd'.*did you mean 'second'"):
+        load_array(tmp_path / "a.npz", key="secnd")
+
+
+def test_bad_arrays_are_refused(tmp_path):
+    np.save(tmp_path / "object.npy", np.array([{}, None]), allow_pickle=True)
+    with pytest.raises(DataError, match=r"object.npy .*without pickles"):
+        load_array(tmp_path / "object.npy")
+    np.savez(tmp_path / "object.npz", a=np.array([{}, None]))
+    with pytest.raises(DataError, match=r"object.npz .*without pickles"):
+        load_array(tmp_path / "object.npz")
+    np.save(tmp_path / "whole.npy", BYTES)
+    np.savez(tmp_path / "whole.npz", a=BYTES)
+    for name in ("whole.npy", "whole.npz"):
+        cut = tmp_path / f"cut-{name}"
+        cut.write_bytes((tmp_path / name).read_bytes()[:-40])
+        with pytest.raises(DataError, match=f"cut-{name}"):
+            load_array(cut)
+    with pytest.raises(DataError, match=r"none.npy, expected an existing"):
+        load_array(tmp_path / "none.npy")
+    with pytest.raises(DataError, match="key: got 'a'"):
+        load_array(tmp_path / "whole.npy", key="a")
+    with pytest.raises(DTypeError, match="names: got an array of <U1"):
+        from_array(np.array(["a"]), name="names")
+    with pytest.raises(DTypeError, match="complex128"):
+        from_array(np.array([[1j]]))
+    with pytest.raises(DataError, match="1 NaN or infinite values, the first at"):
+        from_array(np.array([[1.0, np.nan]]))
+    with pytest.raises(DataError, match="labels: got an array of float64"):
+        from_array(BYTES, labels=np.ones(6))
+
+
+# idx
+
+
+def write_idx(path, array, code=0x08):
+    body = bytes([0, 0, code, array.ndim]) + struct.pack(f">{array.ndim}I", *array.shape) + array.tobytes()
+    path.write_bytes(gzip.compress(body) if path.suffix == ".gz" else body)
+    return path
+
+
+@pytest.mark.parametrize("suffix", ["", ".gz"])
+def test_idx_with_the_labels_beside_it(tmp_path, suffix):
+    images = write_idx(tmp_path / f"train-images-idx3-ubyte{suffix}", BYTES)
+    write_idx(tmp_path / f"train-labels-idx1-ubyte{suffix}", np.arange(6, dtype=np.uint8))
+    data = load_idx(images)
+    assert (data.levels, data.shape, data.labels.tolist()) == (256, (1, 5, 4), list(range(6)))
+    assert np.array_equal(data.raw[:, 0].numpy(), BYTES)
+
+
+@pytest.mark.parametrize(
+    ("code", "dtype"), [(0x08, "u1"), (0x09, "i1"), (0x0B, ">i2"), (0x0C, ">i4"), (0x0D, ">f4"), (0x0E, ">f8")]
+)
+@pytest.mark.parametrize("shape", [(7,), (3, 2), (2, 3, 2, 2)])
+def test_idx_of_every_type_and_rank(tmp_path, code, dtype, shape):
+    array = rng.integers(-100, 100, shape).astype(dtype)
+    read = read_idx(write_idx(tmp_path / "a.idx", array, code))
+    assert read.dtype.isnative
+    assert np.array_equal(read, array)
+
+
+def test_idx_folder(tmp_path):
+    write_idx(tmp_path / "train-images-idx3-ubyte.gz", BYTES)
+    train, test = load_idx_folder(tmp_path)
+    assert (len(train), test) == (6, None)
+    write_idx(tmp_path / "t10k-images-idx3-ubyte", BYTES[:2])
+    assert len(load_idx_folder(tmp_path)[1]) == 2
+    write_idx(tmp_path / "t10k-images-idx3-ubyte", BYTES[:2, :3])
+    with pytest.raises(DataError, match=r"t10k-images.*\(1, 3, 4\)"):
+        load_idx_folder(tmp_path)
+    with pytest.raises(DataError, match="train-images-idx3-ubyte"):
+        load_idx_folder(tmp_path / "elsewhere")
+
+
+@pytest.mark.parametrize("suffix", ["", ".gz"])
+def test_bad_idx_files_are_refused(tmp_path, suffix):
+    path = write_idx(tmp_path / f"a{suffix}", BYTES)
+    whole = path.read_bytes()
+    for cut in (2, 10, 60, len(whole) - 1):
+        path.write_bytes(whole[:cut])
+        with pytest.raises(DataError, match="path: got"):
+            read_idx(path)
+    plain = gzip.decompress(whole) if suffix else whole
+    path.write_bytes(plain + b"\0")
+    with pytest.raises(
+        DataError, match=r"121 bytes after its header, expected 120 bytes, an array of shape \(6, 5, 4\)"
+    ):
+        read_idx(path)
+    path.write_bytes(b"\0\0\x08\x03" + b"\xff" * 12 + b"tiny")
+    with pytest.raises(DataError, match="4 bytes after its header"):
+        read_idx(path)
+    path.write_bytes(b"PK\3\4 not idx")
+    with pytest.raises(DataError, match="50 4b 03 04"):
+        read_idx(path)
+    with pytest.raises(DataError, match="rank 1"):
+        load_idx(write_idx(path, BYTES[0, 0]))
+    with pytest.raises(DataError, match="existing idx file"):
+        read_idx(tmp_path / "none")
+
+
+def test_idx_labels_that_do_not_fit(tmp_path):
+    images = write_idx(tmp_path / "train-images-idx3-ubyte", BYTES)
+    write_idx(tmp_path / "train-labels-idx1-ubyte", np.arange(5, dtype=np.uint8))
+    with pytest.raises(DataError, match=r"labels: got shape \(5,\)"):
+        load_idx(images)
+
+
+# image folders
+
+
+def save(path, array, **options):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(array).save(path, **options)
+    return path
+
+
+def colour(h=5, w=4):
+    return rng.integers(0, 256, (h, w, 3), dtype=np.uint8)
+
+
+def test_image_folder_in_order_of_paths(tmp_path):
+    pictures = {name: colour() for name in ("b.png", "a.PNG", "deep/er/c.bmp")}
+    for name, array in pictures.items():
+        save(tmp_path / name, array)
+    (tmp_path / "notes.txt").write_text("no image")
+    (tmp_path / "._a.png").write_text("no image either")
+    data = load_images(tmp_path)
+    assert (data.shape, data.levels, data.labels, data.is_image) == ((3, 5, 4), 256, None, True)
+    for raw, name in zip(data.raw, ("a.PNG", "b.png", "deep/er/c.bmp"), strict=True):
+        assert np.array_equal(raw.permute(1, 2, 0).numpy(), pictures[name])
+
+
+@pytest.mark.parametrize("suffix", ["jpg", "jpeg", "webp", "gif", "tiff"])
+def test_image_formats(tmp_path, suffix):
+    save(tmp_path / f"a.{suffix}", np.full((8, 8, 3), (200, 100, 50), np.uint8))
+    raw = load_images(tmp_path).raw.float().mean((0, 2, 3))
+    torch.testing.assert_close(raw, torch.tensor([200.0, 100.0, 50.0]), atol=4, rtol=0)
+
+
+def test_sub_folders_are_classes(tmp_path):
+    for name in ("dog/1.png", "cat/1.png", "cat/2.png"):
+        save(tmp_path / name, colour())
+    data = load_images(tmp_path)
+    assert (data.labels.tolist(), data.class_names, data.classes) == ([0, 0, 1], ("cat", "dog"), 2)
+    save(tmp_path / "stray.png", colour())
+    assert load_images(tmp_path).labels is None
+
+
+def test_gray_and_colour(tmp_path):
+    gray = rng.integers(0, 256, (5, 4), dtype=np.uint8)
+    save(tmp_path / "a.png", gray)
+    assert np.array_equal(load_images(tmp_path).raw[0, 0].numpy(), gray)
+    save(tmp_path / "b.png", colour())
+    mixed = load_images(tmp_path)
+    assert mixed.shape == (3, 5, 4)
+    assert np.array_equal(mixed.raw[0].numpy(), np.stack([gray] * 3))
+    assert load_images(tmp_path, grayscale=True).shape == (1, 5, 4)
+
+
+def test_transparency_depth_and_orientation(tmp_path):
+    save(tmp_path / "clear" / "a.png", np.array([[[10, 20, 30, 0], [10, 20, 30, 255]]], np.uint8))
+    assert load_images(tmp_path / "clear").raw[0, :, 0].T.tolist() == [[255, 255, 255], [10, 20, 30]]
+    save(tmp_path / "deep" / "a.png", np.array([[0, 256, 65535]], np.uint16))
+    assert load_images(tmp_path / "deep").raw.flatten().tolist() == [0, 1, 255]
+    exif = Image.Exif()
+    exif[0x0112] = 6  # the camera was turned: rotate by a quarter to show
+    save(tmp_path / "turned" / "a.png", colour(5, 4), exif=exif)
+    assert load_images(tmp_path / "turned").shape == (3, 4, 5)
+
+
+def test_size_crops_about_the_centre(tmp_path):
+    wide = np.zeros((8, 24, 3), np.uint8)
+    wide[:, 2:22] = 255  # antialiasing looks a little past the crop, columns 8 to 15
+    save(tmp_path / "a.png", wide)
+    save(tmp_path / "b.png", np.full((16, 16, 3), 255, np.uint8))
+    assert load_images(tmp_path, size=4).raw.tolist() == np.full((2, 3, 4, 4), 255).tolist()
+    assert load_images(tmp_path, size=(4, 6)).shape == (3, 4, 6)
+
+
+def test_bad_image_folders_are_refused(tmp_path):
+    with pytest.raises(DataError, match="none, expected an existing folder"):
+        load_images(tmp_path / "none")
+    with pytest.raises(DataError, match="without images, expected image files"):
+        load_images(tmp_path)
+    save(tmp_path / "a.png", colour(5, 4))
+    save(tmp_path / "b.png", colour(6, 7))
+    with pytest.raises(DataError, match=r"a\.png of 4x5 and .*b\.png of 7x6 pixels, expected one size, or size="):
+        load_images(tmp_path)
+    for bad in (0, -3, (4,), True, (4, 2.5)):
+        with pytest.raises(ArgumentError, match="size: got"):
+            load_images(tmp_path, size=bad)
+    buffer = io.BytesIO()
+    Image.fromarray(colour(64, 64)).save(buffer, "png")
+    (tmp_path / "b.png").write_bytes(buffer.getvalue()[:500])
+    with pytest.raises(DataError, match=r"b\.png, which cannot be read"):
+        load_images(tmp_path, size=4)
+    (tmp_path / "b.png").write_text("no image")
+    with pytest.raises(DataError, match=r"b\.png, which cannot be read"):
+        load_images(tmp_path, size=4)

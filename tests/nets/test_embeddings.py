@@ -1,0 +1,90 @@
+import math
+
+import pytest
+import torch
+
+from scoresde.errors import ArgumentError, DTypeError, ShapeError, UnknownNameError
+from scoresde.nets import Conditioning, Fourier, LabelEmbedding, Sinusoidal
+
+
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 2e-4), (torch.float64, 1e-12)])
+def test_sinusoidal_features_equal_their_closed_form(dtype, tolerance):
+    labels = [0.0, 0.37, 1.0, 999.5]
+    out = Sinusoidal(8, max_period=500.0, scale=1.5)(torch.tensor(labels, dtype=dtype))
+    assert out.dtype == dtype
+    for row, label in zip(out.tolist(), labels, strict=True):
+        phases = [1.5 * label * 500.0 ** (-k / 4) for k in range(4)]
+        assert row == pytest.approx([math.sin(p) for p in phases] + [math.cos(p) for p in phases], abs=tolerance)
+
+
+def test_sinusoidal_features_of_low_precision_labels_are_computed_in_float32():
+    label = torch.tensor([500.0], dtype=torch.bfloat16)
+    assert torch.equal(Sinusoidal(8)(label), Sinusoidal(8)(label.float()))
+
+
+def test_fourier_features_equal_their_closed_form_in_float64():
+    features = Fourier(6, scale=3.0, seed=4)
+    label = torch.tensor([-0.2, 0.0, 0.7], dtype=torch.float64)
+    for row, value in zip(features(label).tolist(), label.tolist(), strict=True):
+        phases = [2 * math.pi * w * value for w in features.w.tolist()]
+        assert row == pytest.approx([math.sin(p) for p in phases] + [math.cos(p) for p in phases], abs=1e-12)
+
+
+def test_fourier_frequencies_follow_the_seed_and_leave_the_global_state_alone():
+    torch.manual_seed(0)
+    before = torch.get_rng_state()
+    a, b, c = Fourier(64, seed=1), Fourier(64, seed=1), Fourier(64, seed=2)
+    assert torch.equal(torch.get_rng_state(), before)
+    assert torch.equal(a.w, b.w)
+    assert not torch.equal(a.w, c.w)
+    c.load_state_dict(a.state_dict())
+    assert torch.equal(a.w, c.w)
+
+
+def test_fourier_frequencies_have_the_declared_scale():
+    w = Fourier(20_000, scale=5.0, seed=0).w
+    # 10^4 draws: the standard deviation of std / scale is 1 / sqrt(2e4); 5 sigma, false alarm 6e-7 were the seed random
+    assert abs(w.std().item() / 5.0 - 1) < 5 / math.sqrt(2e4)
+    assert abs(w.mean().item()) < 5 * 5.0 / math.sqrt(1e4)
+
+
+def test_label_embedding_maps_minus_one_and_none_to_the_same_vector():
+    embedding = LabelEmbedding(3, 4)
+    rows = embedding(torch.tensor([0, 2, -1]))
+    assert torch.equal(rows[2], embedding(None)[0])
+    assert torch.equal(rows, embedding.table.weight[[0, 2, 3]])
+
+
+def test_label_embedding_refuses_other_tensors():
+    with pytest.raises(DTypeError, match="int64"):
+        LabelEmbedding(3, 4)(torch.zeros(2))
+    with pytest.raises(ShapeError, match="y"):
+        LabelEmbedding(3, 4)(torch.zeros(2, 1, dtype=torch.int64))
+
+
+@pytest.mark.parametrize("make", [Sinusoidal, Fourier])
+@pytest.mark.parametrize("dim", [0, 3, 2.0, True])
+def test_features_need_an_even_dimension(make, dim):
+    with pytest.raises(ArgumentError, match="dim"):
+        make(dim)
+
+
+@pytest.mark.parametrize(
+    ("make", "argument"),
+    [
+        (lambda: Sinusoidal(4, max_period=0.0), "max_period"),
+        (lambda: Sinusoidal(4, scale=-1.0), "scale"),
+        (lambda: Fourier(4, scale=math.inf), "scale"),
+        (lambda: Fourier(4, seed=-1), "seed"),
+        (lambda: LabelEmbedding(0, 4), "classes"),
+        (lambda: Conditioning(4, 4, embedding_scale="big"), "embedding_scale"),
+    ],
+)
+def test_bad_numbers_are_refused_by_name(make, argument):
+    with pytest.raises(ArgumentError, match=argument):
+        make()
+
+
+def test_unknown_embedding_names_the_nearest():
+    with pytest.raises(UnknownNameError, match="did you mean 'fourier'"):
+        Conditioning(4, 4, embedding="furier")

@@ -1,0 +1,310 @@
+"""What both networks promise: shapes, dtypes, conditioning, derivatives, typed errors."""
+
+import copy
+import json
+
+import pytest
+import torch
+
+from scoresde.errors import ArgumentError, DTypeError, ShapeError, UnknownNameError
+from scoresde.nets import ResidualMLP, UNet, build_net
+
+SMALL_UNET = {"name": "unet", "channels": 8, "num_groups": 4, "heads": 2}
+SMALL_MLP = {"name": "mlp", "width": 16, "blocks": 2}
+CASES = [
+    ({**SMALL_UNET, "shape": [1, 8, 8]}, "unet-image"),
+    ({**SMALL_UNET, "shape": [2, 25], "multipliers": [1, 2, 2], "attention": [1, -1]}, "unet-series-odd"),
+    ({**SMALL_UNET, "shape": [1, 7, 5], "blocks": 2, "scale_shift": False, "embedding": "fourier"}, "unet-image-odd"),
+    ({**SMALL_UNET, "shape": [1, 4, 4, 3], "attention": [], "num_groups": 2}, "unet-volume"),
+    ({**SMALL_UNET, "shape": [3, 9], "multipliers": [1], "fused_attention": True}, "unet-one-level"),
+    ({**SMALL_MLP, "shape": [2]}, "mlp-point"),
+    ({**SMALL_MLP, "shape": [2, 3, 4], "embedding": "fourier", "embedding_scale": 0.5}, "mlp-rank-3"),
+]
+every_net = pytest.mark.parametrize("config", [c for c, _ in CASES], ids=[i for _, i in CASES])
+
+
+def awake(config, dtype=torch.float32, seed=0):
+    """The network with its zero-initialised layers set to small random numbers, as after some training."""
+    net = build_net(config, seed=seed).to(dtype)
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for p in net.parameters():
+            p += 0.1 * torch.randn(p.shape, generator=generator, dtype=dtype)
+    return net
+
+
+def inputs(config, batch=5, dtype=torch.float32, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    x = torch.randn(batch, *config["shape"], generator=generator, dtype=dtype)
+    return x, 100 * torch.rand(batch, generator=generator, dtype=dtype)
+
+
+@every_net
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_output_has_the_shape_and_dtype_of_the_input(config, dtype):
+    x, label = inputs(config, dtype=dtype)
+    out = awake(config, dtype)(x, label)
+    assert out.shape == x.shape
+    assert out.dtype == dtype
+    assert out.isfinite().all()
+    assert out.std() > 1e-3
+
+
+@every_net
+def test_output_is_zero_at_the_start_of_training(config):
+    assert build_net(config, seed=0)(*inputs(config)).count_nonzero() == 0
+
+
+@every_net
+def test_out_channels_replace_the_first_axis(config):
+    out = build_net({**config, "out_channels": 5}, seed=0)(*inputs(config))
+    assert out.shape == (5, 5, *config["shape"][1:])
+
+
+@every_net
+def test_float32_agrees_with_float64(config):
+    net = awake(config)
+    x, label = inputs(config)
+    exact = copy.deepcopy(net).double()(x.double(), label.double())
+    assert (net(x, label) - exact).abs().max() < 1e-3 * exact.abs().max()
+
+
+@every_net
+def test_every_parameter_receives_a_gradient(config):
+    net = awake({**config, "classes": 3})
+    x, label = inputs(config)
+    net(x, label, y=torch.tensor([0, 1, 2, -1, 1])).square().sum().backward()
+    silent = [n for n, p in net.named_parameters() if p.grad is None or p.grad.abs().max() == 0]
+    assert silent == []
+    assert (net.conditioning.classes.table.weight.grad.abs().amax(1) > 0).all()
+
+
+@every_net
+def test_label_changes_the_output_and_a_scalar_label_serves_the_whole_batch(config):
+    net = awake(config)
+    x, label = inputs(config)
+    assert (net(x, label) - net(x, label + 1)).abs().amax(tuple(range(1, x.ndim))).min() > 1e-4
+    torch.testing.assert_close(net(x, label[0]), net(x, label[:1].expand(5)), rtol=0, atol=0)
+
+
+@every_net
+def test_class_changes_the_output_and_none_is_minus_one(config):
+    net = awake({**config, "classes": 3})
+    x, label = inputs(config)
+    none, minus = net(x, label), net(x, label, y=torch.full((5,), -1))
+    torch.testing.assert_close(none, minus, rtol=1e-5, atol=1e-6)
+    for k in range(3):
+        assert (net(x, label, y=torch.full((5,), k)) - none).abs().amax(tuple(range(1, x.ndim))).min() > 1e-4
+
+
+@every_net
+def test_a_sample_does_not_depend_on_its_batch(config):
+    net = awake({**config, "classes": 3})
+    x, label = inputs(config)
+    y = torch.tensor([0, -1, 2, 1, 0])
+    together = net(x, label, y=y)
+    for i in range(5):
+        alone = net(x[i : i + 1], label[i : i + 1], y=y[i : i + 1])
+        assert (alone[0] - together[i]).abs().max() < 1e-5
+
+
+@every_net
+def test_an_empty_batch_or_a_strided_input_is_no_special_case(config):
+    net = awake(config)
+    x, label = inputs(config)
+    strided = x.transpose(0, -1).contiguous().transpose(0, -1)
+    torch.testing.assert_close(net(strided, label), net(x, label))
+    assert net(x[:0], label[:0]).shape == (0, *config["shape"])
+
+
+@every_net
+def test_functional_derivatives_of_first_and_second_order(config):
+    """The divergence by vjp, and its gradient in the parameters, against finite differences of the divergence."""
+    config = {**config, "fused_attention": False} if config["name"] == "unet" else config
+    net = awake(config, torch.float64)
+    x, label = inputs(config, batch=2, dtype=torch.float64)
+    v = torch.randn(x.shape, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    parameters = {n: p.detach() for n, p in net.named_parameters()}
+    direction = {n: torch.cos(torch.arange(p.numel(), dtype=p.dtype)).view_as(p) for n, p in parameters.items()}
+
+    def divergence(step):
+        moved = {n: p + step * direction[n] for n, p in parameters.items()}
+        _, pullback = torch.func.vjp(lambda x: torch.func.functional_call(net, moved, (x, label)), x)
+        return (pullback(v)[0] * v).sum()
+
+    exact = torch.func.grad(divergence)(torch.zeros((), dtype=torch.float64))
+    h = 1e-5
+    assert exact.item() == pytest.approx((divergence(h) - divergence(-h)).item() / (2 * h), rel=1e-5, abs=1e-7)
+
+
+@every_net
+def test_forward_mode_agrees_with_reverse_mode(config):
+    config = {**config, "fused_attention": False} if config["name"] == "unet" else config
+    net = awake(config, torch.float64)
+    x, label = inputs(config, batch=2, dtype=torch.float64)
+    v = torch.ones_like(x)
+    _, jv = torch.func.jvp(lambda x: net(x, label), (x,), (v,))
+    _, pullback = torch.func.vjp(lambda x: net(x, label), x)
+    assert (jv * v).sum().item() == pytest.approx((pullback(v)[0] * v).sum().item(), rel=1e-9)
+
+
+@every_net
+def test_runs_on_the_meta_device(config):
+    with torch.device("meta"):
+        net = build_net(config)
+        out = net(torch.empty(3, *config["shape"]), torch.empty(3))
+    assert out.shape == (3, *config["shape"])
+    assert {t.device.type for t in net.state_dict().values()} == {"meta"}
+
+
+@every_net
+def test_config_rebuilds_the_same_architecture(config):
+    net = awake({**config, "classes": 2, "dropout": 0.1}).eval()
+    text = json.dumps(net.config)
+    again = build_net(json.loads(text)).eval()
+    assert again.config == net.config == json.loads(text)
+    assert net.config.items() >= config.items()
+    again.load_state_dict(net.state_dict())
+    x, label = inputs(config)
+    assert torch.equal(net(x, label), again(x, label))
+
+
+def test_config_is_a_copy():
+    net = UNet((1, 8, 8))
+    net.config["multipliers"].append(9)
+    assert net.config["multipliers"] == [1, 2]
+
+
+@every_net
+def test_dropout_acts_in_training_only(config):
+    net = awake({**config, "dropout": 0.5})
+    x, label = inputs(config)
+    torch.manual_seed(0)
+    assert not torch.equal(net(x, label), net(x, label))
+    net.eval()
+    assert torch.equal(net(x, label), net(x, label))
+
+
+@every_net
+def test_autocast_runs_in_bfloat16(config):
+    net = awake(config)
+    x, label = inputs(config)
+    with torch.autocast("cpu", torch.bfloat16):
+        out = net(x, label)
+    assert (out - net(x, label)).abs().max() < 0.1 * out.abs().max()
+
+
+@every_net
+def test_tensors_that_do_not_fit_are_refused_by_name(config):
+    net = build_net(config, seed=0)
+    x, label = inputs(config)
+    with pytest.raises(ShapeError, match=r"x: .*expected \(B, "):
+        net(torch.cat((x, x), 1), label)
+    with pytest.raises(ShapeError, match="x: "):
+        net(x[0], label)
+    with pytest.raises(ShapeError, match="label: "):
+        net(x, label[:3])
+    with pytest.raises(ShapeError, match="label: "):
+        net(x, label[:, None])
+    with pytest.raises(DTypeError, match="label: "):
+        net(x, label.long())
+    with pytest.raises(DTypeError, match="x: "):
+        net(x.double(), label)
+    with pytest.raises(DTypeError, match="x: "):
+        net(x.to(torch.uint8), label)
+    with pytest.raises(ArgumentError, match=r"y: .*no classes"):
+        net(x, label, y=torch.zeros(5, dtype=torch.int64))
+    with pytest.raises(ShapeError, match="y: "):
+        build_net({**config, "classes": 2}, seed=0)(x, label, y=torch.zeros(1, dtype=torch.int64))
+
+
+@pytest.mark.parametrize(
+    ("make", "argument"),
+    [
+        (lambda: UNet((8,)), "shape"),
+        (lambda: UNet((1, 2, 2, 2, 2)), "shape"),
+        (lambda: UNet((1, 0, 8)), "shape"),
+        (lambda: UNet(8), "shape"),
+        (lambda: UNet((1, 8, 2), multipliers=(1, 2, 2)), "shape"),
+        (lambda: UNet((1, 8), channels=0), "channels"),
+        (lambda: UNet((1, 8), multipliers=()), "multipliers"),
+        (lambda: UNet((1, 8), multipliers=(1, 1.5)), "multipliers"),
+        (lambda: UNet((1, 8), blocks=0), "blocks"),
+        (lambda: UNet((1, 8), attention=(2,)), "attention"),
+        (lambda: UNet((1, 8), attention=(-3,)), "attention"),
+        (lambda: UNet((1, 8), heads=5), "heads"),
+        (lambda: UNet((1, 8), num_groups=5), "num_groups"),
+        (lambda: UNet((1, 8), dropout=1.0), "dropout"),
+        (lambda: UNet((1, 8), classes=0), "classes"),
+        (lambda: UNet((1, 8), out_channels=0), "out_channels"),
+        (lambda: ResidualMLP(()), "shape"),
+        (lambda: ResidualMLP((2,), width=1), "width"),
+        (lambda: ResidualMLP((2,), blocks=0), "blocks"),
+        (lambda: ResidualMLP((2,), dropout="none"), "dropout"),
+    ],
+)
+def test_numbers_that_do_not_fit_are_refused_by_name(make, argument):
+    with pytest.raises(ArgumentError) as caught:
+        make()
+    assert caught.value.argument.split(":")[0] == argument
+
+
+def test_unknown_embedding_is_refused():
+    with pytest.raises(UnknownNameError, match="sinusoidal"):
+        UNet((1, 8), embedding="sinusoid")
+
+
+def test_unet_takes_other_lengths_than_it_was_built_for():
+    net = awake({**SMALL_UNET, "shape": [1, 8, 8], "multipliers": [1, 2, 2]})
+    for size in ((28, 28), (25, 9), (1, 1)):
+        assert net(torch.ones(2, 1, *size), torch.ones(2)).shape == (2, 1, *size)
+
+
+@pytest.mark.parametrize("length", [2, 3])
+def test_smallest_length_of_two_and_three_levels(length):
+    multipliers = (1,) * length
+    UNet((1, 2 ** (length - 2) + 1), multipliers=multipliers)
+    with pytest.raises(ArgumentError, match="shape"):
+        UNet((1, 2 ** (length - 2)), multipliers=multipliers)
+
+
+def test_unet_without_zero_init_is_not_zero():
+    config = {**SMALL_UNET, "shape": [1, 8, 8], "zero_init": False}
+    assert build_net(config, seed=0)(*inputs(config)).std() > 1e-2
+
+
+def test_fused_attention_is_the_same_function():
+    config = {**SMALL_UNET, "shape": [2, 6, 6], "attention": [0, 1]}
+    plain, fused = awake(config, torch.float64), awake({**config, "fused_attention": True}, torch.float64)
+    x, label = inputs(config, dtype=torch.float64)
+    torch.testing.assert_close(plain(x, label), fused(x, label), rtol=1e-9, atol=1e-9)
+
+
+def test_attention_reaches_across_the_whole_input():
+    config = {**SMALL_UNET, "shape": [1, 256], "multipliers": [1]}
+    x, label = inputs(config, batch=1, dtype=torch.float64)
+    x.requires_grad_()
+    reach = {}
+    for attention in ([], [0]):
+        net = awake({**config, "attention": attention}, torch.float64)
+        for module in net.modules():  # GroupNorm averages over all positions: without it only attention can reach
+            if isinstance(module, torch.nn.GroupNorm):
+                module.forward = lambda h: h
+        (gradient,) = torch.autograd.grad(net(x, label)[0, 0, 0], x)
+        reach[len(attention)] = gradient[0, 0].nonzero().max().item()
+    assert reach[0] < 30
+    assert reach[1] == 255
+
+
+@pytest.mark.parametrize("attention", [[], [1]])
+def test_unet_moves_with_its_input(attention):
+    """A bump moved by one cell of the coarsest level gives the same output, moved, away from the borders."""
+    config = {**SMALL_UNET, "shape": [1, 512], "multipliers": [1, 1, 1], "attention": attention}
+    net = awake(config, torch.float64)
+    label = torch.tensor([3.0], dtype=torch.float64)
+    a, b = torch.zeros(2, 1, 1, 512, dtype=torch.float64)
+    bump = torch.randn(8, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    a[..., 252:260], b[..., 256:264] = bump, bump
+    out_a, out_b = net(a, label)[..., 236:276], net(b, label)[..., 240:280]
+    assert (out_a - out_b).abs().max() < 1e-9
+    assert (out_a - net(b, label)[..., 236:276]).abs().max() > 1e-2
