@@ -9,6 +9,7 @@ from scoresde.likelihood import BitsPerDim, Exact, Hutchinson, Likelihood, Unifo
 from scoresde.models import Estimate, GaussianMixture, Model, Moments, ScoreModel
 from scoresde.nets import ResidualMLP, UNet
 from scoresde.sampling import (
+    DDIM,
     Ancestral,
     EulerMaruyama,
     Langevin,
@@ -23,6 +24,7 @@ from scoresde.training import EMA, DenoisingScoreMatching, Record, Trainer, Trai
 from scoresde.version import __version__
 
 __all__ = [
+    "DDIM",
     "DDPM",
     "EMA",
     "NCSN",

@@ -20,8 +20,8 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 from pydantic.fields import FieldInfo
 
-from scoresde.app.files import write_atomically
 from scoresde.errors import ConfigError, UnknownNameError
+from scoresde.files import write_atomically
 
 
 class _Section(BaseModel):
@@ -53,7 +53,7 @@ class DataConfig(_Section):
 class SDEConfig(_Section):
     """The forward process."""
 
-    name: Literal["vp", "vp-cosine", "subvp", "ve"] = Field("vp", description="family and clock of the SDE")
+    name: Literal["vp", "vp-cosine", "subvp", "ve", "flow"] = Field("vp", description="family and clock of the SDE")
     beta_min: float = Field(0.1, ge=0, description="rate beta at t = 0 (vp, subvp)")
     beta_max: float = Field(20.0, gt=0, description="rate beta at t = 1 (vp, subvp)")
     sigma_min: float = Field(0.01, gt=0, description="noise standard deviation at t = 0 (ve)")
@@ -71,7 +71,7 @@ class SDEConfig(_Section):
 class ModelConfig(_Section):
     """How the network's output is read."""
 
-    predicts: Literal["noise", "data", "velocity", "score", "edm"] = Field(
+    predicts: Literal["noise", "data", "velocity", "score", "flow", "edm"] = Field(
         "edm", description="what the network puts out; edm mixes data and noise by the signal-to-noise ratio"
     )
     label: Literal["log_snr", "time"] = Field("log_snr", description="what the network is told about t")
@@ -101,9 +101,10 @@ class TrainConfig(_Section):
     weighting: Literal["simple", "likelihood"] = Field(
         "simple", description="weight of the loss over t: sigma^2 (samples) or g^2 (likelihoods)"
     )
-    time_sampling: Literal["uniform", "low-discrepancy", "importance", "log-snr"] = Field(
-        "low-discrepancy", description="how a batch's times are drawn"
+    time_sampling: Literal["uniform", "low-discrepancy", "log-snr"] = Field(
+        "low-discrepancy", description="how a batch's times are drawn; log-snr suits the likelihood weighting"
     )
+    conditional: bool = Field(False, description="tell the network the labels: a model of each class")
     lr_decay: Literal["none", "cosine"] = Field("cosine", description="learning rate after the warm-up")
     checkpoint_every: int = Field(1_000, ge=1, description="steps between checkpoints")
     log_every: int = Field(20, ge=1, description="steps between lines of the log")
@@ -119,24 +120,23 @@ class SampleConfig(_Section):
     sampler: Literal["pc", "ode"] = Field("pc", description="predictor-corrector, or the probability-flow ODE")
     steps: int | None = Field(None, ge=1, description="steps from noise to data; null: the sampler's default")
     n: int = Field(64, ge=1, description="samples to draw")
-    predictor: Literal["reverse-diffusion", "ancestral", "euler-maruyama", "none"] = Field(
+    label: int | None = Field(None, ge=0, description="class to draw (conditional models); null: all in turn")
+    predictor: Literal["reverse-diffusion", "ancestral", "euler-maruyama"] = Field(
         "reverse-diffusion", description="step of the reverse SDE (pc)"
     )
-    corrector: Literal["langevin", "annealed-langevin", "none"] = Field(
+    corrector: Literal["langevin", "none"] = Field(
         "langevin", description="Langevin step after each predictor step (pc)"
     )
     snr: float = Field(0.16, gt=0, description="signal-to-noise ratio that sets the corrector's step size (pc)")
-    method: str = Field("dopri5", min_length=1, description="ODE solver (ode)")
+    method: str | None = Field(
+        None,
+        min_length=1,
+        description="solver (ode); null: dopri5, which adapts its steps, or rk4 if steps are given",
+    )
     rtol: float = Field(1e-5, gt=0, description="relative tolerance of adaptive solvers (ode)")
     atol: float = Field(1e-5, gt=0, description="absolute tolerance of adaptive solvers (ode)")
     seed: int = Field(0, ge=0, description="seed of the draw")
-    batch: int = Field(256, ge=1, description="samples drawn at a time; does not change the samples")
-
-    @model_validator(mode="after")
-    def _does_something(self) -> Self:
-        if self.sampler == "pc" and self.predictor == "none" and self.corrector == "none":
-            raise ConfigError("sample.corrector", "'none'", "a corrector where sample.predictor is 'none'")
-        return self
+    batch: int = Field(256, ge=1, description="samples drawn at a time")
 
 
 class LikelihoodConfig(_Section):
@@ -150,11 +150,11 @@ class LikelihoodConfig(_Section):
     divergence: Literal["auto", "exact", "hutchinson"] = Field(
         "auto", description="trace of the Jacobian; auto: exact for few dimensions, else hutchinson"
     )
-    probes: int = Field(1, ge=1, description="random probes of the Hutchinson estimate")
+    probes: int = Field(2, ge=1, description="random probes of the Hutchinson estimate; one gives no error of its own")
     dequantizations: int = Field(1, ge=1, description="noise draws averaged per integer-valued item")
     t_min: float | None = Field(None, gt=0, lt=1, description="time at which the flow meets the data; null: default")
     seed: int = Field(0, ge=0, description="seed of probes and dequantisation")
-    batch: int = Field(256, ge=1, description="items scored at a time; does not change the results")
+    batch: int = Field(256, ge=1, description="items scored at a time")
 
 
 class RunConfig(_Section):
@@ -180,16 +180,36 @@ PRESETS: dict[str, Preset] = {
     "digits": Preset(
         ("digits",),
         {
-            "train": {"steps": 2000, "batch_size": 128, "lr": 2e-3, "warmup": 100, "checkpoint_every": 500},
-            "likelihood": {"rtol": 1e-4, "atol": 1e-4},
+            "sde": {"sigma_min": 0.002, "sigma_max": 20.0},
+            "train": {
+                "steps": 1500,
+                "batch_size": 64,
+                "lr": 2e-3,
+                "warmup": 100,
+                "ema_half_life": 0.04,
+                "weighting": "likelihood",
+                "time_sampling": "log-snr",
+                "checkpoint_every": 250,
+            },
+            "likelihood": {"method": "rk4", "steps": 15, "probes": 1, "batch": 120},
         },
     ),
     "toy2d": Preset(
         ("two-moons", "swiss-roll", "checkerboard", "rings", "gaussian-grid"),
         {
-            "train": {"steps": 3000, "batch_size": 512, "lr": 2e-3, "warmup": 100, "checkpoint_every": 1000},
+            "sde": {"sigma_min": 0.002, "sigma_max": 20.0},
+            "net": {"name": "mlp", "options": {"width": 128, "blocks": 3}},
+            "train": {
+                "steps": 4000,
+                "batch_size": 512,
+                "lr": 2e-3,
+                "warmup": 100,
+                "weighting": "likelihood",
+                "time_sampling": "log-snr",
+                "checkpoint_every": 1000,
+            },
             "sample": {"n": 2000, "batch": 2000},
-            "likelihood": {"divergence": "exact", "batch": 2000},
+            "likelihood": {"method": "rk4", "steps": 25, "divergence": "exact", "batch": 2000},
         },
     ),
 }

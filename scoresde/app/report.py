@@ -12,8 +12,8 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Self
 
-from scoresde.app.files import write_atomically
 from scoresde.errors import ArgumentError
+from scoresde.files import write_atomically
 from scoresde.version import __version__
 
 

@@ -81,7 +81,7 @@ def bits_per_dim(
     generator: torch.Generator | None = None,
     batch: int = 128,
     t_min: float | None = None,
-    end: str = "half-tweedie",
+    end: str = "heun",
     prior: str = "matched",
     callback: Callable[[int, int], None] | None = None,
 ) -> BitsPerDim:

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from scoresde.errors import ArgumentError, UnknownNameError
+from scoresde.sampling.flow import flat
 from scoresde.sampling.grids import check_steps
 
 
@@ -44,7 +45,7 @@ class Exact(Divergence):
         total = torch.zeros(len(F), dtype=F.dtype, device=F.device)
         for i in range(F.shape[1]):
             (row,) = torch.autograd.grad(F[:, i].sum(), x, retain_graph=True)
-            total = total + row.flatten(1)[:, i]
+            total = total + flat(row)[:, i]
         return total[:, None]
 
     def stderr(self, replicates):
@@ -93,7 +94,7 @@ class Hutchinson(Divergence):
         columns = []
         for v in probes:
             (row,) = torch.autograd.grad(F, x, v, retain_graph=True)
-            columns.append((row.flatten(1) * v).sum(1))
+            columns.append((flat(row) * v).sum(1))
         return torch.stack(columns, 1)
 
     def __repr__(self):

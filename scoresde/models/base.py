@@ -42,6 +42,12 @@ class Model(nn.Module):
             raise ArgumentError("cond", type(cond).__name__, "a mapping from names to tensors, such as {'y': labels}")
         return self.estimate(x, self.sde.level(t, x), cond)
 
+    def under(self, sde: SDE) -> Model:
+        """This model under another SDE, by matching log-SNR: the same x0 and eps (P12 for a respaced DDPM)."""
+        from scoresde.models.under import ModelUnder
+
+        return ModelUnder(self, sde)
+
     @property
     def device(self) -> torch.device:
         """Where the model's parameters or buffers live (the CPU, if it has none)."""

@@ -32,8 +32,10 @@ class GaussianMixture:
 
     def __init__(self, means, covariances, weights=None):
         means = torch.as_tensor(means, dtype=torch.float64, device="cpu")
-        if means.ndim < 2 or not means.numel():
+        if means.ndim < 1 or not means.numel():
             raise ShapeError("means", tuple(means.shape), "(K, *D) with at least one component")
+        if not bool(means.isfinite().all()):
+            raise ArgumentError("means", "NaN or infinity", "finite numbers")
         K, self.shape = means.shape[0], tuple(means.shape[1:])
         self.means = means.reshape(K, -1)
         n = self.means.shape[1]
@@ -50,8 +52,9 @@ class GaussianMixture:
             self.values, self.vectors = torch.linalg.eigh(covariances)
         else:
             raise ShapeError("covariances", tuple(covariances.shape), f"(), ({K},), ({K}, {n}) or ({K}, {n}, {n})")
-        if not bool((self.values > 0).all()):
-            raise ArgumentError("covariances", f"an eigenvalue {self.values.min().item():g}", "positive eigenvalues")
+        if not bool((self.values > 0).all() and self.values.isfinite().all()):
+            wrong = f"an eigenvalue {self.values.min().item():g}"
+            raise ArgumentError("covariances", wrong, "positive finite eigenvalues")
         weights = torch.ones(K) if weights is None else weights
         weights = torch.as_tensor(weights, dtype=torch.float64, device="cpu")
         if weights.shape != (K,) or not bool((weights > 0).all() and weights.isfinite().all()):
@@ -108,13 +111,13 @@ class GaussianMixtureModel(Model):
         self.register_buffer("log_weights", mixture.weights.log())
 
     def _terms(self, x: Tensor, alpha, sigma):
-        """r ``(B, K)`` (as logs, not normalised), and z, c: x - alpha m_k in the eigenbasis of C_k and its variances."""
+        """log r ``(B, K)``, not normalised, and z, c: x - alpha m_k in the eigenbasis of C_k and its variances."""
         if x.shape[1:] != self.mixture.shape:
             raise ShapeError("x", tuple(x.shape), f"(B, {', '.join(map(str, self.mixture.shape))})")
         if not x.is_floating_point():
             raise DTypeError("x", x.dtype, "a floating-point tensor")
         alpha, sigma = (v.reshape(-1, 1, 1) if isinstance(v, Tensor) else v for v in (alpha, sigma))
-        z = x.flatten(1)[:, None] - alpha * self.means.to(x)
+        z = x.reshape(len(x), 1, -1) - alpha * self.means.to(x)
         if self.vectors is not None:
             z = torch.einsum("bki,kij->bkj", z, self.vectors.to(x))
         c = alpha**2 * self.values.to(x) + sigma**2

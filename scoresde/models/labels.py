@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-import torch
 from torch import Tensor
 
 from scoresde.errors import ArgumentError, UnknownNameError
@@ -17,27 +16,26 @@ from scoresde.sde import SDE, Level
 Label = Callable[[Level, SDE], float | Tensor]
 
 
-def _discrete_step(level: Level, sde: SDE) -> float | Tensor:
-    if not hasattr(sde, "N"):
-        raise ArgumentError("label", "'ddpm'", f"a DDPM, whose levels are counted; {sde!r} has none")
-    return level.t * sde.N - 1
+def _levels(sde: SDE, label: str) -> int:
+    times = getattr(sde, "times", None)
+    if times is None:
+        raise ArgumentError("label", repr(label), f"a process with counted levels (DDPM or NCSN); {sde!r} has none")
+    return len(times)
 
 
 def _flat(value: float | Tensor) -> float | Tensor:
     return value.reshape(-1) if isinstance(value, Tensor) else value
 
 
-def _log(value: float | Tensor) -> float | Tensor:
-    return torch.log(value) if isinstance(value, Tensor) else float(torch.tensor(value, dtype=torch.float64).log())
-
-
 LABELS: dict[str, Label] = {
     "time": lambda level, sde: level.t,
     "log_snr": lambda level, sde: level.log_snr,
     "sigma": lambda level, sde: _flat(level.sigma),
-    "ddpm": _discrete_step,  # Ho et al. 2020; Nichol & Dhariwal 2021: the step counted from 0, i - 1
+    "ddpm": lambda level, sde: level.t * _levels(sde, "ddpm") - 1,  # Ho et al. 2020: the step counted from 0, i - 1
+    "improved_ddpm": lambda level, sde: (level.t - 1 / _levels(sde, "improved_ddpm")) * 1000,  # Nichol & Dhariwal 2021
+    "ncsn": lambda level, sde: (1 - level.t) * _levels(sde, "ncsn"),  # Song & Ermon 2019: 0 is the largest sigma
     "score_sde_vp": lambda level, sde: level.t * 999,  # Song et al. 2021, continuous VP and sub-VP
-    "score_sde_ve": lambda level, sde: _log(_flat(level.sigma)),  # Song et al. 2021, VE: log sigma
+    "score_sde_ve": lambda level, sde: _flat(level.sigma),  # Song et al. 2021, VE; the network takes its logarithm
     "edm": lambda level, sde: level.log_snr / -8,  # Karras et al. 2022: log(sigma / alpha) / 4
 }
 

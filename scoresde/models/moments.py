@@ -35,7 +35,7 @@ class Moments:
     @classmethod
     def of(cls, x: Tensor, diagonal: bool | None = None) -> Moments:
         """The moments of data ``(N, *D)``; only the diagonal of the covariance if ``diagonal`` (default: n > 1024)."""
-        flat = x.detach().flatten(1).double().cpu()
+        flat = x.detach().reshape(len(x), -1).double().cpu()
         mean = flat.mean(0)
         if diagonal if diagonal is not None else flat.shape[1] > 1024:
             return cls(mean.reshape(x.shape[1:]), flat.var(0, correction=0))
@@ -44,7 +44,7 @@ class Moments:
 
     def log_prob(self, x: Tensor, alpha: float, sigma: float) -> Tensor:
         """log N(x; alpha m, alpha^2 C + sigma^2 I) in nats, ``(B,)`` for x ``(B, *D)``."""
-        z = (x - alpha * self.mean.to(x)).flatten(1)
+        z = (x - alpha * self.mean.to(x)).reshape(len(x), -1)
         if self.vectors is not None:
             z = z @ self.vectors.to(x)
         variance = alpha**2 * self.values + sigma**2

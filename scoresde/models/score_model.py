@@ -21,6 +21,7 @@ from scoresde.nets import build_net
 from scoresde.sde import SDE, Level, build_sde
 
 FORMAT = "scoresde-model-1"
+FILES = ("config.json", "model.safetensors")
 
 
 class ScoreModel(Model):
@@ -37,6 +38,8 @@ class ScoreModel(Model):
             at every level (EDM's c_in). Default: only for ``"edm"``.
         scaling: from the data's units to the model's, kept with the model for bits/dim and samples.
         moments: mean and covariance of the data, kept with the model for the likelihood's prior.
+        learned_variance: the network's output has twice the channels (dimension 1); its second half u, in [-1, 1],
+            is P7's v = (u + 1)/2 (the convention of Nichol & Dhariwal 2021).
     """
 
     def __init__(
@@ -50,6 +53,7 @@ class ScoreModel(Model):
         scale_input: bool | None = None,
         scaling: Scaling | None = None,
         moments: Moments | None = None,
+        learned_variance: bool = False,
     ):
         super().__init__()
         prediction_row(predicts, 0.5, 0.5)  # refuse an unknown name here, not at the first call
@@ -59,10 +63,10 @@ class ScoreModel(Model):
         self._label = resolve_label(label)
         self.data_std = float(data_std)
         self.scale_input = predicts == "edm" if scale_input is None else scale_input
-        self.scaling, self.moments = scaling, moments
+        self.scaling, self.moments, self.learned_variance = scaling, moments, learned_variance
 
     def predict(self, x: Tensor, level: Level, cond: Mapping[str, Tensor] | None = None) -> Tensor:
-        """The network's own output F = p x_0 + q eps at a level."""
+        """The network's own output at a level: F = p x_0 + q eps, and u beside it if it has learned variances."""
         label, label_dtype = self._label(level, self.sde), torch.promote_types(x.dtype, torch.float32)
         if isinstance(label, Tensor):
             label = label.to(label_dtype).expand(len(x))
@@ -70,15 +74,30 @@ class ScoreModel(Model):
             label = torch.full((len(x),), label, dtype=label_dtype, device=x.device)
         if self.scale_input:
             x = x / total_std(level.alpha, level.sigma, self.data_std)
-        F = self.net(x, label, **(cond or {}))
-        if F.shape != x.shape:
-            raise ShapeError("net's output", tuple(F.shape), f"the shape of x, {tuple(x.shape)}")
-        return F
+        output = self.net(x, label, **(cond or {}))
+        expected = x.shape
+        if self.learned_variance:
+            if x.ndim < 2:
+                raise ShapeError("x", tuple(x.shape), "(B, C, ...): learned variances are channels beside the mean's")
+            expected = (x.shape[0], 2 * x.shape[1], *x.shape[2:])
+        if output.shape != expected:
+            raise ShapeError("net's output", tuple(output.shape), f"{tuple(expected)} for x of {tuple(x.shape)}")
+        return output
 
     def estimate(self, x, level, cond=None):
-        F = self.predict(x, level, cond)
-        p, q = prediction_row(self.predicts, level.alpha, level.sigma, self.data_std)
-        return Estimate(*solve(F, x, level.alpha, level.sigma, p, q), level)
+        F, v = self.predict(x, level, cond), None
+        if self.learned_variance:
+            F, u = F.chunk(2, dim=1)
+            v = (u + 1) / 2
+        try:
+            p, q = prediction_row(self.predicts, level.alpha, level.sigma, self.data_std)
+            return Estimate(*solve(F, x, level.alpha, level.sigma, p, q), level, v)
+        except ZeroDivisionError:
+            raise ArgumentError(
+                "t",
+                f"{level.t}, where alpha = {level.alpha:g} and sigma = {level.sigma:g}",
+                f"a time at which {self.predicts!r} determines both x0 and eps",
+            ) from None
 
     # ---- saving ----------------------------------------------------------------------------------------------------
 
@@ -101,6 +120,7 @@ class ScoreModel(Model):
             "label": self.label,
             "data_std": self.data_std,
             "scale_input": self.scale_input,
+            "learned_variance": self.learned_variance,
             "scaling": None if self.scaling is None else self.scaling.config,
         }
 
@@ -108,8 +128,13 @@ class ScoreModel(Model):
         """Write ``config.json`` and ``model.safetensors`` into ``folder``, all or nothing.
 
         Raises:
-            CheckpointError: the folder cannot be written; what it held before is untouched.
+            CheckpointError: the folder cannot be written, or holds anything else than a model, which would be lost;
+                what it held before is untouched.
         """
+        folder = Path(folder)
+        others = sorted({file.name for file in folder.iterdir()} - set(FILES)) if folder.is_dir() else []
+        if others:
+            raise CheckpointError("folder", f"{folder}, which holds {others[0]}", "a new folder, or a model's")
         with atomic_folder(folder) as new:
             self.write_pretrained(new)
 
@@ -133,10 +158,10 @@ class ScoreModel(Model):
         if config.pop("format", None) != FORMAT:
             raise CheckpointError("folder", folder, f"a model written by save_pretrained (format {FORMAT!r})")
         tensors = load_tensors(folder / "model.safetensors")
-        moments = None
-        if "moments.mean" in tensors:
-            moments = Moments(tensors.pop("moments.mean"), tensors.pop("moments.covariance"))
         try:
+            moments = None
+            if "moments.mean" in tensors:
+                moments = Moments(tensors.pop("moments.mean"), tensors.pop("moments.covariance"))
             scaling = config.pop("scaling")
             model = cls(
                 build_net(config.pop("net")),
@@ -146,14 +171,14 @@ class ScoreModel(Model):
                 **config,
             )
             model.net.load_state_dict({key.removeprefix("net."): value for key, value in tensors.items()})
-        except (KeyError, TypeError, RuntimeError, ScoreSDEError) as error:
+        except (KeyError, TypeError, ValueError, RuntimeError, ScoreSDEError) as error:
             raise CheckpointError("folder", f"{folder} ({error})", "a model this version can build") from error
         return model.to(device).eval()
 
 
 def check_finite(x: Tensor, what: str) -> Tensor:
-    """``x`` ``(B, ...)`` itself, or a NonFiniteError that names the samples with NaN or infinity (waits for the device)."""
-    bad = ~x.flatten(1).isfinite().all(1)
+    """``x`` ``(B, ...)`` itself, or a NonFiniteError naming the samples with NaN or infinity (waits for the device)."""
+    bad = ~x.reshape(len(x), -1).isfinite().all(1)
     if bool(bad.any()):
         samples = bad.nonzero().flatten().tolist()
         shown = ", ".join(map(str, samples[:8])) + (", ..." if len(samples) > 8 else "")

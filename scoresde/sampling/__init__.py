@@ -1,13 +1,15 @@
 """Samplers: the reverse SDE by predictor and corrector, and the probability flow."""
 
 from scoresde.sampling.grids import time_grid, time_range
-from scoresde.sampling.samplers import PredictorCorrector, ProbabilityFlow, Sampler, State, sample, trajectory
-from scoresde.sampling.steps import Ancestral, Corrector, EulerMaruyama, Langevin, Predictor, ReverseDiffusion
+from scoresde.sampling.samplers import DDIM, PredictorCorrector, ProbabilityFlow, Sampler, State, sample, trajectory
+from scoresde.sampling.steps import Ancestral, Corrector, EulerMaruyama, Implicit, Langevin, Predictor, ReverseDiffusion
 
 __all__ = [
+    "DDIM",
     "Ancestral",
     "Corrector",
     "EulerMaruyama",
+    "Implicit",
     "Langevin",
     "Predictor",
     "PredictorCorrector",

@@ -20,6 +20,11 @@ from scoresde.sde import Level
 from scoresde.sde.times import broadcast
 
 
+def flat(x: Tensor) -> Tensor:
+    """``(B, n)`` from ``(B, *D)``, at any rank of D."""
+    return x.reshape(len(x), -1)
+
+
 def state_dtype(x: Tensor) -> torch.dtype:
     """float64 for the state of a solver, or float32 on devices without float64 (MPS)."""
     return torch.float32 if x.device.type == "mps" else torch.float64
@@ -49,4 +54,4 @@ class ProbabilityFlowField:
     def __call__(self, lam: Tensor, y: Tensor, rows: Tensor) -> Tensor:
         x, level, kappa, cond = self.at(lam, y, rows)
         noise = level.sigma * self.model.estimate(x, level, cond).eps
-        return broadcast(kappa, y) * y - noise.flatten(1).to(y.dtype)
+        return broadcast(kappa, y) * y - flat(noise).to(y.dtype)

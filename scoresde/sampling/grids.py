@@ -70,7 +70,7 @@ def time_grid(
     """``steps + 1`` times from t_max down to t_min, float64 on the CPU.
 
     Args:
-        kind: ``"time"``, ``"quadratic"``, ``"log_snr"`` or ``"karras"``, what the grid is uniform in.
+        kind: what the grid is uniform in: ``"time"``, ``"quadratic"`` (sqrt(t)), ``"log_snr"`` or ``"karras"``.
 
     Raises:
         ArgumentError: fewer than one step, or ends out of order.

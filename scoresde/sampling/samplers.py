@@ -12,10 +12,10 @@ from torch import Tensor
 
 from scoresde.errors import ArgumentError, DeviceError, ShapeError, UnknownNameError
 from scoresde.models import Model
-from scoresde.sampling.flow import ProbabilityFlowField, state_dtype
+from scoresde.sampling.flow import ProbabilityFlowField, flat, state_dtype
 from scoresde.sampling.grids import GRIDS, check_steps, time_grid, time_range
 from scoresde.sampling.ode import ADAPTIVE, METHODS, integrate
-from scoresde.sampling.steps import Coefficients, Corrector, Predictor, ReverseDiffusion
+from scoresde.sampling.steps import Coefficients, Corrector, Implicit, Predictor, ReverseDiffusion
 from scoresde.sde import Level
 from scoresde.sde.times import randn
 
@@ -139,9 +139,7 @@ class PredictorCorrector(Sampler):
         ):
             c = Coefficients(*row)
             estimate = model.estimate(x, level, cond)
-            x = c.x * x + c.eps * estimate.eps + c.z * draw()
-            if c.x0:
-                x = x + c.x0 * estimate.x0
+            x = c.combine(x, estimate, draw)
             for _ in range(self.corrector_steps):
                 x = self.corrector.step(x, model.estimate(x, target, cond), alpha, draw)
             calls += 1 + self.corrector_steps
@@ -151,12 +149,37 @@ class PredictorCorrector(Sampler):
         return f"PredictorCorrector({self.predictor!r}, {self.corrector!r})"
 
 
+class DDIM(PredictorCorrector):
+    """DDIM (D3, D5; Song, Meng & Ermon 2021) for every SDE.
+
+    Args:
+        eta: 0 is deterministic, a first-order integrator of the probability flow (D6); 1 is ancestral sampling.
+        grid, t_min, t_max, last: as in :class:`PredictorCorrector`.
+    """
+
+    default_steps = 50
+
+    def __init__(
+        self,
+        eta: float = 0.0,
+        *,
+        grid: str = "time",
+        t_min: float | None = None,
+        t_max: float | None = None,
+        last: str = "half-tweedie",
+    ):
+        super().__init__(Implicit(eta), grid=grid, t_min=t_min, t_max=t_max, last=last)
+
+    def __repr__(self):
+        return f"DDIM(eta={self.predictor.eta:g})"
+
+
 class ProbabilityFlow(Sampler):
     """The probability-flow ODE (E8) by a black-box solver, in lambda = log(alpha/sigma).
 
     Args:
         method: ``"dopri5"`` (default) and ``"bosh3"`` adapt the step of each sample alone; ``"rk4"``, ``"heun"``,
-            ``"midpoint"``, ``"euler"`` take ``steps`` equal steps in lambda; torchdiffeq's and scipy's methods are known
+            ``"midpoint"``, ``"euler"`` take ``steps`` equal steps in lambda; torchdiffeq's and scipy's methods go
             by their names (see :func:`scoresde.sampling.ode.integrate`).
         rtol, atol: tolerances of the adaptive methods.
 
@@ -185,7 +208,7 @@ class ProbabilityFlow(Sampler):
         grid = torch.linspace(start, end, steps + 1, dtype=torch.float64).tolist()
         times = [t_max, *model.sde.time_of(2 * torch.tensor(grid[1:-1], dtype=torch.float64)).tolist(), t_min]
         field = ProbabilityFlowField(model, x.shape[1:], cond)
-        y = x.flatten(1).to(state_dtype(x))
+        y = flat(x).to(state_dtype(x))
         calls = 0
         yield State(x, t_max, None, 0, steps, calls)
         for i, (a, b) in enumerate(itertools.pairwise(grid), start=1):

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from scoresde.errors import ArgumentError
 from scoresde.models import Estimate
+from scoresde.sampling.flow import flat
 from scoresde.sde import SDE
 
 
@@ -26,6 +27,12 @@ class Coefficients(NamedTuple):
     x0: Tensor
     eps: Tensor
     z: Tensor
+
+    def combine(self, x: Tensor, estimate: Estimate, draw: Callable[[], Tensor]) -> Tensor:
+        """x_s of one step, from Python floats; a term that is zero costs nothing, noise is drawn where it is used."""
+        terms = ((self.x, x), (self.x0, estimate.x0), (self.eps, estimate.eps))
+        moved = sum(c * term for c, term in terms if c)
+        return moved + self.z * draw() if self.z else moved
 
 
 class Predictor(ABC):
@@ -39,19 +46,39 @@ class Predictor(ABC):
         return f"{type(self).__name__}()"
 
 
-class Ancestral(Predictor):
-    """DDPM's ancestral step (P9, D3 with eta = 1) for every SDE: a draw of p(x_s | x_t, x_0 = x0).
+class Implicit(Predictor):
+    """DDIM's step (D3) for every SDE: a draw of q_eta(x_s | x_t, x_0 = x0), SDE.posterior_coefficients.
 
-    x_s = alpha_s x0 + (alpha_{t|s} sigma_s^2 / sigma_t) eps + (sigma_{t|s} sigma_s / sigma_t) z  (Ho et al. 2020, eq. 7).
-    Exact whatever the step if the data are a point.
+    x_s = alpha_s x0 + sqrt(sigma_s^2 - std^2) eps + std z, std = eta sigma_{t|s} sigma_s / sigma_t
+    (Song, Meng & Ermon 2021, eqs. 12 and 16).
+
+    Args:
+        eta: 0 is deterministic, 1 the ancestral step.
     """
 
+    def __init__(self, eta: float = 0.0):
+        if not eta >= 0:
+            raise ArgumentError("eta", eta, "0 or more")
+        self.eta = eta
+
     def coefficients(self, sde, t, s):
-        alpha_ts, sigma_ts = sde.transition(s, t)
-        sigma_s, sigma_t = sde.sigma(s), sde.sigma(t)
-        return Coefficients(
-            torch.zeros_like(t), sde.alpha(s), alpha_ts * sigma_s**2 / sigma_t, sigma_ts * sigma_s / sigma_t
-        )
+        return Coefficients(torch.zeros_like(t), *sde.posterior_coefficients(s, t, self.eta))
+
+    def __repr__(self):
+        return f"Implicit(eta={self.eta:g})"
+
+
+class Ancestral(Implicit):
+    """DDPM's ancestral step (P9, D3 with eta = 1) for every SDE: a draw of p(x_s | x_t, x_0 = x0).
+
+    Source: Ho et al. 2020, eq. 7. Exact whatever the step if the data are a point.
+    """
+
+    def __init__(self):
+        super().__init__(eta=1.0)
+
+    def __repr__(self):
+        return "Ancestral()"
 
 
 class ReverseDiffusion(Predictor):
@@ -105,11 +132,11 @@ class Langevin(Corrector):
     def step(self, x, estimate, alpha, draw):
         score, z = estimate.score, draw()
         if self.batch_mean:
-            ratio = z.flatten(1).norm(dim=1).mean() / score.flatten(1).norm(dim=1).mean()
+            ratio = flat(z).norm(dim=1).mean() / flat(score).norm(dim=1).mean()
             squared = ratio.square()
         else:
             n = x[0].numel()
-            norm = score.flatten(1).square().sum(1).reshape(-1, *(1,) * (x.ndim - 1))
+            norm = flat(score).square().sum(1).reshape(-1, *(1,) * (x.ndim - 1))
             squared = n / norm.clamp(min=n / estimate.level.sigma**2)
         a = 2 * (alpha * self.snr) ** 2 * squared
         return x + a * score + (2 * a).sqrt() * z

@@ -1,4 +1,4 @@
-"""The forward process: alpha(t) and sigma(t) of p(x_t | x_0) = N(alpha x_0, sigma^2 I), and all that follows from them."""
+"""The forward process: alpha(t) and sigma(t) of p(x_t | x_0) = N(alpha x_0, sigma^2 I), and all that follows."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from scoresde.errors import ArgumentError, DeviceError, ShapeError
+from scoresde.errors import ArgumentError, DeviceError, DTypeError, ShapeError
 from scoresde.sde.clocks import invert_monotone
 from scoresde.sde.times import as_time, broadcast, is_host_scalar, randn
 
@@ -65,6 +65,7 @@ class SDE(ABC):
 
     def squared_diffusion(self, t: Tensor) -> Tensor:
         """g(t)^2 = 2 sigma^2 (d log sigma/dt - d log alpha/dt), from a plain tensor of times (no checks)."""
+        t = t.clamp(min=torch.finfo(t.dtype).tiny)  # at t = 0 the limit, where sigma = 0 and its rate is infinite
         return 2 * torch.exp(2 * self.log_sigma(t)) * (self.log_sigma_rate(t) - self.log_alpha_rate(t))
 
     def _time_of(self, log_snr: Tensor) -> Tensor:
@@ -77,7 +78,7 @@ class SDE(ABC):
 
     @property
     def prior_std(self) -> float:
-        """The standard deviation of the prior that stands in for p(x_1): sigma(1), unless the family has a limit law."""
+        """The standard deviation of the prior, the stand-in for p(x_1): sigma(1) unless the family has a limit law."""
         return float(torch.exp(self.log_sigma(torch.ones((), dtype=torch.float64))))
 
     # ---- functions of time ---------------------------------------------------------------------------------------
@@ -140,7 +141,13 @@ class SDE(ABC):
         """A draw of p(x_t | x_0): x_t = alpha(t) x_0 + sigma(t) eps. Returns ``(x_t, eps)``.
 
         ``generator`` is a torch.Generator or a list of them, one a sample; None draws from torch's default.
+
+        Raises:
+            DTypeError: data that are not floating-point.
+            ShapeError, DeviceError: times that do not fit the data.
         """
+        if not x0.is_floating_point():
+            raise DTypeError("x0", x0.dtype, "floating-point data")
         eps = randn(x0.shape, generator, x0.device, x0.dtype)
         level = self.level(t, x0)
         return level.alpha * x0 + level.sigma * eps, eps
@@ -150,32 +157,78 @@ class SDE(ABC):
 
         Raises:
             ArgumentError: s >= t somewhere.
+            ShapeError, DeviceError: s and t of two shapes (unless one is a scalar), or on two devices.
         """
         s, t = as_time(s, "s"), as_time(t)
+        if s.ndim and t.ndim:
+            if s.shape != t.shape:
+                raise ShapeError("s", tuple(s.shape), f"() or the shape of t, {tuple(t.shape)}")
+            if s.device != t.device:
+                raise DeviceError("s", s.device, f"the device of t, {t.device}")
         if s.device.type == t.device.type == "cpu" and not (s < t).all():
             raise ArgumentError("s", s.tolist(), f"earlier than t = {t.tolist()}")
-        if s.ndim and t.ndim and s.device != t.device:
-            raise DeviceError("s", s.device, f"the device of t, {t.device}")
         log_alpha = self.log_alpha(t) - self.log_alpha(s)
         log_ratio = 2 * (self.log_alpha(t) - self.log_sigma(t) - self.log_alpha(s) + self.log_sigma(s))
         return log_alpha.exp(), self.log_sigma(t).exp() * (-torch.expm1(log_ratio)).sqrt()
 
-    def posterior(self, x_t: Tensor, x0: Tensor, s: float | Tensor, t: float | Tensor) -> tuple[Tensor, Tensor]:
-        """``(mean, std)`` of p(x_s | x_t, x_0) for s < t (P3 for every SDE).
+    def posterior_coefficients(
+        self, s: float | Tensor, t: float | Tensor, eta: float = 1.0
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """``(c_x0, c_eps, std)`` of q_eta(x_s | x_t, x_0) = N(c_x0 x_0 + c_eps eps, std^2 I).
 
-        mean = alpha_s x_0 + alpha_{t|s} (sigma_s/sigma_t)^2 (x_t - alpha_t x_0), std = sigma_{t|s} sigma_s / sigma_t,
-        of shape ``()`` or ``(B, 1, ..., 1)``. Nothing is divided by alpha.
+        Here eps = (x_t - alpha_t x_0)/sigma_t. This is the non-Markovian family of DDIM (D1, D3) for every SDE; it
+        keeps every marginal p(x_s | x_0):
+        std = eta sigma_{t|s} sigma_s / sigma_t, c_x0 = alpha_s,
+        c_eps = sqrt(sigma_s^2 - std^2) = sigma_s sqrt(1 - eta^2 + eta^2 snr_t/snr_s).
+        eta = 1 is the posterior p(x_s | x_t, x_0) itself (P3), eta = 0 is deterministic.
+
+        Raises:
+            ArgumentError: s >= t, or eta so large that std > sigma_s.
+        """
+        sigma_ts = self.transition(s, t)[1]
+        s, t = as_time(s, "s"), as_time(t)
+        sigma_s, sigma_t = self.log_sigma(s).exp(), self.log_sigma(t).exp()
+        snr_ratio = torch.exp(2 * (self.log_alpha(t) - self.log_sigma(t) - self.log_alpha(s) + self.log_sigma(s)))
+        square = 1 - eta**2 + eta**2 * snr_ratio
+        if not eta >= 0 or (square.device.type == "cpu" and not (square > -1e-12).all()):
+            raise ArgumentError("eta", eta, "0 <= eta <= sigma_t / sigma_{t|s}, so that std <= sigma_s")
+        c_eps = sigma_s * square.clamp(min=0).sqrt()
+        return self.log_alpha(s).exp(), c_eps, eta * sigma_ts * sigma_s / sigma_t
+
+    def posterior_variance(self, v: Tensor, s: float | Tensor, t: float | Tensor) -> Tensor:
+        """P7's variances of p(x_s | x_t): beta^v beta~^(1-v), for v ``(B, *D)`` or a number.
+
+        v = 1: beta = sigma_{t|s}^2, optimal for x_0 ~ N(0, I) under VP; v = 0: beta~ = (sigma_{t|s} sigma_s/sigma_t)^2,
+        optimal for a point x_0; between them the learned variances of Nichol & Dhariwal (2021, eq. 15).
+        """
+        v = torch.as_tensor(v)
+        v = v if v.is_floating_point() else v.double()
+        beta = self.transition(s, t)[1] ** 2
+        posterior = self.posterior_coefficients(s, t)[2] ** 2
+        beta, posterior = (broadcast(b, v) if v.ndim else b for b in (beta, posterior))
+        return beta**v * posterior ** (1 - v)
+
+    def posterior(
+        self, x_t: Tensor, x0: Tensor, s: float | Tensor, t: float | Tensor, eta: float = 1.0
+    ) -> tuple[Tensor, Tensor]:
+        """``(mean, std)`` of p(x_s | x_t, x_0) for s < t (P3 for every SDE), or of DDIM's q_eta (D1).
+
+        mean = alpha_s x_0 + c_eps (x_t - alpha_t x_0)/sigma_t with the coefficients of :meth:`posterior_coefficients`;
+        std has the shape ``()`` or ``(B, 1, ..., 1)``. Nothing is divided by alpha.
+
+        Raises:
+            ArgumentError: s >= t.
+            ShapeError, DeviceError, DTypeError: x0 and x_t that do not fit.
         """
         if x_t.shape != x0.shape:
             raise ShapeError("x0", tuple(x0.shape), f"the shape of x_t, {tuple(x_t.shape)}")
         if x_t.device != x0.device:
             raise DeviceError("x0", x0.device, f"the device of x_t, {x_t.device}")
-        alpha_ts, sigma_ts = (broadcast(v, x_t) for v in self.transition(s, t))
-        alpha_s, sigma_s, alpha_t, sigma_t = (
-            broadcast(v, x_t) for v in (self.alpha(s), self.sigma(s), self.alpha(t), self.sigma(t))
-        )
-        mean = alpha_s * x0 + alpha_ts * (sigma_s / sigma_t) ** 2 * (x_t - alpha_t * x0)
-        return mean, sigma_ts * sigma_s / sigma_t
+        if x_t.dtype != x0.dtype or not x0.is_floating_point():
+            raise DTypeError("x0", x0.dtype, f"floating-point data of one dtype; x_t has {x_t.dtype}")
+        c_x0, c_eps, std = (broadcast(c, x_t) for c in self.posterior_coefficients(s, t, eta))
+        alpha_t, sigma_t = broadcast(self.alpha(t), x_t), broadcast(self.sigma(t), x_t)
+        return c_x0 * x0 + c_eps * ((x_t - alpha_t * x0) / sigma_t), std
 
     # ---- the prior -----------------------------------------------------------------------------------------------
 
@@ -185,7 +238,7 @@ class SDE(ABC):
 
     def prior_log_prob(self, x: Tensor) -> Tensor:
         """log N(x; 0, prior_std^2 I) in nats, ``(B,)`` for x ``(B, *D)``."""
-        z = (x / self.prior_std).flatten(1)
+        z = x.reshape(len(x), -1) / self.prior_std
         return -0.5 * (z.square() + math.log(2 * math.pi * self.prior_std**2)).sum(1)
 
     def __repr__(self) -> str:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable
+from numbers import Real
 
 import numpy as np
 import torch
@@ -20,7 +21,7 @@ from scoresde.errors import ArgumentError
 
 def positive(name: str, value: float) -> float:
     """``value`` as a positive finite float, or an ArgumentError that names it."""
-    if not (isinstance(value, (int, float)) and 0 < value < math.inf):
+    if not isinstance(value, Real) or isinstance(value, bool) or not 0 < value < math.inf:
         raise ArgumentError(name, value, "a positive finite number")
     return float(value)
 
@@ -44,27 +45,26 @@ class Piecewise:
 
     def __init__(self, knots: Tensor):
         self.pieces = len(knots) - 1
-        self.knots = Table(knots)
+        self.knots, self.steps = Table(knots), Table(knots.diff())
 
-    def _piece(self, t: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def _piece(self, t: Tensor) -> tuple[Tensor, Tensor]:
         position = t * self.pieces
-        index = (torch.ceil(position) - 1).clamp(0, self.pieces - 1).long()
-        knots = self.knots.like(t)
-        return position - index, knots[index], knots[index + 1]
+        # (i/N) N may round to just above i: a knot, to a few last digits, belongs to the piece on its left
+        index = (torch.ceil(position * (1 - 4 * torch.finfo(t.dtype).eps)) - 1).clamp(0, self.pieces - 1).long()
+        return index, position - index
 
     def value(self, t: Tensor) -> Tensor:
-        fraction, left, right = self._piece(t)
-        return torch.where(fraction == 1, right, left + fraction * (right - left))
+        index, fraction = self._piece(t)
+        knots = self.knots.like(t)
+        return torch.where(fraction >= 1, knots[index + 1], knots[index] + fraction * self.steps.like(t)[index])
 
     def slope(self, t: Tensor) -> Tensor:
-        _, left, right = self._piece(t)
-        return self.pieces * (right - left)
+        return self.pieces * self.steps.like(t)[self._piece(t)[0]]
 
     def inverse(self, value: Tensor) -> Tensor:
         knots = self.knots.like(value)
         index = (torch.searchsorted(knots, value.contiguous()) - 1).clamp(0, self.pieces - 1)
-        left, right = knots[index], knots[index + 1]
-        return (index + (value - left) / (right - left)) / self.pieces
+        return (index + (value - knots[index]) / self.steps.like(value)[index]) / self.pieces
 
 
 def invert_monotone(function: Callable[[Tensor], Tensor], value: Tensor, iterations: int = 100) -> Tensor:
@@ -112,6 +112,7 @@ class LinearRate(RateClock):
         return self.beta_min + t * (self.beta_max - self.beta_min)
 
     def inverse(self, integral):
+        integral = integral.clamp(max=0.5 * (self.beta_min + self.beta_max))
         root = (self.beta_min**2 + 2 * (self.beta_max - self.beta_min) * integral).sqrt()
         return 2 * integral / (self.beta_min + root)
 

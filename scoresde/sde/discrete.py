@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from numbers import Integral
 
 import torch
 from torch import Tensor
@@ -22,9 +23,15 @@ def _vector(name: str, values, expected: str) -> Tensor:
 
 
 def _count(name: str, value) -> int:
-    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+    if not isinstance(value, Integral) or isinstance(value, bool) or value < 1:
         raise ArgumentError(name, value, "a whole number, 1 or more")
-    return value
+    return int(value)
+
+
+def _level_time(i: int, levels: int) -> float:
+    if not isinstance(i, Integral) or isinstance(i, bool) or not 0 <= i <= levels:
+        raise ArgumentError("i", i, f"a level 0..{levels}")
+    return i / levels
 
 
 class DDPM(VPSDE):
@@ -73,7 +80,10 @@ class DDPM(VPSDE):
 
     @classmethod
     def cosine(cls, N: int = 1000, s: float = 0.008, max_beta: float = 0.999) -> DDPM:
-        """P10, cosine: abar_i = f(i/N)/f(0), f(t) = cos^2(pi (t+s) / (2 (1+s))), beta_i <= max_beta (Nichol & Dhariwal 2021)."""
+        """P10, cosine: abar_i = f(i/N)/f(0), f(t) = cos^2(pi (t+s) / (2 (1+s))), beta_i <= max_beta.
+
+        Source: Nichol & Dhariwal (2021, eq. 17).
+        """
         t = torch.arange(_count("N", N) + 1, dtype=torch.float64) / N
         b = VPSDE.cosine(s).clock.integral(t)
         return cls((-torch.expm1(-b.diff())).clamp(max=max_beta))
@@ -96,7 +106,8 @@ class DDPM(VPSDE):
         """
         t = torch.arange(1, _count("N", N) + 1, dtype=torch.float64) / N
         log_alpha = sde.log_alpha(t)
-        if not torch.allclose((2 * log_alpha).exp() + (2 * sde.log_sigma(t)).exp(), torch.ones_like(t), atol=1e-9):
+        total = (2 * log_alpha).exp() + (2 * sde.log_sigma(t)).exp()
+        if not bool(((total - 1).abs() < 1e-9).all()):
             raise ArgumentError("sde", repr(sde), "a variance-preserving process, alpha^2 + sigma^2 = 1")
         if log_alpha[-1] == -math.inf:
             raise ArgumentError("sde", repr(sde), "alpha(1) > 0 (DDPM.cosine caps beta instead)")
@@ -107,6 +118,10 @@ class DDPM(VPSDE):
         """The number of levels."""
         return len(self.betas)
 
+    def time(self, i: int) -> float:
+        """The time i/N of level i = 0..N (0 is the data)."""
+        return _level_time(i, self.N)
+
     def respace(self, indices: Sequence[int]) -> DDPM:
         """P12: the DDPM on the subsequence C(1) < ... < C(S) of the levels 1..N, abar'_i = abar_{C(i)}.
 
@@ -115,6 +130,8 @@ class DDPM(VPSDE):
         Raises:
             ArgumentError: no level, one outside 0..N, or levels that do not increase.
         """
+        if not len(indices):
+            raise ArgumentError("indices", "none", f"a non-empty list of levels 1..{self.N}")
         index = torch.as_tensor(indices, device="cpu")
         if index.is_floating_point() or index.dtype == torch.bool:
             raise DTypeError("indices", index.dtype, "whole numbers")
@@ -184,6 +201,10 @@ class NCSN(VESDE):
     def L(self) -> int:
         """The number of levels."""
         return len(self.sigmas)
+
+    def time(self, i: int) -> float:
+        """The time i/L of level i = 0..L, counted from the smallest sigma (0 is the data)."""
+        return _level_time(i, self.L)
 
     @property
     def config(self):

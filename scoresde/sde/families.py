@@ -31,7 +31,7 @@ class _RateSDE(SDE):
 
     @classmethod
     def cosine(cls, s: float = 0.008):
-        """The cosine schedule (P10; Nichol & Dhariwal 2021, eq. 17) as the clock. alpha(1) = 0: beta is infinite there."""
+        """The cosine schedule (P10; Nichol & Dhariwal 2021, eq. 17) as the clock; alpha(1) = 0, beta(1) = inf."""
         return cls(clock=CosineRate(s))
 
     @classmethod
@@ -89,7 +89,8 @@ class VPSDE(_RateSDE):
         return 0.5 * log1mexp(self.clock.integral(t))
 
     def log_sigma_rate(self, t):
-        return 0.5 * self.clock.rate(t) / torch.expm1(self.clock.integral(t))
+        b = self.clock.integral(t)
+        return torch.where(b == math.inf, 0.0, 0.5 * self.clock.rate(t) / torch.expm1(b))
 
     def squared_diffusion(self, t):
         return self.clock.rate(t)
@@ -99,7 +100,10 @@ class VPSDE(_RateSDE):
 
 
 class SubVPSDE(_RateSDE):
-    r"""Sub-VP (E5): f as in VP, g^2 = beta (1 - exp(-2B)); sigma = 1 - alpha^2, never above VP's (Song et al. 2021, eq. 29)."""
+    r"""Sub-VP (E5): f as in VP, g^2 = beta (1 - exp(-2B)); sigma = 1 - alpha^2, never above VP's.
+
+    Source: Song et al. (2021, eq. 29).
+    """
 
     name = "subvp"
 
@@ -107,7 +111,8 @@ class SubVPSDE(_RateSDE):
         return log1mexp(self.clock.integral(t))
 
     def log_sigma_rate(self, t):
-        return self.clock.rate(t) / torch.expm1(self.clock.integral(t))
+        b = self.clock.integral(t)
+        return torch.where(b == math.inf, 0.0, self.clock.rate(t) / torch.expm1(b))
 
     def squared_diffusion(self, t):
         return -self.clock.rate(t) * torch.expm1(-2 * self.clock.integral(t))

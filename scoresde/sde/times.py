@@ -42,15 +42,15 @@ def broadcast(value: Tensor, x: Tensor, name: str = "t") -> Tensor:
 
     Raises:
         ShapeError: another shape.
-        DeviceError: a ``(B,)`` tensor on another device than ``x``.
+        DeviceError: a tensor on another device than ``x`` (a scalar on the CPU goes with every device).
     """
+    if value.device != x.device and (value.ndim or value.device.type != "cpu"):
+        raise DeviceError(name, value.device, f"the device of x, {x.device}")
     if value.ndim == 0:
         return value.to(x.dtype)
     if x.ndim == 0 or value.shape != x.shape[:1]:
         batch = x.shape[0] if x.ndim else 0
         raise ShapeError(name, tuple(value.shape), f"shape () or ({batch},) for x of shape {tuple(x.shape)}")
-    if value.device != x.device:
-        raise DeviceError(name, value.device, f"the device of x, {x.device}")
     return value.to(x.dtype).reshape(-1, *(1,) * (x.ndim - 1))
 
 
@@ -79,5 +79,5 @@ def is_host_scalar(t: object) -> bool:
 
 def log1mexp(b: Tensor) -> Tensor:
     """log(1 - exp(-b)) for b >= 0, accurate at both ends (log(-expm1(-b)) near 0, log1p(-exp(-b)) far away)."""
-    near = b < math.log(2.0)
-    return torch.where(near, torch.log(-torch.expm1(-b)), torch.log1p(-torch.exp(-b)))
+    log_2 = math.log(2.0)
+    return torch.where(b < log_2, torch.log(-torch.expm1(-b)), torch.log1p(-torch.exp(-b.clamp(min=log_2))))

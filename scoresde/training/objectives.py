@@ -10,6 +10,7 @@ from torch import Tensor
 
 from scoresde.errors import UnknownNameError
 from scoresde.models import Model
+from scoresde.sampling.flow import flat
 from scoresde.sampling.grids import time_range
 from scoresde.sde import SDE
 from scoresde.sde.times import randn
@@ -23,7 +24,7 @@ WEIGHTINGS: dict[str, Callable[[SDE, Tensor], Tensor]] = {
 
 
 class Objective(ABC):
-    """``objective(model, x0, cond=None, generator=None)`` is a loss per sample ``(B,)``, to be minimised in the mean."""
+    """``objective(model, x0, cond=None, generator=None)`` is a loss per sample ``(B,)``; its mean is minimised."""
 
     @abstractmethod
     def __call__(self, model: Model, x0: Tensor, cond: Mapping[str, Tensor] | None = None, generator=None) -> Tensor:
@@ -37,7 +38,7 @@ class DenoisingScoreMatching(Objective):
     whatever the network predicts.
 
     Args:
-        weighting: ``"simple"``, lambda = sigma^2 (P6, N2), or ``"likelihood"``, lambda = g^2, whose half is the bound on
+        weighting: ``"simple"``, lambda = sigma^2 (P6, N2), or ``"likelihood"``, lambda = g^2, half of which bounds
             the negative log-likelihood up to a constant (Song et al. 2021b, E12).
         time_sampling: ``"low-discrepancy"``, ``"uniform"``, ``"log-snr"`` (the importance sampling of the likelihood
             weighting), or a :class:`~scoresde.training.times.TimeSampling`. The mean does not depend on it.
@@ -64,7 +65,7 @@ class DenoisingScoreMatching(Objective):
         level = sde.level_at(t, x0)
         eps = randn(x0.shape, generator, x0.device, x0.dtype)
         x_t = level.alpha * x0 + level.sigma * eps
-        error = (eps - model.estimate(x_t, level, cond).eps).square().flatten(1).sum(1)
+        error = flat(eps - model.estimate(x_t, level, cond).eps).square().sum(1)
         return WEIGHTINGS[self.weighting](sde, t) * weight * error
 
     def __repr__(self):

@@ -47,9 +47,9 @@ class UniformTime(TimeSampling):
 class UniformLogSNR(TimeSampling):
     """log-SNR uniform between its values at the ends: t in proportion to g^2/sigma^2 = -d log_snr/dt.
 
-    It is the importance sampling of the likelihood weighting in closed form (Song et al. 2021b, section 5; Kingma et al.
-    2021): there every t contributes with the same weight. For VP it draws B = log(1 + e^{-log_snr}), for the geometric
-    VE it is uniform in t.
+    It is the importance sampling of the likelihood weighting in closed form (Song et al. 2021b; Kingma et al. 2021):
+    there every t contributes with the same weight. For VP it draws B = log(1 + e^{-log_snr}), for the geometric VE it
+    is uniform in t.
     """
 
     def draw(self, n, sde, t_min, t_max, generator, device):

@@ -243,7 +243,7 @@ class Trainer:
         return rate
 
     def stop(self) -> None:
-        """Finish the step at hand, save a checkpoint and return from :meth:`fit`; safe to call from a signal handler."""
+        """Finish the step at hand, save a checkpoint and return from :meth:`fit`; a signal handler may call it."""
         self._stop = True
 
     def averaged_model(self) -> ScoreModel:

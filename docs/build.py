@@ -1,0 +1,131 @@
+"""Run the code of the teaching pages: their outputs and their figures come from here.
+
+    python docs/build.py [PAGE ...]
+
+runs the pages (all of them by default), rewrites the ``text`` blocks with what the code printed and writes the figures
+to docs/figures. tests/docs runs the same code and compares.
+
+On a page, the ``python`` blocks run in order in one namespace. What a block prints stands in the ``text`` block that
+follows it. A block opened by ``python figure=NAME.png`` leaves a matplotlib figure in the variable ``figure``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import io
+import re
+import sys
+from collections.abc import Iterator
+from contextlib import redirect_stdout
+from pathlib import Path
+from typing import NamedTuple
+
+DOCS = Path(__file__).resolve().parent
+FIGURES = DOCS / "figures"
+DPI, COLOURS = 150, 64  # of the figures: wide enough for a sharp page, small enough for the repository
+
+_BLOCK = re.compile(
+    r"^```python(?:[ ]figure=(?P<figure>[\w-]+\.png))?\n(?P<code>.*?)^```\n"
+    r"(?:\n*^```text\n(?P<output>.*?)^```\n)?",
+    re.MULTILINE | re.DOTALL,
+)
+
+
+class Block(NamedTuple):
+    """A ``python`` block, the output shown below it (None: no ``text`` block), and where both lie in the page."""
+
+    code: str
+    output: str | None
+    figure: str | None
+    line: int  # of the page, of the first line of code
+    span: tuple[int, int]
+
+
+class Result(NamedTuple):
+    """A block and what it printed."""
+
+    block: Block
+    printed: str
+
+
+def pages() -> list[Path]:
+    """The pages with code, by name."""
+    return sorted(path for path in DOCS.glob("*.md") if "\n```python" in path.read_text())
+
+
+def blocks(text: str) -> Iterator[Block]:
+    """The ``python`` blocks of a page."""
+    for match in _BLOCK.finditer(text):
+        line = text.count("\n", 0, match.start("code")) + 1
+        yield Block(match["code"], match["output"], match["figure"], line, match.span())
+
+
+def run(page: Path, figures: Path) -> list[Result]:
+    """Run the code of ``page`` and write its figures into the folder ``figures``.
+
+    Raises:
+        RuntimeError: a block failed; names the page and the line of the block.
+    """
+    namespace: dict = {"__name__": page.stem}
+    results = []
+    for block in blocks(page.read_text()):
+        # the blank lines make a traceback speak of the page's own line numbers
+        program = compile("\n" * (block.line - 1) + block.code, str(page), "exec")
+        try:
+            with redirect_stdout(io.StringIO()) as printed:
+                _execute(program, namespace, figures, block.figure)
+        except Exception as error:
+            raise RuntimeError(f"{page.name}, the block at line {block.line}: {error!r}") from error
+        results.append(Result(block, printed.getvalue()))
+    return results
+
+
+def _execute(program, namespace: dict, figures: Path, name: str | None) -> None:
+    if name is None:
+        exec(program, namespace)
+        return
+    import matplotlib
+
+    from scoresde.app.plots import STYLE
+
+    namespace.pop("figure", None)
+    with matplotlib.rc_context(STYLE):
+        exec(program, namespace)
+        _save(namespace["figure"], figures / name)
+
+
+def _save(figure, path: Path) -> None:
+    """The figure as a PNG of few colours."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from PIL import Image
+
+    FigureCanvasAgg(figure)
+    with io.BytesIO() as file:
+        figure.savefig(file, format="png", dpi=DPI)
+        Image.open(file).convert("RGB").quantize(COLOURS).save(path, optimize=True)
+
+
+def rewritten(text: str, results: list[Result]) -> str:
+    """The page with every ``text`` block as its code printed it."""
+    parts, end = [], 0
+    for block, printed in results:
+        figure = f" figure={block.figure}" if block.figure else ""
+        output = f"\n```text\n{printed}```\n" if printed else ""
+        parts += [text[end : block.span[0]], f"```python{figure}\n{block.code}```\n{output}"]
+        end = block.span[1]
+    return "".join([*parts, text[end:]])
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Rewrite pages and figures."""
+    parser = argparse.ArgumentParser(description="Run the code of the pages; rewrite their outputs and figures.")
+    parser.add_argument("page", nargs="*", type=Path, help="pages, such as docs/your_own_sde.md (all by default)")
+    FIGURES.mkdir(exist_ok=True)
+    for page in parser.parse_args(arguments).page or pages():
+        results = run(page, FIGURES)
+        page.write_text(rewritten(page.read_text(), results))
+        sys.stdout.write(f"{page.name}: {len(results)} blocks\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,111 @@
+"""The ``sample`` command's work: draw samples, show them, keep them."""
+
+from __future__ import annotations
+
+import io
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from scoresde.app import build, plots
+from scoresde.app.config import RunConfig, SampleConfig
+from scoresde.app.runs import RunFolder
+from scoresde.app.terminal import duration, progress, say
+from scoresde.data import Data
+from scoresde.errors import RunFolderError
+from scoresde.files import write_atomically
+from scoresde.models import ScoreModel
+from scoresde.models.score_model import check_finite
+from scoresde.sampling import sample as draw
+
+
+def draw_samples(model: ScoreModel, config: SampleConfig) -> tuple[Tensor, Tensor | None, int]:
+    """``(x, labels, calls)``: samples ``(n, *D)`` on the CPU, their classes, and network calls a sample.
+
+    Raises:
+        NonFiniteError: NaN or infinity in a sample.
+    """
+    sampler, steps = build.sampler(config)
+    labels = build.labels(config, model, config.n)
+    shape = tuple(model.net.config["shape"])
+    generator = torch.Generator().manual_seed(config.seed)
+    parts, calls = [], 0
+
+    def count(*_) -> None:
+        nonlocal calls
+        calls += 1
+        update(sum(map(len, parts)), f"samples, {calls} network calls")
+
+    hook = model.net.register_forward_hook(count)
+    try:
+        with progress(f"sampling ({config.sampler})", config.n) as update:
+            for begin in range(0, config.n, config.batch):
+                size = min(config.batch, config.n - begin)
+                some = None if labels is None else labels[begin : begin + size]
+                cond = build.cond(model, some)
+                x = draw(model, (size, *shape), sampler, steps, cond=cond, generator=generator)
+                parts.append(check_finite(x, "samples").cpu())
+                update(begin + size, f"samples, {calls} network calls")
+    finally:
+        hook.remove()
+    return torch.cat(parts), labels, calls // len(parts)
+
+
+def sample(run: RunFolder, config: RunConfig, out: Path | None = None) -> Path:
+    """Draw, and write ``samples-pc.npz`` or ``samples-ode.npz`` with a picture; or ``out`` and a picture beside it."""
+    settings = config.sample
+    name = f"samples-{settings.sampler}"
+    model = run.model(config.train.device)
+    begun = time.monotonic()
+    x, labels, calls = draw_samples(model, settings)
+    seconds = time.monotonic() - begun
+    raw = model.scaling.to_raw(x)
+    if raw.dtype == torch.int64 and model.scaling.levels <= 256:
+        raw = raw.to(torch.uint8)
+    arrays = {"x": x.numpy(), "raw": raw.numpy(), "seed": np.array(settings.seed)}
+    if labels is not None:
+        arrays["labels"] = labels.numpy()
+    with io.BytesIO() as file:
+        np.savez_compressed(file, **arrays)
+        content = file.getvalue()
+    train, _ = build.data(config.data)
+    picture = show(train, x)
+    if out is None:
+        with run.stage(name, since=seconds, calls=calls, n=settings.n):
+            path = run.write(f"{name}.npz", content)
+            shown = run.picture(name, picture) if picture else None
+    else:
+        path = write_atomically(out, content)
+        shown = write_atomically(out.with_suffix(".png"), picture) if picture else None
+    say(f"{settings.n} samples by {settings.sampler} in {duration(seconds)}, {calls} network calls each: {path}")
+    if shown is not None:
+        say(f"  picture: {shown}")
+    return path
+
+
+def show(train: Data, x: Tensor) -> bytes | None:
+    """A picture of samples: images in rows, points in the plane beside the data; None for anything else."""
+    if train.is_image:
+        return plots.image_grid(train.to_image(x[:256]))
+    if train.shape == (2,):
+        return plots.scatter_pair(train.raw[: len(x)], train.scaling.unscale(x))
+    return None
+
+
+def load_samples(run: RunFolder, sampler: str) -> Tensor | None:
+    """Samples drawn before, in model units, or None.
+
+    Raises:
+        RunFolderError: the file is damaged.
+    """
+    path = run.path / f"samples-{sampler}.npz"
+    if not path.exists():
+        return None
+    try:
+        with np.load(path, allow_pickle=False) as arrays:
+            return torch.from_numpy(arrays["x"])
+    except (OSError, ValueError, KeyError, EOFError) as error:
+        raise RunFolderError("run", f"{path} ({error})", "a file that `scoresde sample` wrote") from error

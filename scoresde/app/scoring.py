@@ -1,0 +1,206 @@
+"""The work of ``likelihood`` and ``evaluate``: log-likelihoods of held-out data, and what to compare them with."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from scoresde.app import build, plots
+from scoresde.app.baselines import fit_baselines
+from scoresde.app.config import LikelihoodConfig, RunConfig
+from scoresde.app.runs import RunFolder
+from scoresde.app.terminal import progress, say, table
+from scoresde.data import Data, corrupt
+from scoresde.likelihood import Uniform, bits_per_dim, log_likelihood
+from scoresde.models import ScoreModel
+
+CORRUPTIONS = ("shuffled-pixels", "inverted")
+CORRUPTED = 120  # images of each kind of corruption
+
+
+@dataclass(frozen=True)
+class Scores:
+    """Log-likelihoods of a set of items, and how they were found.
+
+    Attributes:
+        name: of the set.
+        nats: log p an item ``(N,)``, in the units of the raw data.
+        values: what is reported, ``(N,)`` in ``unit``: bits/dim (lower is better) or nats (higher is better).
+        errors: standard error of each value, ``(N,)``; NaN where it is not known.
+        unit: "bits/dim" for integer data, "nats" for continuous data.
+        calls, method, t_min, offset: network calls an item, solver, end of the flow, and what the scaling alone adds.
+    """
+
+    name: str
+    nats: Tensor
+    values: Tensor
+    errors: Tensor
+    unit: str
+    calls: int
+    method: str
+    t_min: float
+    offset: float
+
+    @property
+    def summary(self) -> dict[str, Any]:
+        """Mean, its standard error over the items, their number and the values, as JSON-able numbers."""
+        return {**mean_and_error(self.values), "values": [round(v, 5) for v in self.values.tolist()]}
+
+    def csv(self) -> str:
+        """An item a line."""
+        with io.StringIO(newline="") as file:
+            writer = csv.writer(file, lineterminator="\n")
+            bits = self.unit == "bits/dim"
+            writer.writerow(("index", "nats", *(("bits_per_dim", "stderr_bits_per_dim") if bits else ("stderr_nats",))))
+            for i, row in enumerate(zip(self.nats.tolist(), self.values.tolist(), self.errors.tolist(), strict=True)):
+                nats, value, error = row
+                shown = "" if math.isnan(error) else f"{error:.6g}"
+                writer.writerow([i, f"{nats:.6f}", *([f"{value:.6f}"] if bits else []), shown])
+            return file.getvalue()
+
+
+def mean_and_error(values: Tensor) -> dict[str, Any]:
+    """Mean, standard error of the mean (None for one value) and number of values."""
+    error = (values.std() / math.sqrt(len(values))).item() if len(values) > 1 else None
+    return {"mean": values.mean().item(), "stderr": error, "n": len(values)}
+
+
+def in_unit(nats: Tensor, data: Data) -> Tensor:
+    """Nats an item as bits/dim for integer data; as they are for continuous data."""
+    return nats if data.levels is None else -nats / (math.prod(data.shape) * math.log(2))
+
+
+def score(model: ScoreModel, data: Data, config: LikelihoodConfig, what: str = "scoring") -> Scores:
+    """Log-likelihoods of the first ``config.n`` items by the probability flow.
+
+    Raises:
+        ShapeError, ArgumentError: the data do not fit the model.
+    """
+    build.check_fits(model, data)
+    if config.n is not None and config.n < len(data):
+        data = data.take(config.n)
+    n = math.prod(data.shape)
+    generator = torch.Generator().manual_seed(config.seed)
+    cond = build.cond(model, data.labels)
+    settings = {
+        "divergence": build.divergence(config, n),
+        "method": config.method,
+        "steps": config.steps,
+        "rtol": config.rtol,
+        "atol": config.atol,
+        "t_min": config.t_min,
+        "generator": generator,
+    }
+    with progress(what, len(data)) as update:
+        if model.scaling.levels is not None:
+            result = bits_per_dim(
+                model,
+                data.raw,
+                Uniform(config.dequantizations),
+                cond=cond,
+                batch=config.batch,
+                callback=lambda done, _: update(done, "items"),
+                **settings,
+            )
+            return Scores(
+                data.name, result.nats, result.bits, result.stderr, "bits/dim",
+                result.nfe, result.method, result.t_min, result.offset,
+            )  # fmt: skip
+        parts = []
+        for begin in range(0, len(data), config.batch):
+            part = slice(begin, begin + config.batch)
+            x = model.scaling.to_model(data.raw[part], dtype=model.dtype).to(model.device)
+            some = None if cond is None else {name: value[part] for name, value in cond.items()}
+            parts.append(log_likelihood(model, x, cond=some, **settings))
+            update(min(begin + config.batch, len(data)), "items")
+    volume = model.scaling.log_volume(n)
+    nats = torch.cat([part.log_prob for part in parts]).cpu().double() + volume
+    errors = torch.cat([part.stderr for part in parts]).cpu().double()
+    calls = max(part.nfe for part in parts)
+    return Scores(data.name, nats, nats, errors, "nats", calls, config.method, parts[0].t_min, volume)
+
+
+def likelihood(run: RunFolder, config: RunConfig, data: Data, name: str = "likelihood") -> Scores:
+    """Score ``data``, write ``name.csv`` and say what came out."""
+    with run.stage(name):
+        scores = score(run.model(config.train.device), data, config.likelihood, f"scoring {data.name}")
+        path = run.write(f"{name}.csv", scores.csv())
+    figures = mean_and_error(scores.values)
+    say(f"{scores.name}: {_figure(figures)} {scores.unit}  (N = {figures['n']}, mean +- standard error)")
+    say(
+        f"  {scores.method}, {scores.calls} network calls an item, t_min = {scores.t_min:.3g}, "
+        f"{scores.offset:+.4f} {scores.unit} due to the scaling"
+    )
+    say(f"  each item: {path}")
+    return scores
+
+
+def evaluate(run: RunFolder, config: RunConfig, corrupted: int = CORRUPTED) -> dict[str, Any]:
+    """Held-out data against corrupted copies of them and against baselines; writes and returns ``evaluation.json``."""
+    with run.stage("evaluate"):
+        settings = config.likelihood
+        train, held_out = build.data(config.data)
+        if settings.n is not None and settings.n < len(held_out):
+            held_out = held_out.take(settings.n)
+        model = run.model(config.train.device)
+        scores = score(model, held_out, settings, f"scoring held-out {held_out.name}")
+        run.write("likelihood.csv", scores.csv())
+        spoiled = {}
+        if held_out.is_image and held_out.levels is not None and corrupted:
+            few = held_out.take(min(corrupted, len(held_out)))
+            for i, kind in enumerate(CORRUPTIONS):
+                other = corrupt(few, kind, torch.Generator().manual_seed(settings.seed + i))
+                spoiled[kind] = score(model, other, settings, f"scoring {kind}")
+        say("fitting baselines")
+        fitted = fit_baselines(train, held_out, settings.seed)
+        baselines = {}
+        for baseline in fitted:
+            values = in_unit(baseline.log_prob, held_out)
+            gap = mean_and_error(scores.values - values)
+            baselines[baseline.name] = {**mean_and_error(values), "note": baseline.note, "gap": gap}
+        evaluation = {
+            "step": run.step,
+            "data": held_out.name,
+            "unit": scores.unit,
+            "held_out": scores.summary,
+            "corrupted": {kind: s.summary for kind, s in spoiled.items()},
+            "baselines": baselines,
+            "method": scores.method,
+            "calls": scores.calls,
+            "t_min": scores.t_min,
+            "offset": scores.offset,
+        }
+        run.write("evaluation.json", json.dumps(evaluation, indent=1) + "\n")
+        run.picture("likelihood", histogram(evaluation))
+    rows = [[name, _figure(figures), figures["n"]] for name, figures in rows_of(evaluation)]
+    table(["", evaluation["unit"], "N"], rows)
+    return evaluation
+
+
+def rows_of(evaluation: dict[str, Any]) -> list[tuple[str, dict[str, Any]]]:
+    """``(what was scored by what, figures)`` in the order of reading."""
+    data = evaluation["data"]
+    rows = [(f"held-out {data}", evaluation["held_out"])]
+    rows += [(f"{data}, {kind}", figures) for kind, figures in evaluation["corrupted"].items()]
+    rows += [(f"held-out {data} under a {name}", figures) for name, figures in evaluation["baselines"].items()]
+    return rows
+
+
+def histogram(evaluation: dict[str, Any]) -> bytes:
+    """The values of all scored sets."""
+    sets = {"held-out": evaluation["held_out"]["values"]}
+    sets |= {kind: figures["values"] for kind, figures in evaluation["corrupted"].items()}
+    better = "lower is better" if evaluation["unit"] == "bits/dim" else "higher is better"
+    return plots.histograms(sets, f"{evaluation['unit']}  ({better})")
+
+
+def _figure(figures: dict[str, Any]) -> str:
+    error = figures["stderr"]
+    return f"{figures['mean']:.3f}" + ("" if error is None else f" +- {error:.3f}")

@@ -1,0 +1,54 @@
+"""What every test shares: one thread a worker, fixed seeds, the mixtures that serve as ground truth."""
+
+import os
+
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
+import pytest
+import torch
+from hypothesis import settings
+
+from scoresde import GaussianMixture
+
+if "PYTEST_XDIST_WORKER" in os.environ:
+    torch.set_num_threads(1)  # workers that each use every core spend their time waiting for one another
+
+settings.register_profile("scoresde", derandomize=True, deadline=None, max_examples=60)
+settings.load_profile("scoresde")
+
+
+@pytest.fixture
+def generator():
+    """A torch.Generator with a fixed seed."""
+    return torch.Generator().manual_seed(20210511)
+
+
+@pytest.fixture
+def float64():
+    """float64 as torch's default dtype while the test runs."""
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float64)
+    yield torch.float64
+    torch.set_default_dtype(before)
+
+
+def _mixture(K: int, n: int, spread: float, seed: int) -> GaussianMixture:
+    """K components in n dimensions, each with standard deviations between .05 and .4 along axes of its own."""
+    g = torch.Generator().manual_seed(seed)
+    axes = torch.linalg.qr(torch.randn(K, n, n, generator=g, dtype=torch.float64))[0]
+    stds = 0.05 + 0.35 * torch.rand(K, n, generator=g, dtype=torch.float64)
+    means = spread * torch.randn(K, n, generator=g, dtype=torch.float64)
+    weights = 0.5 + torch.rand(K, generator=g, dtype=torch.float64)
+    return GaussianMixture(means, axes * stds[:, None].square() @ axes.mT, weights)
+
+
+@pytest.fixture(scope="session")
+def mixture_2d():
+    """Eight anisotropic components in the plane."""
+    return _mixture(8, 2, 1.0, seed=1)
+
+
+@pytest.fixture(scope="session")
+def mixture_16d():
+    """Five anisotropic components in 16 dimensions."""
+    return _mixture(5, 16, 0.7, seed=2)

@@ -1,0 +1,300 @@
+"""Samplers: laws against exact draws, steps against the papers' loops, and independence of the batch."""
+
+import itertools
+
+import numpy as np
+import pytest
+import torch
+
+import scoresde as S
+from scoresde.errors import ArgumentError, ShapeError, UnknownNameError
+from scoresde.sampling import time_grid
+from tests.statistics_tools import energy_test
+
+MEANS = torch.tensor([[2.0, 0.0], [-1.0, 1.5], [-1.0, -1.5]])
+COVARIANCES = torch.tensor([[[0.05, 0.03], [0.03, 0.04]], [[0.2, 0.0], [0.0, 0.01]], [[0.1, -0.05], [-0.05, 0.1]]])
+MIXTURE = S.GaussianMixture(MEANS, COVARIANCES, [0.5, 0.3, 0.2])
+SDES = {
+    "vp": S.VPSDE(),
+    "subvp": S.SubVPSDE(),
+    "ve": S.VESDE(),
+    "cosine": S.VPSDE.cosine(),
+    "flow": S.FlowSDE(),
+    "ddpm": S.DDPM.linear(1000),
+    "ncsn": S.NCSN.geometric(0.01, 50.0, 232),
+}
+PAPER_SDES = ("vp", "subvp", "ve")
+SAMPLERS = {
+    "reverse-diffusion": (S.PredictorCorrector(), 250),
+    "reverse-diffusion+langevin": (S.PredictorCorrector(S.ReverseDiffusion(), S.Langevin()), 150),
+    "euler-maruyama": (S.PredictorCorrector(S.EulerMaruyama()), 300),
+    "ancestral": (S.PredictorCorrector(S.Ancestral(), grid="log_snr"), 250),
+    "ddim": (S.DDIM(grid="log_snr"), 200),
+    "ode": (S.ProbabilityFlow(), None),
+    "ode-rk4": (S.ProbabilityFlow("rk4"), 30),
+}
+
+
+def generator(seed=0):
+    return torch.Generator().manual_seed(seed)
+
+
+CASES = [*itertools.product(PAPER_SDES, SAMPLERS)]
+CASES += [*itertools.product(("cosine", "flow", "ddpm", "ncsn"), ("ode", "reverse-diffusion"))]
+
+
+@pytest.mark.parametrize(("sde", "sampler"), CASES)
+def test_E7_E8_samples_match_the_mixture(sde, sampler):
+    """Energy test at level 0.001 each, 29 cases: a false alarm in one suite of 34 seeds; the seed is fixed."""
+    method, steps = SAMPLERS[sampler]
+    x = S.sample(MIXTURE.model(SDES[sde]), (600, 2), method, steps, generator=generator(1))
+    assert energy_test(x, MIXTURE.sample(600, generator(2))) > 0.001
+
+
+def test_the_energy_test_sees_a_wrong_sampler():
+    """The same test refuses a sampler with too few steps, and a mixture with other weights."""
+    model = MIXTURE.model(SDES["vp"])
+    x = S.sample(model, (600, 2), S.DDIM(eta=1.0), 3, generator=generator(1))
+    assert energy_test(x, MIXTURE.sample(600, generator(2))) == 0.001
+    other = S.GaussianMixture(MEANS, COVARIANCES, [0.3, 0.5, 0.2])
+    assert energy_test(other.sample(600, generator(1)), MIXTURE.sample(600, generator(2))) == 0.001
+
+
+@pytest.mark.parametrize("sde", SDES)
+@pytest.mark.parametrize("steps", [1, 2, 5, 20])
+@pytest.mark.parametrize("predictor", [S.ReverseDiffusion(), S.EulerMaruyama(), S.Ancestral()])
+@pytest.mark.parametrize("corrector", [None, S.Langevin()])
+def test_E7_few_steps_stay_finite(sde, steps, predictor, corrector):
+    x = S.sample(
+        MIXTURE.model(SDES[sde]), (50, 2), S.PredictorCorrector(predictor, corrector), steps, generator=generator()
+    )
+    assert x.isfinite().all()
+
+
+class Recorder:
+    """A callable score in NumPy and the model that is the same score in torch."""
+
+    def __init__(self, sde):
+        self.model = MIXTURE.model(sde)
+
+    def score(self, x, t):
+        return self.model(torch.from_numpy(x), float(t)).score.numpy()
+
+
+def noises(count, shape, seed):
+    g = generator(seed)
+    return [torch.randn(shape, generator=g, dtype=torch.float64) for _ in range(count)]
+
+
+def run(sampler, model, x, steps, seed):
+    g = generator(seed)
+    return S.sample(model, x.shape, sampler, steps, start=x, generator=g, dtype=torch.float64)
+
+
+def test_P9_E7_reverse_diffusion_on_a_ddpm_is_the_papers_loop():
+    """Song et al. 2021, algorithm 3 without corrector, on all levels of a DDPM, from level N to the data."""
+    ddpm = S.DDPM(torch.linspace(0.01, 0.5, 20))
+    r, x = Recorder(ddpm), torch.randn(4, 2, generator=generator(3), dtype=torch.float64)
+    z = noises(20, (4, 2), 4)
+    y = x.numpy()
+    for k, i in enumerate(range(20, 0, -1)):
+        beta = ddpm.betas[i - 1].item()
+        y = (2 - np.sqrt(1 - beta)) * y + beta * r.score(y, i / 20) + np.sqrt(beta) * z[k].numpy()
+    ours = run(S.PredictorCorrector(t_min=0.0, t_max=1.0, last="none"), r.model, x, 20, 4)
+    np.testing.assert_allclose(ours.numpy(), y, rtol=1e-11, atol=1e-11)
+
+
+def test_P9_D3_ancestral_and_ddim_on_a_ddpm_are_the_papers_loops():
+    """Ho et al. 2020, algorithm 2 with variance beta~, and DDIM eq. 12 for eta = 1, 0.5 and 0, which they share."""
+    ddpm = S.DDPM.cosine(15)
+    r, x = Recorder(ddpm), torch.randn(4, 2, generator=generator(3), dtype=torch.float64)
+    abar = np.concatenate([[1.0], ddpm.alphas_bar.numpy()])
+    cases = [(eta, S.DDIM(eta, t_min=0.0, t_max=1.0, last="none")) for eta in (1.0, 0.5, 0.0)]
+    cases.append((1.0, S.PredictorCorrector(S.Ancestral(), t_min=0.0, t_max=1.0, last="none")))
+    for eta, sampler in cases:
+        z, y, drawn = noises(15, (4, 2), 4), x.numpy(), 0
+        for i in range(15, 0, -1):
+            eps = -np.sqrt(1 - abar[i]) * r.score(y, i / 15)
+            f = (y - np.sqrt(1 - abar[i]) * eps) / np.sqrt(abar[i])
+            std = eta * np.sqrt((1 - abar[i - 1]) / (1 - abar[i])) * np.sqrt(1 - abar[i] / abar[i - 1])
+            y = np.sqrt(abar[i - 1]) * f + np.sqrt(1 - abar[i - 1] - std**2) * eps
+            if std > 0:
+                y = y + std * z[drawn].numpy()
+                drawn += 1
+        ours = run(sampler, r.model, x, 15, 4)
+        np.testing.assert_allclose(ours.numpy(), y, rtol=1e-10, atol=1e-10)
+
+
+def test_E7_predictor_corrector_is_the_papers_loop_with_batch_mean():
+    """Song et al. 2021, algorithms 2 and 4: VE reverse diffusion and the Langevin step with the batch's mean norms."""
+    ncsn = S.NCSN.geometric(0.05, 10.0, 12)
+    r, x = Recorder(ncsn), 10 * torch.randn(6, 2, generator=generator(3), dtype=torch.float64)
+    z, y = noises(22, (6, 2), 4), x.numpy()
+    sigma = np.concatenate([[0.0], ncsn.sigmas.numpy()])
+    k = 0
+    for i in range(12, 1, -1):
+        g2 = sigma[i] ** 2 - sigma[i - 1] ** 2
+        y = y + g2 * r.score(y, i / 12) + np.sqrt(g2) * z[k].numpy()
+        score, noise = r.score(y, (i - 1) / 12), z[k + 1].numpy()
+        ratio = np.linalg.norm(noise, axis=1).mean() / np.linalg.norm(score, axis=1).mean()
+        a = 2 * (0.16 * ratio) ** 2
+        y, k = y + a * score + np.sqrt(2 * a) * noise, k + 2
+    sampler = S.PredictorCorrector(corrector=S.Langevin(0.16, batch_mean=True), t_min=1 / 12, t_max=1.0, last="none")
+    np.testing.assert_allclose(run(sampler, r.model, x, 11, 4).numpy(), y, rtol=1e-10, atol=1e-10)
+
+
+def test_E7_euler_maruyama_is_the_papers_loop():
+    """Song et al. 2021, appendix G: x - [f - g^2 score] h + g sqrt(h) z, for sub-VP's f and g written out."""
+    r, x = Recorder(S.SubVPSDE()), torch.randn(4, 2, generator=generator(3), dtype=torch.float64)
+    times, z, y = np.linspace(1.0, 0.01, 31), noises(30, (4, 2), 4), x.numpy()
+    for k, (t, s) in enumerate(itertools.pairwise(times)):
+        beta, b = 0.1 + t * 19.9, 0.1 * t + 0.5 * t * t * 19.9
+        g2 = beta * (1 - np.exp(-2 * b))
+        y = y - (-0.5 * beta * y - g2 * r.score(y, t)) * (t - s) + np.sqrt(g2 * (t - s)) * z[k].numpy()
+    sampler = S.PredictorCorrector(S.EulerMaruyama(), t_min=0.01, t_max=1.0, last="none")
+    np.testing.assert_allclose(run(sampler, r.model, x, 30, 4).numpy(), y, rtol=1e-10, atol=1e-10)
+
+
+@pytest.mark.parametrize("method", ["bosh3", "dopri8", "rk4", "RK45", "LSODA"])
+@pytest.mark.parametrize("sde", ["vp", "ve", "flow"])
+def test_E8_all_methods_agree_with_the_reference(sde, method):
+    """scipy's DOP853 at 1e-10 is the reference; the others at 1e-7 are within 2e-5 of it."""
+    model = MIXTURE.model(SDES[sde])
+    x = model.sde.prior_sample((3, 2), generator(5), dtype=torch.float64)
+    reference = S.sample(model, x.shape, S.ProbabilityFlow("DOP853", 1e-10, 1e-10), start=x)
+    ours = S.sample(model, x.shape, S.ProbabilityFlow(method, 1e-7, 1e-7), 120 if method == "rk4" else None, start=x)
+    torch.testing.assert_close(ours, reference, rtol=0, atol=2e-5)
+
+
+INDEPENDENT = {
+    "pc": S.PredictorCorrector(S.ReverseDiffusion(), S.Langevin(), corrector_steps=2),
+    "euler-maruyama": S.PredictorCorrector(S.EulerMaruyama()),
+    "ddim": S.DDIM(eta=0.5),
+    "ode": S.ProbabilityFlow(),
+    "ode-bosh3": S.ProbabilityFlow("bosh3", 1e-3, 1e-3),
+    "ode-rk4": S.ProbabilityFlow("rk4"),
+}
+
+
+@pytest.mark.parametrize("sde", PAPER_SDES)
+@pytest.mark.parametrize("sampler", INDEPENDENT)
+def test_a_sample_does_not_depend_on_its_batch(sde, sampler):
+    """Sample i of a batch of 7 with its own generator is the sample drawn alone, to 1e-5 (float32)."""
+    model = MIXTURE.model(SDES[sde])
+    steps = None if sampler in ("ode", "ode-bosh3") else 25
+    many = S.sample(
+        model, (7, 2), INDEPENDENT[sampler], steps, generator=[generator(i) for i in range(7)], dtype=torch.float32
+    )
+    for i in (0, 3, 6):
+        one = S.sample(model, (1, 2), INDEPENDENT[sampler], steps, generator=[generator(i)], dtype=torch.float32)
+        torch.testing.assert_close(one[0], many[i], rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("sampler", INDEPENDENT)
+def test_equal_seeds_give_equal_samples_bit_for_bit(sampler):
+    model = MIXTURE.model(SDES["vp"])
+    first, again, other = (S.sample(model, (5, 2), INDEPENDENT[sampler], generator=generator(s)) for s in (7, 7, 8))
+    assert torch.equal(first, again)
+    assert not torch.equal(first, other)
+
+
+@pytest.mark.parametrize("shape", [(3,), (3, 2), (3, 5, 7), (3, 2, 4, 4), (3, 1, 2, 2, 2)])
+@pytest.mark.parametrize("sampler", [S.PredictorCorrector(corrector=S.Langevin()), S.ProbabilityFlow("rk4")])
+def test_any_rank(shape, sampler):
+    gaussian = S.GaussianMixture(torch.zeros(1, *shape[1:]) if len(shape) > 1 else torch.zeros(1, 1), 0.5)
+    model = gaussian.model(S.VPSDE())
+    if len(shape) == 1:
+        model = ScalarGaussian()
+    x = S.sample(model, shape, sampler, 4, generator=generator())
+    assert x.shape == shape
+    assert x.isfinite().all()
+
+
+class ScalarGaussian(S.Model):
+    """N(0, 1/2) over single numbers, x ``(B,)``."""
+
+    sde = S.VPSDE()
+
+    def estimate(self, x, level, cond=None):
+        c = 0.5 * level.alpha**2 + level.sigma**2
+        return S.Estimate(0.5 * level.alpha / c * x, level.sigma / c * x, level)
+
+
+def test_cond_reaches_the_model_row_by_row():
+    """Each sample is drawn under its own condition, also where an adaptive solver drops finished samples."""
+
+    class Shifted(S.Model):
+        sde = S.VPSDE()
+
+        def estimate(self, x, level, cond=None):
+            c = 0.01 * level.alpha**2 + level.sigma**2
+            centred = x - level.alpha * cond["mean"]
+            return S.Estimate(cond["mean"] + 0.01 * level.alpha / c * centred, level.sigma / c * centred, level)
+
+    means = torch.tensor([[-5.0], [0.0], [9.0]])
+    for sampler in (S.PredictorCorrector(), S.ProbabilityFlow(), S.ProbabilityFlow("RK45")):
+        x = S.sample(Shifted(), (3, 1), sampler, cond={"mean": means}, generator=generator())
+        assert (x - means).abs().max() < 0.6
+
+
+def test_half_tweedie_is_the_better_last_step_for_a_smooth_density():
+    """Endpoint error against a flow solved to sigma = 1e-5: half a Tweedie step beats none and a whole one."""
+    model = MIXTURE.model(S.VESDE(1e-5, 50.0))
+    x = model.sde.prior_sample((12, 2), generator(5), dtype=torch.float64)
+    flow = S.sample(model, x.shape, S.ProbabilityFlow(rtol=1e-7, atol=1e-7, t_min=0.0, last="none"), start=x)
+    t = model.sde.time_of(2 * np.log(1 / 0.02)).item()
+    errors = {
+        last: (S.sample(model, x.shape, S.ProbabilityFlow(rtol=1e-7, atol=1e-7, t_min=t, last=last), start=x) - flow)
+        .abs().mean().item()
+        for last in ("half-tweedie", "tweedie", "none")
+    }  # fmt: skip
+    assert errors["half-tweedie"] < 0.1 * min(errors["tweedie"], errors["none"])
+
+
+def test_trajectory_starts_at_the_noise_and_ends_at_the_samples():
+    model = MIXTURE.model(SDES["vp"])
+    start = model.sde.prior_sample((4, 2), generator())
+    states = list(S.trajectory(model, (4, 2), S.PredictorCorrector(), 10, start=start, generator=generator(1)))
+    assert len(states) == 12
+    assert torch.equal(states[0].x, start)
+    assert states[0].x0 is None
+    assert [s.t for s in states] == sorted((s.t for s in states), reverse=True)
+    assert states[-1].t == 0.0
+    assert states[-1].calls == 11
+    seen = []
+    x = S.sample(model, (4, 2), S.PredictorCorrector(), 10, start=start, generator=generator(1), callback=seen.append)
+    assert torch.equal(x, states[-1].x)
+    assert len(seen) == 12
+
+
+@pytest.mark.parametrize("kind", ["time", "log_snr", "quadratic", "karras"])
+@pytest.mark.parametrize("sde", SDES)
+def test_grids_fall_strictly_between_their_ends(kind, sde):
+    times = time_grid(SDES[sde], 17, kind)
+    assert times.dtype == torch.float64
+    assert (times.diff() < 0).all()
+    assert 0 <= times[-1] < times[0] <= 1
+
+
+def test_bad_arguments_are_refused():
+    model = MIXTURE.model(SDES["vp"])
+    with pytest.raises(ArgumentError, match="steps: got 0"):
+        S.sample(model, (2, 2), S.DDIM(), 0)
+    with pytest.raises(ShapeError, match="start"):
+        S.sample(model, (2, 2), start=torch.zeros(3, 2))
+    with pytest.raises(ShapeError, match="shape"):
+        S.sample(model, (0, 2))
+    with pytest.raises(ShapeError, match=r"cond\['y'\]"):
+        S.sample(model, (2, 2), cond={"y": torch.zeros(3)})
+    with pytest.raises(ArgumentError, match="generator: got a list of 1"):
+        S.sample(model, (2, 2), generator=[generator()])
+    with pytest.raises(ArgumentError, match="sampler"):
+        S.sample(model, (2, 2), "ode")
+    with pytest.raises(UnknownNameError, match="did you mean 'log_snr'"):
+        S.DDIM(grid="logsnr")
+    with pytest.raises(UnknownNameError, match="method"):
+        S.ProbabilityFlow("rk5")
+    with pytest.raises(ArgumentError, match="t_min"):
+        S.sample(model, (2, 2), S.DDIM(t_min=0.9, t_max=0.5), 3)
+    with pytest.raises(ArgumentError, match="snr"):
+        S.Langevin(snr=-1.0)

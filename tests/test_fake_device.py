@@ -1,0 +1,13 @@
+"""Device mismatches and host syncs, found on a machine without an accelerator."""
+
+import subprocess
+import sys
+
+import pytest
+
+
+@pytest.mark.parametrize("part", ["control", "training", "samplers", "likelihood"])
+def test_runs_on_a_pretended_device_without_mismatch_or_sync(part):
+    run = subprocess.run([sys.executable, "-m", "tests.fake_device", part], capture_output=True, text=True, timeout=280)
+    assert run.returncode == 0, run.stderr[-3000:]
+    assert run.stdout.endswith("passed\n")
