@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from scoresde.app.config import DataConfig, LikelihoodConfig, RunConfig, SampleConfig, SDEConfig
-from scoresde.data import Data, load_data
+from scoresde.data import SOURCES, Data, load_data, load_whole
 from scoresde.errors import ArgumentError, ConfigError, DataError, ShapeError
 from scoresde.likelihood.divergence import Divergence, Exact, Hutchinson, default_divergence
 from scoresde.models import Moments, ScoreModel
@@ -44,6 +44,13 @@ def data(config: DataConfig) -> tuple[Data, Data]:
         key=config.key,
         grayscale=config.grayscale,
     )
+
+
+def all_data(config: DataConfig) -> Data:
+    """All items of a file or folder in their own order; the held-out part of a named source."""
+    if config.source.replace("_", "-") in SOURCES:
+        return data(config)[1]
+    return load_whole(config.source, levels=config.levels, size=config.size, key=config.key, grayscale=config.grayscale)
 
 
 def sde(config: SDEConfig) -> SDE:

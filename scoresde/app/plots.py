@@ -214,7 +214,7 @@ def loss_curve(steps: Array, loss: Array, ema: Array | None = None) -> Figure:
     """The loss against the step: faint as it came, strong as smoothed.
 
     ``steps``, ``loss`` and ``ema`` are ``(N,)``; ``ema`` None takes an exponential average over a fortieth of the run.
-    The axis is logarithmic unless a loss is negative or zero. Values that are not finite are left out.
+    The axis is logarithmic where positive losses span more than a factor of 4. Values that are not finite are left out.
     """
     steps, loss = _vector("steps", steps), _vector("loss", loss)
     if len(steps) != len(loss):
@@ -227,7 +227,8 @@ def loss_curve(steps: Array, loss: Array, ema: Array | None = None) -> Figure:
     axes.plot(steps, _finite(loss), color=BLUE, alpha=0.35, linewidth=1, marker=alone, label="each record")
     axes.plot(steps, _finite(smooth), color=BLUE, linewidth=2.4, marker=alone, label="smoothed")
     drawn = np.concatenate([loss, smooth])
-    if np.all(drawn[np.isfinite(drawn)] > 0):
+    drawn = drawn[np.isfinite(drawn)]
+    if len(drawn) and 0 < 4 * drawn.min() < drawn.max():
         axes.set_yscale("log")
         axes.yaxis.set_major_formatter(_plain_log)
         axes.yaxis.set_minor_formatter(_plain_log)

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 
 import click
 
-QUIET_SECONDS = 5.0  # at least this long between two plain lines of progress
+QUIET_SECONDS = 10.0  # at least this long between two plain lines of progress
 
 #: ``update(done, text)``: how far the work has come, and what to say about it
 Update = Callable[[int, str], None]

@@ -7,7 +7,7 @@ from scoresde.data.corrupt import CORRUPTIONS, corrupt
 from scoresde.data.digits import load_digits
 from scoresde.data.idx import load_idx, load_idx_folder, read_idx
 from scoresde.data.images import load_images
-from scoresde.data.load import SOURCES, load_data
+from scoresde.data.load import SOURCES, load_data, load_whole
 from scoresde.data.scaling import Scaling
 from scoresde.data.toys import TOYS, checkerboard, gaussian_grid, load_toy, rings, swiss_roll, two_moons
 
@@ -29,6 +29,7 @@ __all__ = [
     "load_idx_folder",
     "load_images",
     "load_toy",
+    "load_whole",
     "read_idx",
     "rings",
     "swiss_roll",

@@ -51,36 +51,18 @@ def load_data(
         ArgumentError: an option the source has no use for, or a count that does not fit.
         DataError: the source cannot be used.
     """
-    path, name = Path(source), str(source).replace("_", "-")
-    options = {"levels": levels, "size": size, "key": key, "grayscale": grayscale or None}
+    name = str(source).replace("_", "-")
+    options = {"levels": levels, "size": size, "key": key, "grayscale": grayscale}
     if name in SOURCES:
         _refuse(options, source, ())
     if name in TOYS:
         points = TOY_POINTS if n is None else n
         return load_toy(name, points, TOY_HELD_OUT if held_out is None else count_of(held_out, points), seed)
 
-    test = None
     if name == "digits":
-        data, held_out = load_digits(), DIGITS_HELD_OUT if held_out is None else held_out
-    elif path.is_dir() and idx_files(path):
-        _refuse(options, source, ("levels",))
-        data, test = load_idx_folder(path, levels)
-        data = dataclasses.replace(data, name=path.resolve().name)
-    elif path.is_dir():
-        _refuse(options, source, ("size", "grayscale"))
-        data = load_images(path, size, grayscale)
-    elif path.is_file() and path.suffix.lower() in (".npy", ".npz"):
-        _refuse(options, source, ("key", "levels"))
-        data = load_array(path, key, levels)
-    elif path.is_file() and is_idx(path):
-        _refuse(options, source, ("levels",))
-        data = load_idx(path, levels)
-    elif path.is_file():
-        raise DataError("source", path, "an .npy or .npz file, an idx file (plain or .gz), or a folder")
-    elif path.suffix or len(path.parts) > 1:
-        raise DataError("source", f"{path}, which does not exist", f"an existing path, or one of {', '.join(SOURCES)}")
+        data, test, held_out = load_digits(), None, DIGITS_HELD_OUT if held_out is None else held_out
     else:
-        raise UnknownNameError("source", str(source), SOURCES)
+        data, test = _read(source, **options)
 
     if test is None:
         train, test = data.split(HELD_OUT if held_out is None else held_out, seed)
@@ -91,7 +73,46 @@ def load_data(
     return train if n is None else train.take(n, seed), test
 
 
+def load_whole(
+    source: str | Path,
+    *,
+    levels: int | None = None,
+    size: int | tuple[int, int] | None = None,
+    key: str | None = None,
+    grayscale: bool = False,
+) -> Data:
+    """All items of a file or folder, in their own order and not split; of a folder of idx files, the training set.
+
+    Arguments and errors are those of :func:`load_data`.
+    """
+    return _read(source, levels, size, key, grayscale)[0]
+
+
+def _read(source: str | Path, levels, size, key, grayscale) -> tuple[Data, Data | None]:
+    """The items of a file or folder, and the t10k set where there is one."""
+    path = Path(source)
+    options = {"levels": levels, "size": size, "key": key, "grayscale": grayscale}
+    if path.is_dir() and idx_files(path):
+        _refuse(options, source, ("levels",))
+        data, test = load_idx_folder(path, levels)
+        return dataclasses.replace(data, name=path.resolve().name), test
+    if path.is_dir():
+        _refuse(options, source, ("size", "grayscale"))
+        return load_images(path, size, grayscale), None
+    if path.is_file() and path.suffix.lower() in (".npy", ".npz"):
+        _refuse(options, source, ("key", "levels"))
+        return load_array(path, key, levels), None
+    if path.is_file() and is_idx(path):
+        _refuse(options, source, ("levels",))
+        return load_idx(path, levels), None
+    if path.is_file():
+        raise DataError("source", path, "an .npy or .npz file, an idx file (plain or .gz), or a folder")
+    if path.suffix or len(path.parts) > 1:
+        raise DataError("source", f"{path}, which does not exist", f"an existing path, or one of {', '.join(SOURCES)}")
+    raise UnknownNameError("source", str(source), SOURCES)
+
+
 def _refuse(options: dict[str, object], source: str | Path, used: tuple[str, ...]) -> None:
     for option, value in options.items():
-        if value is not None and option not in used:
+        if value is not None and value is not False and option not in used:
             raise ArgumentError(option, repr(value), f"nothing: {source} has no such option")

@@ -27,7 +27,7 @@ def products(betas):
     """P2: [abar_0, ..., abar_T]."""
     abar = [np.longdouble(1)]
     for beta in betas:
-        abar.append(abar[-1] * (1 - beta))
+        abar.append(abar[-1] * (1 - np.longdouble(beta)))
     return np.array(abar)
 
 

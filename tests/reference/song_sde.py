@@ -1,4 +1,4 @@
-"""The SDEs of Song et al. (2021) in NumPy: eqs. 29 to 33, appendices B and C. Marginals, coefficients, discretisations."""
+"""The SDEs of Song et al. (2021) in NumPy: eqs. 29 to 33 and appendix C: marginals, coefficients, chains."""
 
 import math
 

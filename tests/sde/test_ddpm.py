@@ -8,7 +8,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from scoresde import DDPM, ScoreModel, SubVPSDE, VPSDE
+from scoresde import DDPM, VPSDE, ScoreModel, SubVPSDE
 from tests.reference import ddim as ddim_paper
 from tests.reference import ddpm as paper
 from tests.reference import song_sde
@@ -49,7 +49,7 @@ def test_P2_marginals_are_the_cumulative_products(schedule):
     np.testing.assert_allclose(ddpm.alphas_bar, abar, rtol=1e-12)
     np.testing.assert_allclose(ddpm.alpha(ddpm.times), np.sqrt(abar), rtol=0, atol=1e-12)
     np.testing.assert_allclose(ddpm.sigma(ddpm.times), np.sqrt(1 - abar), rtol=0, atol=1e-12)
-    x_0, eps = pair()
+    x_0, _ = pair()
     x, noise = ddpm.perturb(torch.tensor(x_0), ddpm.time(11), torch.Generator().manual_seed(0))
     np.testing.assert_allclose(x, paper.marginal(x_0, abar[10], noise.numpy()), rtol=0, atol=1e-12)
 
@@ -92,7 +92,7 @@ def test_P7_variances_are_the_papers(schedule, v):
 
 
 def test_P7_the_fixed_variances_are_optimal_for_a_point_and_for_white_data():
-    """For white data Var(x_{i-1} | x_i) = beta, for a point beta~: the posterior variance of a Gaussian of variance c."""
+    """The posterior variance Var(x_{i-1} | x_i) for data of variance c: beta if c = 1, beta~ if c = 0."""
     ddpm = DDPMS["linear"]
     for i in (2, 500):
         s, t = ends(ddpm, i)

@@ -52,7 +52,7 @@ def test_E3_the_chain_of_song_sde_is_the_ncsn_of_the_same_levels():
 
 
 def test_E3_ncsn_approaches_the_geometric_ve_sde_at_rate_one_over_L():
-    """Largest error over the levels of log sigma (log(5000)/L exactly), and of g^2 for a chain with the SDE's marginals."""
+    """Largest error of log sigma over the levels (log(5000)/L), and of g^2 for a chain with the SDE's marginals."""
     sde, sizes = VESDE(0.01, 50.0), [100, 1000, 10_000, 100_000]
     levels, rates = [], []
     for L in sizes:

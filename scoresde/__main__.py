@@ -1,0 +1,5 @@
+"""``python -m scoresde``: the command line."""
+
+from scoresde.app.cli import main
+
+main()

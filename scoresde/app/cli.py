@@ -1,0 +1,323 @@
+"""The command line. Everything heavy is imported inside the commands, so that help comes at once."""
+
+from __future__ import annotations
+
+import difflib
+import errno
+import json
+import shlex
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from scoresde.errors import ArgumentError, ScoreSDEError
+from scoresde.version import __version__
+
+if TYPE_CHECKING:
+    from scoresde.app.config import RunConfig
+    from scoresde.app.runs import RunFolder
+
+BAD_INPUT, FAILURE = 2, 1
+SDES = ("vp", "subvp", "ve", "vp-cosine", "flow")
+
+
+# --- errors ----------------------------------------------------------------------------------------------------------
+
+
+def exit_code(error: Exception) -> int:
+    """2 for bad input, 1 for what went wrong while running (a loss that is NaN, a full disk, a tolerance missed)."""
+    cause = error.__cause__
+    broken = isinstance(cause, OSError) and cause.errno not in (errno.ENOENT, errno.ENOTDIR, errno.EISDIR)
+    return BAD_INPUT if isinstance(error, ArgumentError) and not broken else FAILURE
+
+
+class _Command(click.Command):
+    """A command whose errors are one clear line, unless ``--debug`` asks for the traceback."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        from scoresde.app.training import Interrupted
+
+        try:
+            return super().invoke(ctx)
+        except Interrupted as stopped:
+            click.echo(str(stopped))
+            ctx.exit(stopped.exit_code)
+        except KeyboardInterrupt:
+            click.echo("\nStopped.", err=True)
+            ctx.exit(130)
+        except (ScoreSDEError, OSError) as error:
+            if ctx.meta.get("scoresde.debug"):
+                raise
+            click.echo(f"Error: {error}", err=True)
+            ctx.exit(exit_code(error))
+
+
+class _Group(click.Group):
+    command_class = _Command
+
+    def resolve_command(self, ctx: click.Context, args: list[str]):
+        if args and not args[0].startswith("-") and self.get_command(ctx, args[0]) is None:
+            near = difflib.get_close_matches(args[0], self.list_commands(ctx), n=1, cutoff=0.5)
+            hint = f" Did you mean {near[0]!r}?" if near else ""
+            ctx.fail(f"No such command {args[0]!r}.{hint} There are: {', '.join(self.list_commands(ctx))}.")
+        return super().resolve_command(ctx, args)
+
+
+# --- options that commands share -------------------------------------------------------------------------------------
+
+
+def _debug(ctx: click.Context, _: click.Parameter, value: bool) -> None:
+    ctx.meta["scoresde.debug"] = value
+
+
+def _options(*options: Callable) -> Callable:
+    def decorate(command: Callable) -> Callable:
+        for option in reversed(options):
+            command = option(command)
+        return command
+
+    return decorate
+
+
+_settings = _options(
+    click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Change any setting; may be repeated."),
+    click.option("--device", type=click.Choice(["auto", "cpu", "cuda", "mps"]), help="Where to compute."),
+    click.option(
+        "--debug",
+        is_flag=True,
+        is_eager=True,
+        expose_value=False,
+        callback=_debug,
+        help="Show errors with a traceback.",
+    ),
+)
+_new_run = _options(
+    click.option("--data", metavar="NAME|PATH", help="digits (the default), a 2-D toy such as two-moons, or a path."),
+    click.option("-c", "--config", type=click.Path(path_type=Path), metavar="FILE", help="A YAML file of settings."),
+    click.option("--sde", metavar="NAME", help=f"The forward process: {', '.join(SDES)}."),
+    click.option("--steps", type=int, help="Training steps."),
+    click.option("--batch-size", type=int, help="Items in a training step."),
+    click.option("--seed", type=int, help="Seed of weights, batches and noise."),
+    click.option("--resume", is_flag=True, help="Go on with the run in --out from its newest checkpoint."),
+)
+_run = click.argument("run", type=click.Path(path_type=Path), metavar="RUN")
+_TRAIN = {
+    "data": "data.source",
+    "sde": "sde.name",
+    "steps": "train.steps",
+    "batch_size": "train.batch_size",
+    "seed": "train.seed",
+    "device": "train.device",
+}
+
+#: settings that a run is begun with, and that stay
+FIXED = ("data", "sde", "model", "net")
+
+
+def _overrides(given: Sequence[str], shortcuts: Mapping[str, str], values: Mapping[str, Any]) -> list[str]:
+    """``--set`` texts, and those that the shortcuts (option to key) stand for where they were given."""
+    return [*given, *(f"{key}={json.dumps(values[o])}" for o, key in shortcuts.items() if values[o] is not None)]
+
+
+def _begin(out: Path | None, config: Path | None, resume: bool, overrides: Sequence[str], **given: Any) -> RunFolder:
+    """A new run in ``out``, or with ``resume`` the one that is there, its settings changed where that can be."""
+    from scoresde.app.config import load_config
+    from scoresde.app.runs import RunFolder, refuse_full
+    from scoresde.errors import ConfigError
+
+    changes = _overrides(overrides, _TRAIN, given)
+    if not resume:
+        settings = load_config(config, overrides=changes)
+        out = out or Path("runs") / Path(settings.data.source).stem
+        refuse_full(out)
+        return RunFolder.create(out, settings, shlex.join(["scoresde", *sys.argv[1:]]))
+    if config is not None:
+        raise ConfigError("config", str(config), "no file with --resume: a run has its settings; --set changes them")
+    if out is None:
+        raise ConfigError("out", None, "the folder of the run to go on with, such as --out runs/digits")
+    run = RunFolder.open(out)
+    changed = _with(run, changes)
+    for section in FIXED:
+        if getattr(changed, section) != getattr(run.config, section):
+            raise ConfigError(section, "other settings with --resume", f"those that the run in {out} was begun with")
+    if changed != run.config:
+        run.save_config(changed)
+    return run
+
+
+def _with(run: RunFolder, overrides: Sequence[str]) -> RunConfig:
+    """The run's settings with overrides."""
+    from scoresde.app.config import load_config
+
+    return load_config(run.path / "config.yaml", "none", overrides) if overrides else run.config
+
+
+# --- commands --------------------------------------------------------------------------------------------------------
+
+
+@click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.version_option(__version__, prog_name="scoresde")
+def main() -> None:
+    """Score-based generative models in continuous time: train them, draw from them, score data by them.
+
+    Begin with `scoresde demo`: in about three minutes it trains a model of handwritten digits and writes a page of
+    samples and likelihoods. `scoresde COMMAND --help` explains each command.
+    """
+
+
+@main.command()
+@click.option("--out", type=click.Path(path_type=Path), default="runs/demo", show_default=True, help="A new folder.")
+@_new_run
+@_settings
+def demo(out, **options) -> None:
+    """Train, sample, score and report, all in about three minutes.
+
+    Ctrl-C stops it without loss: the same command with --resume goes on.
+
+    \b
+    Examples:
+      scoresde demo
+      scoresde demo --data two-moons --out runs/moons
+      scoresde demo --out runs/demo --resume
+    """
+    from scoresde.app.demo import demo as work
+    from scoresde.app.terminal import duration, say
+
+    run = _begin(out, **options)
+    page = work(run, run.config)
+    spent = sum(stage["seconds"] for stage in run.meta["stages"].values())
+    say(f"Done: {duration(spent)} of work. Open {page} in a browser.")
+    say(f"It ends with the commands that go on from here, such as: scoresde sample {shlex.quote(str(out))} -n 100")
+
+
+@main.command()
+@click.option("--out", type=click.Path(path_type=Path), help="A new folder; by default runs/ and the name of the data.")
+@_new_run
+@_settings
+def train(out, **options) -> None:
+    """Train a model; everything about it goes into one folder.
+
+    Settings come from defaults for the data, then --config, then --set and the other options. Ctrl-C saves a checkpoint
+    and stops; --resume goes on as if nothing had happened.
+
+    \b
+    Examples:
+      scoresde train --data digits --out runs/digits
+      scoresde train --data two-moons --sde ve --out runs/moons
+      scoresde train --data my-images/ --set data.size=32 --set net.options.channels=64
+      scoresde train --out runs/digits --resume
+    """
+    from scoresde.app.terminal import say
+    from scoresde.app.training import train as work
+
+    run = _begin(out, **options)
+    work(run)
+    folder = shlex.quote(str(run.path))
+    say(f"Trained: {run.path}. Go on with:")
+    for following in ("sample", "evaluate", "report"):
+        say(f"  scoresde {following} {folder}")
+
+
+@main.command()
+@_run
+@click.option("-n", type=int, help="How many samples.")
+@click.option("--sampler", metavar="pc|ode", help="Predictor-corrector, or the probability-flow ODE.")
+@click.option("--steps", type=int, help="Steps from noise to data.")
+@click.option("--label", type=int, help="The class to draw, of a conditional model.")
+@click.option("--seed", type=int, help="Seed of the draw.")
+@click.option("--out", type=click.Path(path_type=Path), metavar="FILE", help="Write here, not in RUN.")
+@_settings
+def sample(run, out, overrides, **options) -> None:
+    """Draw samples from the model in RUN.
+
+    Writes samples-pc.npz or samples-ode.npz in RUN with the arrays x (the model's units) and raw (the data's), and
+    a picture. Samples drawn before by the same sampler are replaced.
+
+    \b
+    Examples:
+      scoresde sample runs/digits -n 100
+      scoresde sample runs/digits --sampler ode --seed 1 --out more.npz
+    """
+    from scoresde.app.drawing import sample as work
+    from scoresde.app.runs import RunFolder
+
+    folder = RunFolder.open(run)
+    keys = {name: f"sample.{name}" for name in ("n", "sampler", "steps", "label", "seed")} | {"device": "train.device"}
+    work(folder, _with(folder, _overrides(overrides, keys, options)), out)
+
+
+_LIKELIHOOD = {"n": "likelihood.n", "seed": "likelihood.seed", "device": "train.device"}
+
+
+@main.command()
+@_run
+@click.option("--data", metavar="NAME|PATH", help="Other data to score: all of a file or folder.")
+@click.option("-n", type=int, help="Score the first N items only.")
+@click.option("--seed", type=int, help="Seed of probes and dequantisation.")
+@_settings
+def likelihood(run, data, overrides, **options) -> None:
+    """Log-likelihood of held-out data under the model in RUN.
+
+    In bits/dim for integer data (images), in nats for continuous data, with the standard error of the mean. Each item
+    is in likelihood.csv.
+
+    \b
+    Examples:
+      scoresde likelihood runs/digits
+      scoresde likelihood runs/digits --data other.npy
+    """
+    from scoresde.app import build, scoring
+    from scoresde.app.runs import RunFolder
+
+    folder = RunFolder.open(run)
+    config = _with(folder, _overrides(overrides, _LIKELIHOOD, options))
+    if data is None:
+        scoring.likelihood(folder, config, build.data(config.data)[1])
+    else:
+        other = build.all_data(config.data.model_copy(update={"source": data}))
+        scoring.likelihood(folder, config, other, f"likelihood-{Path(data).stem}")
+
+
+@main.command()
+@_run
+@click.option("-n", type=int, help="Score N held-out items only.")
+@click.option("--corrupted", type=click.IntRange(0), default=120, show_default=True, help="Corrupted images a kind.")
+@click.option("--seed", type=int, help="Seed of probes and dequantisation.")
+@_settings
+def evaluate(run, corrupted, overrides, **options) -> None:
+    """Compare the model in RUN with baselines, on held-out and on corrupted data.
+
+    The baselines, a Gaussian and a mixture of 60, are fitted here to the same training data. Writes evaluation.json
+    and a picture.
+
+    \b
+    Example:
+      scoresde evaluate runs/digits
+    """
+    from scoresde.app.runs import RunFolder
+    from scoresde.app.scoring import evaluate as work
+
+    folder = RunFolder.open(run)
+    work(folder, _with(folder, _overrides(overrides, _LIKELIHOOD, options)), corrupted)
+
+
+@main.command()
+@_run
+@_settings
+def report(run, overrides, device) -> None:
+    """Write report.html, one page with all that RUN holds.
+
+    \b
+    Example:
+      scoresde report runs/digits
+    """
+    from scoresde.app.pages import write_report
+    from scoresde.app.runs import RunFolder
+    from scoresde.app.terminal import say
+
+    folder = RunFolder.open(run)
+    page = write_report(folder, _with(folder, _overrides(overrides, {"device": "train.device"}, {"device": device})))
+    say(f"Open {page} in a browser.")

@@ -1,0 +1,85 @@
+"""The house stands: rooms import only from the floors below them, and importing the package stays light."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).parents[1] / "scoresde"
+#: from the ground up; rooms of one floor do not know each other
+FLOORS = (
+    {"errors", "version"},
+    {"files"},
+    {"sde", "nets", "data"},
+    {"models"},
+    {"sampling"},
+    {"likelihood"},
+    {"training"},
+    {"app"},
+)
+FLOOR = {room: height for height, rooms in enumerate(FLOORS) for room in rooms}
+#: what may be imported at the top of a module below app; all else belongs inside the functions that need it
+LIGHT = {"torch", "numpy", "scoresde"} | set(sys.stdlib_module_names)
+HEAVY = ("matplotlib", "scipy", "sklearn", "PIL", "yaml", "pydantic", "rich", "click", "torchdiffeq", "safetensors")
+
+
+def modules():
+    return [path for path in sorted(PACKAGE.rglob("*.py")) if path != PACKAGE / "__init__.py"]
+
+
+def room_of(path):
+    return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+
+
+def imported(tree, path):
+    """The full names a module imports anywhere in it, also inside functions, with the node that does."""
+    package = ("scoresde", *path.relative_to(PACKAGE).parts[:-1])
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from ((alias.name, node) for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            base = package[: len(package) - node.level + 1] if node.level else ()
+            source = ".".join((*base, *filter(None, [node.module])))
+            names = [alias.name for alias in node.names] if source == "scoresde" else [None]
+            yield from ((".".join(filter(None, (source, name))), node) for name in names)
+
+
+@pytest.mark.parametrize("path", modules(), ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_a_room_imports_only_from_lower_floors(path):
+    room = room_of(path)
+    assert room in FLOOR, f"{room} has no floor: give it one in FLOORS"
+    if path == PACKAGE / "__main__.py":
+        return
+    for name, node in imported(ast.parse(path.read_text()), path):
+        top, _, rest = name.partition(".")
+        if top != "scoresde":
+            continue
+        other = rest.split(".")[0]
+        if room == "app" and other not in FLOOR:
+            continue  # the application uses the public face
+        assert other in FLOOR, f"{path}:{node.lineno} imports {name}, the public face"
+        assert other == room or FLOOR[other] < FLOOR[room], f"{path}:{node.lineno}: {room} imports {name}"
+
+
+@pytest.mark.parametrize("path", modules(), ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_top_level_imports_are_light(path):
+    if room_of(path) in {"app", "__main__"}:
+        return
+    tree = ast.parse(path.read_text())
+    inside = {node for f in ast.walk(tree) if isinstance(f, ast.FunctionDef) for node in ast.walk(f)}
+    for name, node in imported(tree, path):
+        assert node in inside or name.partition(".")[0] in LIGHT, f"{path}:{node.lineno} imports {name} at the top"
+
+
+def test_importing_the_package_imports_nothing_heavy():
+    code = f"""
+import sys, torch, numpy
+before = set(sys.modules)
+import scoresde
+new = {{name.partition(".")[0] for name in set(sys.modules) - before}}
+sys.exit(", ".join(sorted(new & set({HEAVY!r}))))
+"""
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=PACKAGE.parent)
+    assert result.returncode == 0, result.stderr
