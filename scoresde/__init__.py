@@ -4,24 +4,30 @@ One forward process (VP, sub-VP, VE, and DDPM and NCSN as exact special cases), 
 likelihoods and training written once for all of them. The equations are in docs/equations.md.
 """
 
-from scoresde.data import Data, Scaling, load_data
-from scoresde.likelihood import BitsPerDim, Exact, Hutchinson, Likelihood, Uniform, bits_per_dim, log_likelihood
-from scoresde.models import Estimate, GaussianMixture, Model, Moments, ScoreModel
-from scoresde.nets import ResidualMLP, UNet
-from scoresde.sampling import (
-    DDIM,
-    Ancestral,
-    EulerMaruyama,
-    Langevin,
-    PredictorCorrector,
-    ProbabilityFlow,
-    ReverseDiffusion,
-    sample,
-    trajectory,
-)
-from scoresde.sde import DDPM, NCSN, SDE, VESDE, VPSDE, FlowSDE, SubVPSDE
-from scoresde.training import EMA, DenoisingScoreMatching, Record, Trainer, TrainerConfig
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
 from scoresde.version import __version__
+
+if TYPE_CHECKING:  # at run time a name is imported when it is first asked for, so that `scoresde --help` needs no torch
+    from scoresde.data import Data, Scaling, load_data
+    from scoresde.likelihood import BitsPerDim, Exact, Hutchinson, Likelihood, Uniform, bits_per_dim, log_likelihood
+    from scoresde.models import Estimate, GaussianMixture, Model, Moments, ScoreModel
+    from scoresde.nets import ResidualMLP, UNet
+    from scoresde.sampling import (
+        DDIM,
+        Ancestral,
+        DPMSolver,
+        EulerMaruyama,
+        Langevin,
+        PredictorCorrector,
+        ProbabilityFlow,
+        ReverseDiffusion,
+        sample,
+        trajectory,
+    )
+    from scoresde.sde import DDPM, NCSN, SDE, VESDE, VPSDE, FlowSDE, SubVPSDE
+    from scoresde.training import EMA, DenoisingScoreMatching, Record, Trainer, TrainerConfig
 
 __all__ = [
     "DDIM",
@@ -33,6 +39,7 @@ __all__ = [
     "VPSDE",
     "Ancestral",
     "BitsPerDim",
+    "DPMSolver",
     "Data",
     "DenoisingScoreMatching",
     "Estimate",
@@ -64,3 +71,21 @@ __all__ = [
     "sample",
     "trajectory",
 ]
+
+_ROOMS = ("sde", "nets", "data", "models", "sampling", "likelihood", "training")
+
+
+def __getattr__(name: str) -> Any:
+    if name in _ROOMS:
+        return import_module(f"scoresde.{name}")
+    if name in __all__:
+        for room in _ROOMS:
+            module = import_module(f"scoresde.{room}")
+            if hasattr(module, name):
+                globals()[name] = getattr(module, name)
+                return globals()[name]
+    raise AttributeError(f"module 'scoresde' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__, *_ROOMS})

@@ -1,7 +1,7 @@
 """Run by test_fake_device.py in a process of its own: torch's meta device, as a pretended accelerator.
 
-Tensors on it have shapes but no values: what asks for one (``.item()``, ``bool()``, a copy to the host) fails, as a host
-sync would stall; what is on the CPU is real. DeviceCheck refuses operations that mix the two.
+Tensors on it have shapes but no values: what asks for one (``.item()``, ``bool()``, a copy to the host) fails where a
+host sync would stall; what is on the CPU is real. DeviceCheck refuses operations that mix the two.
 """
 
 import sys
@@ -81,6 +81,8 @@ def samplers():
             S.PredictorCorrector(S.Ancestral()),
             S.PredictorCorrector(Implicit(0.3), grid="karras"),
             S.DDIM(),
+            S.DPMSolver(),
+            S.DPMSolver(3, stochastic=True),
             S.ProbabilityFlow("rk4"),
         ):
             x = S.sample(model, (3, 1, 8, 8), sampler, 3, cond={"y": torch.zeros(3, dtype=torch.long, device=DEVICE)})

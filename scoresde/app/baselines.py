@@ -14,7 +14,6 @@ from scoresde.models import Moments
 
 COMPONENTS = 60
 FIT_ON = 4000  # training items at most
-FULL_COVARIANCE = 256  # dimensions up to which full covariances are tried
 
 
 @dataclass(frozen=True)
@@ -44,30 +43,19 @@ def fit_baselines(train: Data, held_out: Data, seed: int = 0) -> list[Baseline]:
 
 
 def _mixture(x: np.ndarray, y: np.ndarray, log_volume: float, seed: int) -> Baseline:
-    """A Gaussian mixture whose covariances and regularisation are those that score best on a fifth of ``x``."""
+    """A Gaussian mixture: full covariances where ten items speak for each of their rows, diagonal ones elsewhere."""
     from sklearn.exceptions import ConvergenceWarning
     from sklearn.mixture import GaussianMixture
 
     x = x[np.random.default_rng(seed).permutation(len(x))[:FIT_ON]]
-    variance, dimensions = float(x.var(0).mean()), x.shape[1]
     components = max(1, min(COMPONENTS, len(x) // 10))
-    fifth = max(1, len(x) // 5)
-
-    def fit(kind: str, share: float, points: np.ndarray) -> GaussianMixture:
-        mixture = GaussianMixture(
-            components, covariance_type=kind, reg_covar=share * variance, random_state=seed, max_iter=50
-        )
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", ConvergenceWarning)
-            return mixture.fit(points)
-
-    choices = [("diag", 1e-5)]
-    if dimensions <= FULL_COVARIANCE:
-        choices.insert(0, ("full", 1e-4 if dimensions <= 8 else 3e-2))
-    if len(choices) > 1 and len(x) - fifth > components:
-        choices.sort(key=lambda choice: fit(*choice, x[fifth:]).score(x[:fifth]))
-    kind, share = choices[-1]
-    best = fit(kind, share, x)
+    kind = "full" if len(x) >= 10 * components * x.shape[1] else "diag"
+    mixture = GaussianMixture(
+        components, covariance_type=kind, reg_covar=1e-5 * float(x.var(0).mean()), random_state=seed, max_iter=50
+    )
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        mixture.fit(x)
     word = {"diag": "diagonal", "full": "full"}[kind]
-    log_prob = torch.from_numpy(best.score_samples(y)) + log_volume
+    log_prob = torch.from_numpy(mixture.score_samples(y)) + log_volume
     return Baseline(f"mixture of {components} Gaussians", log_prob, f"{word} covariances, by expectation maximisation")

@@ -38,7 +38,7 @@ class _Command(click.Command):
     """A command whose errors are one clear line, unless ``--debug`` asks for the traceback."""
 
     def invoke(self, ctx: click.Context) -> Any:
-        from scoresde.app.training import Interrupted
+        from scoresde.app.runs import Interrupted
 
         try:
             return super().invoke(ctx)
@@ -140,19 +140,23 @@ def _begin(out: Path | None, config: Path | None, resume: bool, overrides: Seque
         raise ConfigError("out", None, "the folder of the run to go on with, such as --out runs/digits")
     run = RunFolder.open(out)
     changed = _with(run, changes)
-    for section in FIXED:
-        if getattr(changed, section) != getattr(run.config, section):
-            raise ConfigError(section, "other settings with --resume", f"those that the run in {out} was begun with")
     if changed != run.config:
         run.save_config(changed)
     return run
 
 
-def _with(run: RunFolder, overrides: Sequence[str]) -> RunConfig:
-    """The run's settings with overrides."""
+def _with(run: RunFolder, overrides: Sequence[str], fixed: Sequence[str] = FIXED) -> RunConfig:
+    """The run's settings with overrides; a ConfigError if they touch a section that stays."""
     from scoresde.app.config import load_config
+    from scoresde.errors import ConfigError
 
-    return load_config(run.path / "config.yaml", "none", overrides) if overrides else run.config
+    if not overrides:
+        return run.config
+    changed = load_config(run.path / "config.yaml", "none", overrides)
+    for section in fixed:
+        if getattr(changed, section) != getattr(run.config, section):
+            raise ConfigError(section, "other settings than the run's", f"those that {run.path} was begun with")
+    return changed
 
 
 # --- commands --------------------------------------------------------------------------------------------------------
@@ -273,7 +277,7 @@ def likelihood(run, data, overrides, **options) -> None:
     from scoresde.app.runs import RunFolder
 
     folder = RunFolder.open(run)
-    config = _with(folder, _overrides(overrides, _LIKELIHOOD, options))
+    config = _with(folder, _overrides(overrides, _LIKELIHOOD, options), () if data else FIXED)
     if data is None:
         scoring.likelihood(folder, config, build.data(config.data)[1])
     else:

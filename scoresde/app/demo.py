@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import signal
 from pathlib import Path
 
 from scoresde.app.config import RunConfig
 from scoresde.app.drawing import sample
 from scoresde.app.pages import write_report
-from scoresde.app.runs import RunFolder
+from scoresde.app.runs import Interrupted, RunFolder
 from scoresde.app.scoring import evaluate
 from scoresde.app.terminal import say
-from scoresde.app.training import train
+from scoresde.app.training import resume_command, train
 
 PC_STEPS = 150  # where sample.steps is not set
 
@@ -19,8 +20,15 @@ def demo(run: RunFolder, config: RunConfig) -> Path:
     """Train, sample by both samplers, score, compare, report. What was done with the newest checkpoint is not redone.
 
     Raises:
-        Interrupted: during training, by a signal; a checkpoint was saved.
+        Interrupted: by Ctrl-C, or in training by SIGTERM; what was done is kept.
     """
+    try:
+        return _stages(run, config)
+    except KeyboardInterrupt:
+        raise Interrupted(signal.SIGINT, resume_command(run, "demo")) from None
+
+
+def _stages(run: RunFolder, config: RunConfig) -> Path:
     say("1/5  training")
     train(run, "demo")
     for number, name, steps in ((2, "pc", config.sample.steps or PC_STEPS), (3, "ode", config.sample.steps)):

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import io
 import time
+import zipfile
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -107,5 +109,5 @@ def load_samples(run: RunFolder, sampler: str) -> Tensor | None:
     try:
         with np.load(path, allow_pickle=False) as arrays:
             return torch.from_numpy(arrays["x"])
-    except (OSError, ValueError, KeyError, EOFError) as error:
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error) as error:
         raise RunFolderError("run", f"{path} ({error})", "a file that `scoresde sample` wrote") from error

@@ -16,7 +16,7 @@ from scoresde.app.config import RunConfig
 from scoresde.app.drawing import draw_samples, load_samples
 from scoresde.app.report import Report
 from scoresde.app.runs import RunFolder
-from scoresde.app.scoring import histogram, rows_of, score
+from scoresde.app.scoring import figure, histogram, rows_of, score
 from scoresde.app.terminal import duration, progress
 from scoresde.data import Data
 from scoresde.errors import RunFolderError
@@ -215,7 +215,7 @@ def _plane(page: Report, run: RunFolder, model: ScoreModel, train: Data) -> None
         t = float(sde.time_of(-2 * float(np.log(ratio))))
         points, _ = sde.perturb(x0, t, generator)
         low, high = points.quantile(0.005, dim=0), points.quantile(0.995, dim=0)
-        grid = _grid(low, high, 20)[2].to(model.device)
+        grid = _grid(low, high, 18)[2].to(model.device)
         labels = build.labels(run.config.sample, model, len(grid))
         with torch.no_grad():
             vectors = model(grid, t, build.cond(model, labels)).score
@@ -292,29 +292,20 @@ def _likelihoods(page: Report, run: RunFolder, evaluation: dict[str, Any]) -> No
     )
     page.section("Likelihood", text)
     page.table(
-        ["what", unit, "standard error", "N"],
-        [
-            [name, f"{figures['mean']:.4f}", f"{figures['stderr']:.4f}" if figures["stderr"] else "", figures["n"]]
-            for name, figures in rows_of(evaluation)
-        ],
-        f"Means over N items and their standard errors. Solver {evaluation['method']}, {evaluation['calls']} network "
+        ["what", unit, "N"],
+        [[name, figure(figures), figures["n"]] for name, figures in rows_of(evaluation)],
+        f"Means over N items ± their standard errors. Solver {evaluation['method']}, {evaluation['calls']} network "
         f"calls an item, t_min = {evaluation['t_min']:.3g}; {evaluation['offset']:+.4f} {unit} are due to the scaling.",
+    )
+    page.table(
+        ["score model minus", unit],
+        [[name, figure(figures["gap"])] for name, figures in evaluation["baselines"].items()],
+        "The score model compared with each baseline, item by item.",
     )
     caption = "Each scored item; the lines are medians."
     if evaluation["corrupted"]:
         caption += " The model finds corrupted images unlikely, though it has never seen one."
     page.figure(picture, caption, f"histograms of {unit} of the scored sets")
-    rows = [
-        [name, f"{figures['gap']['mean']:+.4f}", f"{figures['gap']['stderr']:.4f}"]
-        for name, figures in evaluation["baselines"].items()
-        if figures["gap"]["stderr"]
-    ]
-    if rows:
-        page.table(
-            ["compared with a", f"difference, {unit}", "standard error"],
-            rows,
-            "The score model minus a baseline, item by item.",
-        )
 
 
 def _training(page: Report, run: RunFolder, config: RunConfig, model: ScoreModel) -> None:

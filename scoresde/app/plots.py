@@ -345,7 +345,9 @@ def score_field(
     arrows = vectors * scale[:, None] * 1.25 * spacing
     axes.quiver(*points.T, *arrows.T, color=INK, angles="xy", scale_units="xy", scale=1, width=0.0042, headwidth=4.2)
     margin = 0.6 * spacing
-    _plane(axes, points.min(axis=0) - margin, points.max(axis=0) + margin)
+    low, high = points.min(axis=0) - margin, points.max(axis=0) + margin
+    _plane(axes, low, high)
+    figure.set_figheight(WIDTH * float(np.clip(0.9 * (high[1] - low[1]) / (high[0] - low[0]) + 0.12, 0.4, 1.4)))
     axes.set_title(title)
     return figure
 

@@ -124,6 +124,13 @@ class RunFolder:
         """Whether a stage was done with the newest checkpoint."""
         return self.meta["stages"].get(name, {}).get("step", -1) == self.step
 
+    def withdraw(self) -> None:
+        """Remove a run that never began: one that holds nothing but its settings."""
+        if {path.name for path in self.path.iterdir()} == {"config.yaml", "meta.json"}:
+            (self.path / "config.yaml").unlink()
+            (self.path / "meta.json").unlink()
+            self.path.rmdir()
+
     # ---- checkpoints -----------------------------------------------------------------------------------------------
 
     @property
@@ -187,6 +194,14 @@ class RunFolder:
 
     def __repr__(self) -> str:
         return f"RunFolder({str(self.path)!r})"
+
+
+class Interrupted(Exception):
+    """Training was stopped by a signal, its state saved; ``exit_code`` is the one a shell expects (128 + signal)."""
+
+    def __init__(self, signum: int, command: str):
+        self.exit_code, self.command = 128 + signum, command
+        super().__init__(f"Stopped. Nothing is lost; go on with:\n  {command}")
 
 
 def refuse_full(path: Path) -> None:

@@ -133,7 +133,7 @@ def likelihood(run: RunFolder, config: RunConfig, data: Data, name: str = "likel
         scores = score(run.model(config.train.device), data, config.likelihood, f"scoring {data.name}")
         path = run.write(f"{name}.csv", scores.csv())
     figures = mean_and_error(scores.values)
-    say(f"{scores.name}: {_figure(figures)} {scores.unit}  (N = {figures['n']}, mean +- standard error)")
+    say(f"{scores.name}: {figure(figures, '+-')} {scores.unit}  (N = {figures['n']}, mean +- standard error)")
     say(
         f"  {scores.method}, {scores.calls} network calls an item, t_min = {scores.t_min:.3g}, "
         f"{scores.offset:+.4f} {scores.unit} due to the scaling"
@@ -179,7 +179,7 @@ def evaluate(run: RunFolder, config: RunConfig, corrupted: int = CORRUPTED) -> d
         }
         run.write("evaluation.json", json.dumps(evaluation, indent=1) + "\n")
         run.picture("likelihood", histogram(evaluation))
-    rows = [[name, _figure(figures), figures["n"]] for name, figures in rows_of(evaluation)]
+    rows = [[name, figure(figures, "+-"), figures["n"]] for name, figures in rows_of(evaluation)]
     table(["", evaluation["unit"], "N"], rows)
     return evaluation
 
@@ -201,6 +201,7 @@ def histogram(evaluation: dict[str, Any]) -> bytes:
     return plots.histograms(sets, f"{evaluation['unit']}  ({better})")
 
 
-def _figure(figures: dict[str, Any]) -> str:
+def figure(figures: dict[str, Any], sign: str = "±") -> str:
+    """``1.933 ± 0.011``."""
     error = figures["stderr"]
-    return f"{figures['mean']:.3f}" + ("" if error is None else f" +- {error:.3f}")
+    return f"{figures['mean']:.3f}" + ("" if error is None else f" {sign} {error:.3f}")

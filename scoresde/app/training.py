@@ -13,17 +13,9 @@ from contextlib import contextmanager
 import torch
 
 from scoresde.app import build
-from scoresde.app.runs import RunFolder
+from scoresde.app.runs import Interrupted, RunFolder
 from scoresde.app.terminal import duration, progress, say
-from scoresde.errors import NonFiniteError
-
-
-class Interrupted(Exception):
-    """Training was stopped by a signal, its state saved; ``exit_code`` is the one a shell expects (128 + signal)."""
-
-    def __init__(self, signum: int, command: str):
-        self.exit_code, self.command = 128 + signum, command
-        super().__init__(f"Stopped. Nothing is lost; go on with:\n  {command}")
+from scoresde.errors import NonFiniteError, ScoreSDEError
 
 
 def resume_command(run: RunFolder, command: str) -> str:
@@ -68,9 +60,13 @@ def train(run: RunFolder, command: str = "train") -> None:
     config = run.config
     torch.manual_seed(config.train.seed)
     torch.use_deterministic_algorithms(config.train.deterministic)
-    data, held_out = build.data(config.data)
-    model = build.model(config, data)
-    trainer = build.trainer(config, model, run.checkpoints)
+    try:
+        data, held_out = build.data(config.data)
+        model = build.model(config, data)
+        trainer = build.trainer(config, model, run.checkpoints)
+    except ScoreSDEError:
+        run.withdraw()
+        raise
     if run.step is not None:
         trainer.resume()
         run.rewind_log(trainer.step)

@@ -95,10 +95,11 @@ def test_N5_largest_sigma_does_not_depend_on_an_offset():
 
 
 def test_N5_number_of_levels_for_cifar10():
-    """At overlap 1/2 CIFAR-10 needs 204 levels; the published 232 are a little denser: their overlap is .567."""
+    """At overlap 1/2 CIFAR-10 needs 220 levels; the published 232 are a little denser: their overlap is .567."""
     gamma = level_ratio(3072)
     assert paper.overlap(gamma, 3072) == pytest.approx(0.5, abs=1e-10)
     L = number_of_levels(3072, 0.01, 50.0)
+    assert L == 220
     finer, coarser = (5000 ** (1 / (n - 1)) for n in (L, L - 1))
     assert finer <= gamma < coarser
     assert paper.overlap(5000 ** (1 / 231), 3072) == pytest.approx(0.567, abs=5e-4)
