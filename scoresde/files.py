@@ -52,10 +52,10 @@ def atomic_folder(folder: str | Path) -> Iterator[Path]:
         new.rename(folder)
         _sync(folder.parent)
     except OSError as error:
-        if old.exists() and not folder.exists():
-            old.rename(folder)
         raise CheckpointError("folder", f"{folder} ({error})", "a place that can be written") from error
     finally:
+        if old.exists() and not folder.exists():
+            old.rename(folder)
         shutil.rmtree(new, ignore_errors=True)
         shutil.rmtree(old, ignore_errors=True)
 

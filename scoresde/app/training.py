@@ -99,5 +99,5 @@ def train(run: RunFolder, command: str = "train") -> None:
         except NonFiniteError as error:
             kept = "there is no checkpoint yet" if run.step is None else f"the last good checkpoint is step {run.step}"
             raise NonFiniteError(f"{error}; {kept}; a smaller train.lr may help") from error
-    if signals and trainer.step < config.train.steps:
+    if signals:
         raise Interrupted(signals[0], resume_command(run, command))

@@ -35,7 +35,7 @@ def test_every_level_survives_dequantisation(K, dtype):
 @pytest.mark.parametrize("u", [0.0, 1 - 2**-24])
 def test_extreme_noise_stays_in_its_bin(K, u, monkeypatch):
     data = Data("levels", torch.arange(K)[:, None], levels=K)
-    monkeypatch.setattr("scoresde.data.base.rand", lambda shape, *_: torch.full(tuple(shape), u))
+    monkeypatch.setattr("scoresde.data.scaling.rand", lambda shape, *_: torch.full(tuple(shape), u))
     assert torch.equal(data.to_raw(data.to_model(data.raw)), data.raw)
 
 

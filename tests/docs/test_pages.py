@@ -50,7 +50,20 @@ def test_index_names_every_page_and_no_figure_is_left_over():
     index = (DOCS / "README.md").read_text()
     assert {name for name in PAGES if name != "README.md"} <= set(re.findall(r"\]\(([^)]+)\)", index))
     used = {block.figure for name in WITH_CODE for block in build.blocks((DOCS / name).read_text()) if block.figure}
+    used |= set(re.findall(r"\]\(docs/figures/([^)]+)\)", (DOCS.parent / "README.md").read_text()))
     assert {path.name for path in (DOCS / "figures").iterdir()} == used
+
+
+def test_the_readme_runs():
+    """Its Python as it stands; the links of its text lead somewhere."""
+    text = (DOCS.parent / "README.md").read_text()
+    (code,) = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+    names = {"print": lambda *values: None}
+    exec(compile(code, "README.md", "exec"), names)
+    assert names["x"].shape == (1000, 2)
+    assert names["x"].isfinite().all()
+    for target in re.findall(r"\]\((?!https?://|#)([^)#]+)", text):
+        assert (DOCS.parent / target).exists(), target
 
 
 def _page(tmp_path, text):

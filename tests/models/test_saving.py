@@ -136,6 +136,22 @@ def test_a_failed_save_leaves_what_was_there(saved, monkeypatch, victim, error):
     assert [p.name for p in folder.parent.iterdir()] == ["model"]
 
 
+def test_a_failed_exchange_of_folders_brings_the_old_one_back(saved, monkeypatch):
+    _, folder = saved
+    before, rename = contents(folder), Path.rename
+
+    def fail(path, target):
+        if path.name.endswith(".new"):
+            raise OSError(5, "Input/output error")
+        return rename(path, target)
+
+    monkeypatch.setattr(Path, "rename", fail)
+    with pytest.raises(CheckpointError, match="Input/output error"):
+        ScoreModel(net(seed=1), VESDE()).save_pretrained(folder)
+    assert contents(folder) == before
+    assert [p.name for p in folder.parent.iterdir()] == ["model"]
+
+
 def test_what_cannot_be_rebuilt_is_not_saved(tmp_path):
     for model, name in (
         (ScoreModel(torch.nn.Identity(), VPSDE()), "net"),
