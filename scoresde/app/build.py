@@ -12,7 +12,7 @@ from scoresde.app.config import DataConfig, LikelihoodConfig, RunConfig, SampleC
 from scoresde.data import SOURCES, Data, load_data, load_whole
 from scoresde.errors import ArgumentError, ConfigError, DataError, ShapeError
 from scoresde.likelihood.divergence import Divergence, Exact, Hutchinson, default_divergence
-from scoresde.models import Moments, ScoreModel
+from scoresde.models import ScoreModel
 from scoresde.nets import build_net
 from scoresde.sampling import (
     Ancestral,
@@ -76,15 +76,9 @@ def net(config: RunConfig, train: Data) -> torch.nn.Module:
 
 def model(config: RunConfig, train: Data) -> ScoreModel:
     """An untrained model of the training data, which keeps their scaling and moments."""
-    moments = Moments(*train.moments())
-    return ScoreModel(
-        net(config, train),
-        sde(config.sde),
-        predicts=config.model.predicts,
-        label=config.model.label,
-        data_std=moments.std if config.model.data_std is None else config.model.data_std,
-        scaling=train.scaling,
-        moments=moments,
+    settings = {} if config.model.data_std is None else {"data_std": config.model.data_std}
+    return ScoreModel.for_data(
+        net(config, train), sde(config.sde), train, config.model.predicts, label=config.model.label, **settings
     )
 
 

@@ -136,7 +136,7 @@ class SampleConfig(_Section):
     rtol: float = Field(1e-5, gt=0, description="relative tolerance of adaptive solvers (ode)")
     atol: float = Field(1e-5, gt=0, description="absolute tolerance of adaptive solvers (ode)")
     seed: int = Field(0, ge=0, description="seed of the draw")
-    batch: int = Field(256, ge=1, description="samples drawn at a time")
+    batch: int = Field(256, ge=1, description="samples drawn at a time; does not change the samples")
 
 
 class LikelihoodConfig(_Section):
@@ -154,7 +154,7 @@ class LikelihoodConfig(_Section):
     dequantizations: int = Field(1, ge=1, description="noise draws averaged per integer-valued item")
     t_min: float | None = Field(None, gt=0, lt=1, description="time at which the flow meets the data; null: default")
     seed: int = Field(0, ge=0, description="seed of probes and dequantisation")
-    batch: int = Field(256, ge=1, description="items scored at a time")
+    batch: int = Field(256, ge=1, description="items scored at a time; does not change the results")
 
 
 class RunConfig(_Section):
@@ -184,14 +184,15 @@ PRESETS: dict[str, Preset] = {
             "train": {
                 "steps": 1500,
                 "batch_size": 64,
-                "lr": 2e-3,
+                "lr": 3e-3,
                 "warmup": 100,
+                "clip": 10.0,
                 "ema_half_life": 0.04,
                 "weighting": "likelihood",
                 "time_sampling": "log-snr",
                 "checkpoint_every": 250,
             },
-            "likelihood": {"method": "rk4", "steps": 15, "probes": 1, "batch": 120},
+            "likelihood": {"method": "rk4", "steps": 15, "probes": 2, "batch": 120},
         },
     ),
     "toy2d": Preset(

@@ -22,6 +22,7 @@ from scoresde.files import write_atomically
 from scoresde.models import ScoreModel
 from scoresde.models.score_model import check_finite
 from scoresde.sampling import sample as draw
+from scoresde.sde.times import streams
 
 
 def draw_samples(model: ScoreModel, config: SampleConfig) -> tuple[Tensor, Tensor | None, int]:
@@ -48,7 +49,7 @@ def draw_samples(model: ScoreModel, config: SampleConfig) -> tuple[Tensor, Tenso
                 size = min(config.batch, config.n - begin)
                 some = None if labels is None else labels[begin : begin + size]
                 cond = build.cond(model, some)
-                x = draw(model, (size, *shape), sampler, steps, cond=cond, generator=generator)
+                x = draw(model, (size, *shape), sampler, steps, cond=cond, generator=streams(generator, size))
                 parts.append(check_finite(x, "samples").cpu())
                 update(begin + size, f"samples, {calls} network calls")
     finally:

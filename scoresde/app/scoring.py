@@ -20,6 +20,7 @@ from scoresde.app.terminal import progress, say, table
 from scoresde.data import Data, corrupt
 from scoresde.likelihood import Uniform, bits_per_dim, log_likelihood
 from scoresde.models import ScoreModel
+from scoresde.sde.times import streams
 
 CORRUPTIONS = ("shuffled-pixels", "inverted")
 CORRUPTED = 120  # images of each kind of corruption
@@ -96,7 +97,6 @@ def score(model: ScoreModel, data: Data, config: LikelihoodConfig, what: str = "
         "rtol": config.rtol,
         "atol": config.atol,
         "t_min": config.t_min,
-        "generator": generator,
     }
     with progress(what, len(data)) as update:
         if model.scaling.levels is not None:
@@ -107,6 +107,7 @@ def score(model: ScoreModel, data: Data, config: LikelihoodConfig, what: str = "
                 cond=cond,
                 batch=config.batch,
                 callback=lambda done, _: update(done, "items"),
+                generator=generator,
                 **settings,
             )
             return Scores(
@@ -118,7 +119,7 @@ def score(model: ScoreModel, data: Data, config: LikelihoodConfig, what: str = "
             part = slice(begin, begin + config.batch)
             x = model.scaling.to_model(data.raw[part], dtype=model.dtype).to(model.device)
             some = None if cond is None else {name: value[part] for name, value in cond.items()}
-            parts.append(log_likelihood(model, x, cond=some, **settings))
+            parts.append(log_likelihood(model, x, cond=some, generator=streams(generator, len(x)), **settings))
             update(min(begin + config.batch, len(data)), "items")
     volume = model.scaling.log_volume(n)
     nats = torch.cat([part.log_prob for part in parts]).cpu().double() + volume

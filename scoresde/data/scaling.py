@@ -11,8 +11,13 @@ from torch import Tensor
 from scoresde.errors import ArgumentError, DataError, DTypeError
 
 
-def rand(shape, generator: torch.Generator | None, dtype: torch.dtype = torch.float32, device="cpu") -> Tensor:
-    """Uniform [0, 1) numbers on ``device``, drawn on the device of ``generator`` (None: torch's own on ``device``)."""
+def rand(shape, generator, dtype: torch.dtype = torch.float32, device="cpu") -> Tensor:
+    """Uniform [0, 1) numbers on ``device``, drawn on the device of ``generator`` (None: torch's own on ``device``).
+
+    ``generator`` may be a list, one for each entry of the first dimension.
+    """
+    if isinstance(generator, (list, tuple)):
+        return torch.stack([rand(shape[1:], g, dtype, device) for g in generator])
     source = device if generator is None else generator.device
     return torch.rand(tuple(shape), generator=generator, device=source, dtype=dtype).to(device)
 
@@ -56,7 +61,7 @@ class Scaling(NamedTuple):
         return raw
 
     def to_model(self, raw: Tensor, generator=None, dtype: torch.dtype = torch.float32) -> Tensor:
-        """x = scale (raw + u) + shift with u ~ U[0, 1) from the generator for integers, u = 0 for floats.
+        """x = scale (raw + u) + shift with u ~ U[0, 1) from the generator (or a list) for integers, u = 0 for floats.
 
         u stays a rounding error away from 0 and 1, so that :meth:`to_raw` gives back the very integers.
 

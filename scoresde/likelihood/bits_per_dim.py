@@ -15,6 +15,7 @@ from scoresde.likelihood.divergence import Divergence
 from scoresde.likelihood.log_likelihood import log_likelihood
 from scoresde.models import Model
 from scoresde.sampling.grids import check_steps
+from scoresde.sde.times import streams
 
 
 @dataclass(frozen=True)
@@ -95,7 +96,8 @@ def bits_per_dim(
         dequantization: :class:`Uniform` (the default, one draw).
         scaling: the map to the model's units; default: the one kept with the model.
         cond: tensors ``(N, ...)`` by name.
-        batch: images per batch; every image counts, the last batch may be smaller.
+        batch: images per batch; every image counts, the last batch may be smaller. Each image has its own stream of
+            random numbers, seeded by ``generator``: the results do not depend on the batch.
         callback: called with (images done, images in all) after each batch.
         divergence, method, steps, rtol, atol, generator, t_min, end, prior: as in :func:`log_likelihood`; the default
             here is ``"rk4"`` with fresh probes at every stage.
@@ -116,12 +118,12 @@ def bits_per_dim(
     for begin in range(0, N, check_steps(batch, "batch")):
         part = slice(begin, begin + batch)
         some = None if cond is None else {name: value[part] for name, value in cond.items()}
-        draws = []
+        draws, some_generators = [], streams(generator, len(images[part]))
         for _ in range(dequantization.samples):
-            x = scaling.to_model(images[part], generator, model.dtype).to(model.device)
+            x = scaling.to_model(images[part], some_generators, model.dtype).to(model.device)
             draws.append(
                 log_likelihood(
-                    model, x, divergence, rtol, atol, method, generator,
+                    model, x, divergence, rtol, atol, method, some_generators,
                     steps=steps, cond=some, t_min=t_min, end=end, prior=prior,
                 )
             )  # fmt: skip

@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from scoresde.data import Scaling
+from scoresde.data import Data, Scaling
 from scoresde.errors import ArgumentError, CheckpointError, NonFiniteError, ScoreSDEError, ShapeError
 from scoresde.files import atomic_folder, load_tensors, read_json, save_tensors
 from scoresde.models.base import Model
@@ -64,6 +64,16 @@ class ScoreModel(Model):
         self.data_std = float(data_std)
         self.scale_input = predicts == "edm" if scale_input is None else scale_input
         self.scaling, self.moments, self.learned_variance = scaling, moments, learned_variance
+
+    @classmethod
+    def for_data(cls, net: nn.Module, sde: SDE, data: Data, predicts: str = "edm", *, label="log_snr", **settings):
+        """A model that knows the scale, the moments and the standard deviation of the data it will be trained on.
+
+        ``settings`` are those of the class; they win over what is measured.
+        """
+        moments = Moments(*data.moments())
+        measured = {"data_std": moments.std, "scaling": data.scaling, "moments": moments}
+        return cls(net, sde, predicts, label=label, **(measured | settings))
 
     def predict(self, x: Tensor, level: Level, cond: Mapping[str, Tensor] | None = None) -> Tensor:
         """The network's own output at a level: F = p x_0 + q eps, and u beside it if it has learned variances."""

@@ -72,6 +72,18 @@ def randn(shape, generator=None, device=None, dtype=None) -> Tensor:
     return torch.randn(shape, generator=generator, device=source, dtype=dtype).to(device)
 
 
+def streams(generator: torch.Generator | None, n: int) -> list[torch.Generator] | None:
+    """``n`` generators seeded by ``generator``, one a sample; None gives None.
+
+    What is drawn with them does not depend on how the samples are cut into batches: streams(g, 3) and then
+    streams(g, 2) are the five of streams(g, 5).
+    """
+    if generator is None:
+        return None
+    seeds = torch.randint(2**62, (n,), generator=generator, device=generator.device).tolist()
+    return [torch.Generator(generator.device).manual_seed(seed) for seed in seeds]
+
+
 def is_host_scalar(t: object) -> bool:
     """Whether ``t`` is one time known to the host: a number, or a scalar tensor on the CPU."""
     return isinstance(t, Real) or (isinstance(t, Tensor) and t.ndim == 0 and t.device.type == "cpu")

@@ -97,6 +97,8 @@ def test_samples_are_a_function_of_the_seed(run, tmp_path, sampler):
     np.testing.assert_array_equal(first["x"], np.load(tmp_path / "again.npz")["x"])
     assert np.abs(first["x"] - np.load(tmp_path / "other.npz")["x"]).max() > 0.1
     assert (tmp_path / "other.png").is_file()
+    invoke(*command, "--seed", 1, "-n", 2, "--set", "sample.batch=1", "--out", tmp_path / "fewer.npz")
+    np.testing.assert_allclose(np.load(tmp_path / "fewer.npz")["x"], first["x"][:2], rtol=0, atol=1e-5)
 
 
 def test_likelihood_lists_every_item(run):

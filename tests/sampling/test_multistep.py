@@ -43,7 +43,7 @@ def test_declared_order_is_measured(sde, order, corrector):
     The first steps have fewer nodes; they lie at lambda = -8, where x0 is nearly constant.
     """
     model, ends, x, exact = order_problem(sde)
-    counts = (121, 241, 481)
+    counts = (241, 481, 961)
     solver = DPMSolver(order, corrector=corrector, grid="log_snr", **ends)
     errors = [(S.sample(model, x.shape, solver, n, start=x) - exact).norm(dim=1).mean().item() for n in counts]
     assert measured_order(errors, [1 / (n - 1) for n in counts]) == pytest.approx(order + corrector, abs=0.2)
