@@ -12,17 +12,24 @@ from scoresde.version import __version__
 if TYPE_CHECKING:  # at run time a name is imported when it is first asked for, so that `scoresde --help` needs no torch
     from scoresde.data import Data, Scaling, load_data
     from scoresde.likelihood import BitsPerDim, Exact, Hutchinson, Likelihood, Uniform, bits_per_dim, log_likelihood
-    from scoresde.models import Estimate, GaussianMixture, Model, Moments, ScoreModel
+    from scoresde.models import Estimate, GaussianMixture, Model, Moments, ScoreModel, clipped, dynamic_threshold
     from scoresde.nets import ResidualMLP, UNet
     from scoresde.sampling import (
         DDIM,
+        AdaptiveSDE,
         Ancestral,
+        AnnealedLangevin,
         DPMSolver,
         EulerMaruyama,
+        Heun,
         Langevin,
         PredictorCorrector,
         ProbabilityFlow,
         ReverseDiffusion,
+        SingleStep,
+        decode,
+        encode,
+        langevin_dynamics,
         sample,
         trajectory,
     )
@@ -37,7 +44,9 @@ __all__ = [
     "SDE",
     "VESDE",
     "VPSDE",
+    "AdaptiveSDE",
     "Ancestral",
+    "AnnealedLangevin",
     "BitsPerDim",
     "DPMSolver",
     "Data",
@@ -47,6 +56,7 @@ __all__ = [
     "Exact",
     "FlowSDE",
     "GaussianMixture",
+    "Heun",
     "Hutchinson",
     "Langevin",
     "Likelihood",
@@ -59,6 +69,7 @@ __all__ = [
     "ReverseDiffusion",
     "Scaling",
     "ScoreModel",
+    "SingleStep",
     "SubVPSDE",
     "Trainer",
     "TrainerConfig",
@@ -66,6 +77,11 @@ __all__ = [
     "Uniform",
     "__version__",
     "bits_per_dim",
+    "clipped",
+    "decode",
+    "dynamic_threshold",
+    "encode",
+    "langevin_dynamics",
     "load_data",
     "log_likelihood",
     "sample",

@@ -15,7 +15,9 @@ from scoresde.likelihood.divergence import Divergence, Exact, Hutchinson, defaul
 from scoresde.models import ScoreModel
 from scoresde.nets import build_net
 from scoresde.sampling import (
+    DDIM,
     Ancestral,
+    DPMSolver,
     EulerMaruyama,
     Langevin,
     PredictorCorrector,
@@ -113,6 +115,8 @@ def sampler(config: SampleConfig) -> tuple[Sampler, int | None]:
     if config.sampler == "pc":
         corrector = Langevin(config.snr) if config.corrector == "langevin" else None
         return PredictorCorrector(PREDICTORS[config.predictor](), corrector), config.steps
+    if config.sampler in ("dpm", "ddim"):
+        return {"dpm": DPMSolver, "ddim": DDIM}[config.sampler](), config.steps
     method = config.method or ("dopri5" if config.steps is None else "rk4")
     if config.steps is not None and method in ADAPTIVE:
         raise ConfigError(

@@ -117,7 +117,9 @@ class TrainConfig(_Section):
 class SampleConfig(_Section):
     """Drawing samples."""
 
-    sampler: Literal["pc", "ode"] = Field("pc", description="predictor-corrector, or the probability-flow ODE")
+    sampler: Literal["pc", "ode", "dpm", "ddim"] = Field(
+        "pc", description="predictor-corrector, the probability-flow ODE, its multistep solver, or DDIM"
+    )
     steps: int | None = Field(None, ge=1, description="steps from noise to data; null: the sampler's default")
     n: int = Field(64, ge=1, description="samples to draw")
     label: int | None = Field(None, ge=0, description="class to draw (conditional models); null: all in turn")

@@ -6,6 +6,7 @@ from scoresde.models.gaussian_mixture import GaussianMixture, GaussianMixtureMod
 from scoresde.models.moments import Moments
 from scoresde.models.predictions import PREDICTIONS, prediction_row
 from scoresde.models.score_model import ScoreModel
+from scoresde.models.thresholding import clipped, dynamic_threshold
 
 __all__ = [
     "PREDICTIONS",
@@ -15,5 +16,7 @@ __all__ = [
     "Model",
     "Moments",
     "ScoreModel",
+    "clipped",
+    "dynamic_threshold",
     "prediction_row",
 ]

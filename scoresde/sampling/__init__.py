@@ -1,16 +1,41 @@
 """Samplers: the reverse SDE by predictor and corrector, and the probability flow."""
 
+from scoresde.sampling.adaptive import AdaptiveSDE
 from scoresde.sampling.grids import time_grid, time_range
+from scoresde.sampling.langevin import langevin_dynamics
 from scoresde.sampling.multistep import DPMSolver
-from scoresde.sampling.samplers import DDIM, PredictorCorrector, ProbabilityFlow, Sampler, State, sample, trajectory
-from scoresde.sampling.steps import Ancestral, Corrector, EulerMaruyama, Implicit, Langevin, Predictor, ReverseDiffusion
+from scoresde.sampling.samplers import (
+    DDIM,
+    PredictorCorrector,
+    ProbabilityFlow,
+    Sampler,
+    State,
+    decode,
+    encode,
+    sample,
+    trajectory,
+)
+from scoresde.sampling.singlestep import Heun, SingleStep
+from scoresde.sampling.steps import (
+    Ancestral,
+    AnnealedLangevin,
+    Corrector,
+    EulerMaruyama,
+    Implicit,
+    Langevin,
+    Predictor,
+    ReverseDiffusion,
+)
 
 __all__ = [
     "DDIM",
+    "AdaptiveSDE",
     "Ancestral",
+    "AnnealedLangevin",
     "Corrector",
     "DPMSolver",
     "EulerMaruyama",
+    "Heun",
     "Implicit",
     "Langevin",
     "Predictor",
@@ -18,7 +43,11 @@ __all__ = [
     "ProbabilityFlow",
     "ReverseDiffusion",
     "Sampler",
+    "SingleStep",
     "State",
+    "decode",
+    "encode",
+    "langevin_dynamics",
     "sample",
     "time_grid",
     "time_range",

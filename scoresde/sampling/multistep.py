@@ -23,7 +23,7 @@ from torch import Tensor
 from scoresde.errors import ArgumentError, UnknownNameError
 from scoresde.models import Model, Moments
 from scoresde.sampling.flow import flat
-from scoresde.sampling.grids import GRIDS, time_grid, time_range
+from scoresde.sampling.grids import GRIDS, Grid, explicit_times, time_grid, time_range
 from scoresde.sampling.samplers import LAST_STEPS, Sampler, State
 from scoresde.sde import Level
 from scoresde.sde.times import randn
@@ -74,18 +74,19 @@ def automatic_order(calls: int) -> int:
     return 2 if calls <= 10 else 3 if calls <= 20 else 4 if calls <= 60 else 5
 
 
-def data_levels(moments: Moments, calls: int) -> np.ndarray:
+def data_levels(moments: Moments, calls: int, tau: float = 0.0) -> np.ndarray:
     """``calls`` levels of lambda from the scale of the data, growing, denser in the middle.
 
     For 5 calls the first is at rho = e^0.4 (largest std), where p_t stops being the Gaussian of its moments, and the
     last at e^-2 (mean std), where eps starts to be linear in rho. Both ends move out with the logarithm of the calls;
-    between them lambda = a + (b - a)(u + 0.2 sin(2 pi u)/(2 pi)), u uniform. The numbers were measured on mixtures of
-    8 anisotropic Gaussians in 2 and 64 dimensions.
+    between them lambda = a + (b - a)(u + 0.2 sin(2 pi u)/(2 pi)), u uniform. With noise the last level is e^-tau lower,
+    as what is injected near the data has to be taken out again. The numbers were measured on mixtures of 8 anisotropic
+    Gaussians in 2 and 64 dimensions.
     """
     growth = math.log(max(calls, 2) / 5)
     largest = 0.5 * moments.values.max().clamp(min=1e-300).log().item()
     first = -largest - 0.4 - 1.1 * growth
-    last = max(2.0 + 0.65 * growth - math.log(max(moments.std, 1e-300)), first + 1.0)
+    last = max(2.0 + tau + 0.65 * growth - math.log(max(moments.std, 1e-300)), first + 1.0)
     u = np.linspace(0.0, 1.0, calls)
     return first + (last - first) * (u + 0.2 * np.sin(2 * math.pi * u) / (2 * math.pi))
 
@@ -105,7 +106,8 @@ class DPMSolver(Sampler):
         stochastic: False (tau = 0, the flow), True (tau = 1, the reverse SDE), or tau itself.
         corrector: see above.
         grid: ``"data"`` (for models that know the data's moments; ``"log_snr"`` for others), or what the times are
-            uniform in: ``"log_snr"``, ``"time"``, ``"quadratic"``, ``"karras"``.
+            uniform in: ``"log_snr"``, ``"time"``, ``"quadratic"``, ``"karras"``; a DDPM's or an NCSN's ``"levels"`` or
+            ``"trailing"``; or the times of the calls themselves, a decreasing list.
         t_min, t_max: ends.
         last: from the last level to 0: ``"flow"`` (extrapolation), ``"half-tweedie"``, ``"tweedie"`` or ``"none"``.
     """
@@ -118,7 +120,7 @@ class DPMSolver(Sampler):
         stochastic: bool | float = False,
         *,
         corrector: bool = True,
-        grid: str = "data",
+        grid: Grid = "data",
         t_min: float | None = None,
         t_max: float | None = None,
         last: str = "flow",
@@ -128,20 +130,30 @@ class DPMSolver(Sampler):
         super().__init__(t_min=t_min, t_max=t_max, last="none")
         if order != "auto" and not (isinstance(order, int) and 1 <= order <= MAX_ORDER):
             raise ArgumentError("order", order, f"'auto' or 1 to {MAX_ORDER}")
-        if grid != "data" and grid not in GRIDS:
+        if isinstance(grid, str) and grid not in ("data", *GRIDS):
             raise UnknownNameError("grid", grid, ("data", *GRIDS))
         if not 0 <= float(stochastic) < math.inf:
             raise ArgumentError("stochastic", stochastic, "False, True or a noise tau >= 0")
-        self.order, self.tau, self.corrector, self.grid, self.finish = order, float(stochastic), corrector, grid, last
+        self.order, self.tau, self.corrector, self.finish = order, float(stochastic), corrector, last
+        self.deterministic = self.tau == 0
+        self.grid = grid if isinstance(grid, str) else explicit_times(grid)
+        if not isinstance(grid, str):
+            self.default_steps = len(self.grid)
 
     def levels(self, model: Model, steps: int) -> tuple[Level, list[Level], bool]:
         """``(level of x, levels of the calls, whether x goes to the first of them by the Gaussian's flow)``."""
         sde = model.sde
+        if not isinstance(self.grid, str):
+            levels = sde.levels(self.grid)
+            if steps != len(levels) or levels[-1].sigma == 0:
+                got = f"{len(levels)} times from {self.grid[0]:g} to {self.grid[-1]:g}"
+                raise ArgumentError("grid", got, f"{steps} times with noise, one a call")
+            return levels[0], levels, False
         t_min, t_max = time_range(sde, self.t_min, self.t_max)
         start = sde.levels(torch.tensor([t_max], dtype=torch.float64))[0]
         if self.grid == "data" and model.moments is not None:
             lowest, highest = start.log_snr / 2, sde.log_snr(t_min).item() / 2
-            lam = data_levels(model.moments, steps)
+            lam = data_levels(model.moments, steps, self.tau)
             if lam[0] < lowest or lam[-1] > highest:  # keep the spacing's shape within the ends
                 first, last = max(lam[0], lowest), min(lam[-1], highest)
                 lam = first + (last - first) * (lam - lam[0]) / max(lam[-1] - lam[0], 1e-300)

@@ -10,13 +10,13 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from scoresde.errors import ArgumentError, DeviceError, ShapeError, UnknownNameError
+from scoresde.errors import ArgumentError, DeviceError, DTypeError, ShapeError, UnknownNameError
 from scoresde.models import Model
 from scoresde.sampling.flow import ProbabilityFlowField, flat, state_dtype
-from scoresde.sampling.grids import GRIDS, check_steps, time_grid, time_range
+from scoresde.sampling.grids import Grid, brings_steps, check_grid, check_steps, time_grid, time_range
 from scoresde.sampling.ode import ADAPTIVE, METHODS, integrate
 from scoresde.sampling.steps import Coefficients, Corrector, Implicit, Predictor, ReverseDiffusion
-from scoresde.sde import Level
+from scoresde.sde import SDE, Level
 from scoresde.sde.times import randn
 
 Cond = Mapping[str, Tensor] | None
@@ -55,6 +55,23 @@ def tweedie(model: Model, x: Tensor, level: Level, cond: Cond) -> tuple[Tensor, 
 
 #: what becomes of the noise that is left at t_min
 LAST_STEPS: dict[str, Callable | None] = {"half-tweedie": half_tweedie, "tweedie": tweedie, "none": None}
+#: the last step is x = (x_t - weight sigma eps)/alpha
+LAST_WEIGHTS = {"half-tweedie": 0.5, "tweedie": 1.0, "none": None}
+
+
+def undo_last(model: Model, x0: Tensor, level: Level, last: str, cond: Cond, calls: int = 4) -> Tensor:
+    """The x_t at ``level`` that the last step takes to ``x0``.
+
+    x_t = alpha x0 + weight sigma eps(x_t), solved by iterating from alpha x0; each of the ``calls`` leaves a fraction
+    of the error, weight sigma times the norm of d eps/dx, which is small where the density is smooth below sigma.
+    """
+    weight = LAST_WEIGHTS[last]
+    if weight is None or not level.sigma:
+        return x0
+    x = level.alpha * x0
+    for _ in range(calls):
+        x = level.alpha * x0 + (weight * level.sigma) * model.estimate(x, level, cond).eps
+    return x
 
 
 class Sampler(ABC):
@@ -62,11 +79,14 @@ class Sampler(ABC):
 
     Args of every sampler:
         t_min, t_max: the ends of the run; None takes the default for the model's SDE (``grids.time_range``).
-        last: ``"half-tweedie"`` (follow the flow from t_min to 0), ``"tweedie"`` (denoise) or ``"none"``.
+        last: ``"half-tweedie"`` (follow the flow from t_min to 0), ``"tweedie"`` (denoise) or ``"none"``. Where the run
+            ends without noise there is nothing left to do.
     """
 
-    #: steps where the caller gives none
-    default_steps: int = 1
+    #: steps where the caller gives none; None where they follow from the grid
+    default_steps: int | None = 1
+    #: whether the samples are a function of the start alone
+    deterministic: bool = False
 
     def __init__(self, *, t_min: float | None = None, t_max: float | None = None, last: str = "half-tweedie"):
         if last not in LAST_STEPS:
@@ -79,70 +99,132 @@ class Sampler(ABC):
 
     def trajectory(self, model: Model, x: Tensor, steps: int | None, cond: Cond, generator) -> Iterator[State]:
         """The states from x at t_max to the samples at t = 0, the start and the last step included."""
-        steps = self.default_steps if steps is None else check_steps(steps)
+        steps = self._steps(steps)
         state = None
         for state in self.states(model, x, steps, cond, generator):
             yield state
-        finish = LAST_STEPS[self.last]
-        if finish is not None:
-            x, x0 = finish(model, state.x, model.sde.levels(torch.tensor([state.t], dtype=torch.float64))[0], cond)
+        finish, level = LAST_STEPS[self.last], model.sde.levels(torch.tensor([state.t], dtype=torch.float64))[0]
+        if finish is not None and level.sigma > 0:
+            x, x0 = finish(model, state.x, level, cond)
             yield State(x, 0.0, x0, state.step, state.steps, state.calls + 1)
 
+    def _steps(self, steps: int | None) -> int | None:
+        return self.default_steps if steps is None else check_steps(steps)
 
-class PredictorCorrector(Sampler):
+    def inverse(self, model: Model, x0: Tensor, steps: int | None, cond: Cond) -> Tensor:
+        """x at t_max from data x0: the sampler run backwards.
+
+        Raises:
+            ArgumentError: this sampler has no inverse.
+        """
+        raise ArgumentError("sampler", repr(self), "one that runs backwards: ProbabilityFlow() or DDIM(eta=0)")
+
+
+class GridSampler(Sampler):
+    """A sampler on a grid of times.
+
+    Args:
+        grid: what the times are uniform in, ``"time"``, ``"log_snr"``, ``"quadratic"`` or ``"karras"``; for a DDPM or
+            an NCSN its own ``"levels"``, or a ``"trailing"`` subsequence of them; or the times, a decreasing list
+            (see :func:`time_grid`). With levels or a list the number of steps may be left out.
+
+    Raises:
+        ArgumentError: given times that do not decrease within [0, 1], or that come with ``t_min`` or ``t_max``.
+    """
+
+    def __init__(self, grid: Grid, t_min: float | None, t_max: float | None, last: str):
+        super().__init__(t_min=t_min, t_max=t_max, last=last)
+        self.grid = check_grid(grid)
+        if not isinstance(self.grid, str) and (t_min, t_max) != (None, None):
+            raise ArgumentError("t_min, t_max", (t_min, t_max), "None: the times given as grid bring their own ends")
+        if brings_steps(self.grid):
+            self.default_steps = None
+
+
+REVERSE_DIFFUSION = ReverseDiffusion()
+
+
+class PredictorCorrector(GridSampler):
     """The reverse SDE (E2) by predictor and corrector (E7; Song et al. 2021, algorithm 1).
 
     Each step takes the predictor from t to s, then ``corrector_steps`` steps of the corrector at s: one network call
-    each.
+    each. Without a predictor the corrector alone works, at every time of the grid with noise, the first included: with
+    :class:`AnnealedLangevin`, ``grid="levels"`` and ``last="tweedie"`` that is NCSN's sampler (N3, N5).
 
     Args:
-        predictor: :class:`ReverseDiffusion`, :class:`Ancestral` or :class:`EulerMaruyama`.
-        corrector: :class:`Langevin`, or None.
+        predictor: :class:`ReverseDiffusion` (the default), :class:`Ancestral`, :class:`EulerMaruyama`, or None.
+        corrector: :class:`Langevin`, :class:`AnnealedLangevin`, or None.
         corrector_steps: how many times the corrector steps at each level.
-        grid: what the times are uniform in: ``"time"``, ``"log_snr"``, ``"quadratic"`` or ``"karras"``.
+        corrector_first: correct at t before the predictor's step from t, instead of at s after it (the order of the
+            paper's code).
+        grid: as in :class:`GridSampler`.
+        t_min, t_max, last: as in :class:`Sampler`.
+
+    Raises:
+        ArgumentError: neither predictor nor corrector.
     """
 
     default_steps = 500
 
     def __init__(
         self,
-        predictor: Predictor | None = None,
+        predictor: Predictor | None = REVERSE_DIFFUSION,
         corrector: Corrector | None = None,
         *,
         corrector_steps: int = 1,
-        grid: str = "time",
+        corrector_first: bool = False,
+        grid: Grid = "time",
         t_min: float | None = None,
         t_max: float | None = None,
         last: str = "half-tweedie",
     ):
-        super().__init__(t_min=t_min, t_max=t_max, last=last)
-        if grid not in GRIDS:
-            raise UnknownNameError("grid", grid, GRIDS)
-        self.predictor = ReverseDiffusion() if predictor is None else predictor
-        self.corrector, self.grid = corrector, grid
+        super().__init__(grid, t_min, t_max, last)
+        if predictor is None and corrector is None:
+            raise ArgumentError("predictor, corrector", (None, None), "at least one of the two")
+        self.predictor, self.corrector, self.corrector_first = predictor, corrector, corrector_first
         self.corrector_steps = check_steps(corrector_steps, "corrector_steps") if corrector is not None else 0
 
     def states(self, model, x, steps, cond, generator):
         times = time_grid(model.sde, steps, self.grid, self.t_min, self.t_max)
         levels = model.sde.levels(times)
         t, s = times[:-1], times[1:]
-        table = zip(*(c.tolist() for c in self.predictor.coefficients(model.sde, t, s)), strict=True)
         alphas = model.sde.transition(s, t)[0].tolist()
+        corrector = None if self.corrector is None else self.corrector.on(levels)
 
         def draw():
             return randn(x.shape, generator, x.device, x.dtype)
 
+        def correct(x, level, alpha):
+            """x, the estimate of the last call (None without any) and the calls; at sigma = 0 nothing is to correct."""
+            estimate, calls = None, self.corrector_steps if level.sigma > 0 else 0
+            for _ in range(calls):
+                estimate = model.estimate(x, level, cond)
+                x = corrector.step(x, estimate, alpha, draw)
+            return x, estimate, calls
+
         calls = 0
+        if self.predictor is None:
+            noisy = [level for level in levels if level.sigma > 0]
+            yield State(x, noisy[0].t, None, 0, len(noisy), calls)
+            for i, (level, alpha) in enumerate(zip(noisy, [alphas[0], *alphas], strict=False), start=1):
+                x, estimate, spent = correct(x, level, alpha)
+                calls += spent
+                yield State(x, level.t, estimate.x0, i, len(noisy), calls)
+            return
+        steps = len(t)
+        table = zip(*(c.tolist() for c in self.predictor.coefficients(model.sde, t, s)), strict=True)
         yield State(x, levels[0].t, None, 0, steps, calls)
         for i, ((level, target), row, alpha) in enumerate(
             zip(itertools.pairwise(levels), table, alphas, strict=True), start=1
         ):
-            c = Coefficients(*row)
+            spent = 0
+            if self.corrector_first:
+                x, _, spent = correct(x, level, alpha)
             estimate = model.estimate(x, level, cond)
-            x = c.combine(x, estimate, draw)
-            for _ in range(self.corrector_steps):
-                x = self.corrector.step(x, model.estimate(x, target, cond), alpha, draw)
-            calls += 1 + self.corrector_steps
+            x = self.predictor.step(Coefficients(*row), x, estimate, target, draw)
+            if not self.corrector_first:
+                x, _, spent = correct(x, target, alpha)
+            calls += 1 + spent
             yield State(x, target.t, estimate.x0, i, steps, calls)
 
     def __repr__(self):
@@ -163,12 +245,25 @@ class DDIM(PredictorCorrector):
         self,
         eta: float = 0.0,
         *,
-        grid: str = "time",
+        grid: Grid = "time",
         t_min: float | None = None,
         t_max: float | None = None,
         last: str = "half-tweedie",
     ):
         super().__init__(Implicit(eta), grid=grid, t_min=t_min, t_max=t_max, last=last)
+        self.deterministic = eta == 0
+
+    def inverse(self, model, x0, steps, cond):
+        """DDIM's step taken backwards (D6): x_t = alpha_t x0(x_s, s) + sigma_t eps(x_s, s), from s up to t."""
+        if not self.deterministic:
+            return super().inverse(model, x0, steps, cond)
+        times = time_grid(model.sde, self._steps(steps), self.grid, self.t_min, self.t_max)
+        levels = model.sde.levels(times.flip(0))
+        x = undo_last(model, x0, levels[0], self.last, cond)
+        for level, target in itertools.pairwise(levels):
+            estimate = model.estimate(x, level, cond)
+            x = target.alpha * estimate.x0 + target.sigma * estimate.eps
+        return x
 
     def __repr__(self):
         return f"DDIM(eta={self.predictor.eta:g})"
@@ -186,6 +281,8 @@ class ProbabilityFlow(Sampler):
     With an adaptive method ``steps`` is the number of states a trajectory shows, 1 by default.
     """
 
+    deterministic = True
+
     def __init__(
         self,
         method: str = "dopri5",
@@ -202,10 +299,24 @@ class ProbabilityFlow(Sampler):
         self.method, self.rtol, self.atol = method, rtol, atol
         self.default_steps = 1 if method in ADAPTIVE else 50
 
+    def _grid(self, sde: SDE, steps: int) -> tuple[float, float, list[float]]:
+        """t_min, t_max, and ``steps + 1`` levels of lambda from the noise to the data."""
+        t_min, t_max = time_range(sde, self.t_min, self.t_max)
+        start, end = (sde.log_snr(t).item() / 2 for t in (t_max, t_min))
+        return t_min, t_max, torch.linspace(start, end, steps + 1, dtype=torch.float64).tolist()
+
+    def inverse(self, model, x0, steps, cond):
+        """The flow from t_min up to t_max (E11), from the x that the last step takes to x0."""
+        t_min, _, grid = self._grid(model.sde, 1)
+        level = model.sde.levels(torch.tensor([t_min], dtype=torch.float64))[0]
+        x = undo_last(model, x0, level, self.last, cond)
+        field = ProbabilityFlowField(model, x.shape[1:], cond)
+        y = flat(x).to(state_dtype(x))
+        settings = {"method": self.method, "rtol": self.rtol, "atol": self.atol, "steps": self._steps(steps)}
+        return integrate(field, y, grid[-1], grid[0], **settings).y.reshape(x.shape).to(x.dtype)
+
     def states(self, model, x, steps, cond, generator):
-        t_min, t_max = time_range(model.sde, self.t_min, self.t_max)
-        start, end = (model.sde.log_snr(t).item() / 2 for t in (t_max, t_min))
-        grid = torch.linspace(start, end, steps + 1, dtype=torch.float64).tolist()
+        t_min, t_max, grid = self._grid(model.sde, steps)
         times = [t_max, *model.sde.time_of(2 * torch.tensor(grid[1:-1], dtype=torch.float64)).tolist(), t_min]
         field = ProbabilityFlowField(model, x.shape[1:], cond)
         y = flat(x).to(state_dtype(x))
@@ -220,21 +331,23 @@ class ProbabilityFlow(Sampler):
         return f"ProbabilityFlow({self.method!r}, rtol={self.rtol:g}, atol={self.atol:g})"
 
 
-def _start(model: Model, shape, start: Tensor | None, cond: Cond, generator, device, dtype) -> Tensor:
+def _start(
+    model: Model, shape, start: Tensor | None, cond: Cond, generator, device, dtype, name: str = "start"
+) -> Tensor:
     shape = tuple(shape)
     if not shape or not all(isinstance(n, int) and n > 0 for n in shape):
         raise ShapeError("shape", shape, "(B, *D) of positive sizes")
     device = torch.device(device) if device is not None else model.device
     dtype = model.dtype if dtype is None else dtype
-    for name, value in (cond or {}).items():
+    for key, value in (cond or {}).items():
         if value.shape[:1] != shape[:1]:
-            raise ShapeError(f"cond[{name!r}]", tuple(value.shape), f"({shape[0]}, ...), one row a sample")
+            raise ShapeError(f"cond[{key!r}]", tuple(value.shape), f"({shape[0]}, ...), one row a sample")
     if start is None:
         return model.sde.prior_sample(shape, generator, device, dtype)
     if tuple(start.shape) != shape:
-        raise ShapeError("start", tuple(start.shape), f"the shape asked for, {shape}")
+        raise ShapeError(name, tuple(start.shape), f"the shape asked for, {shape}")
     if start.device != device:
-        raise DeviceError("start", start.device, f"the model's device, {device}")
+        raise DeviceError(name, start.device, f"the model's device, {device}")
     return start.to(dtype)
 
 
@@ -294,3 +407,60 @@ def sample(
         if callback is not None:
             callback(state)
     return state.x
+
+
+@torch.no_grad()
+def encode(
+    model: Model, x0: Tensor, sampler: Sampler | None = None, steps: int | None = None, cond: Cond = None
+) -> Tensor:
+    """The latent x at t_max ``(B, *D)`` of data x0: the deterministic sampler run backwards (D6, E11).
+
+    With :class:`ProbabilityFlow` :func:`decode` gives x0 back to the solver's tolerance; with :class:`DDIM` to first
+    order in the step.
+
+    Args:
+        x0: data ``(B, *D)``, floating-point, on the model's device.
+        sampler: ``ProbabilityFlow(...)`` (the default) or ``DDIM()``.
+        steps, cond: as in :func:`sample`.
+
+    Raises:
+        ArgumentError: a sampler that cannot run backwards.
+        DTypeError, DeviceError, ShapeError: data or conditions that do not fit.
+        ToleranceError: an adaptive method cannot reach its tolerance.
+
+    Source: Song, Meng & Ermon 2021, section 4.3; Song et al. 2021, section 4.3.
+    """
+    sampler = _deterministic(sampler)
+    return sampler.inverse(model, _data(model, x0, "x0", cond), steps, cond)
+
+
+def decode(
+    model: Model, z: Tensor, sampler: Sampler | None = None, steps: int | None = None, cond: Cond = None
+) -> Tensor:
+    """The data ``(B, *D)`` of latents z at t_max: a deterministic sampler started there (E11).
+
+    Args:
+        z: latents ``(B, *D)``, floating-point, on the model's device; the samples have their dtype.
+        sampler: a deterministic one; the default is ``ProbabilityFlow()``.
+        steps, cond: as in :func:`sample`.
+
+    Raises:
+        ArgumentError: a sampler that draws noise.
+        DTypeError, DeviceError, ShapeError, ToleranceError: as for :func:`encode`.
+    """
+    sampler = _deterministic(sampler)
+    z = _data(model, z, "z", cond)
+    return sample(model, z.shape, sampler, steps, start=z, cond=cond, device=z.device, dtype=z.dtype)
+
+
+def _deterministic(sampler: Sampler | None) -> Sampler:
+    sampler = ProbabilityFlow() if sampler is None else sampler
+    if not isinstance(sampler, Sampler) or not sampler.deterministic:
+        raise ArgumentError("sampler", repr(sampler), "a deterministic one: ProbabilityFlow(), DDIM(eta=0)...")
+    return sampler
+
+
+def _data(model: Model, x: Tensor, name: str, cond: Cond) -> Tensor:
+    if not isinstance(x, Tensor) or not x.is_floating_point():
+        raise DTypeError(name, getattr(x, "dtype", type(x).__name__), "a floating-point tensor (B, *D)")
+    return _start(model, x.shape, x, cond, None, None, x.dtype, name=name)

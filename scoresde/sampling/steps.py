@@ -8,16 +8,16 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from scoresde.errors import ArgumentError
+from scoresde.errors import ArgumentError, UnknownNameError
 from scoresde.models import Estimate
 from scoresde.sampling.flow import flat
-from scoresde.sde import SDE
+from scoresde.sde import SDE, Level
 
 
 class Coefficients(NamedTuple):
@@ -41,6 +41,10 @@ class Predictor(ABC):
     @abstractmethod
     def coefficients(self, sde: SDE, t: Tensor, s: Tensor) -> Coefficients:
         """The coefficients of all steps t -> s of a grid, t and s float64 ``(n,)``."""
+
+    def step(self, c: Coefficients, x: Tensor, estimate: Estimate, target: Level, draw: Callable[[], Tensor]) -> Tensor:
+        """x at the level ``target`` = s from x and the estimate at t; ``c`` are this step's coefficients, as floats."""
+        return c.combine(x, estimate, draw)
 
     def __repr__(self):
         return f"{type(self).__name__}()"
@@ -68,17 +72,51 @@ class Implicit(Predictor):
         return f"Implicit(eta={self.eta:g})"
 
 
-class Ancestral(Implicit):
-    """DDPM's ancestral step (P9, D3 with eta = 1) for every SDE: a draw of p(x_s | x_t, x_0 = x0).
+VARIANCES = ("posterior", "forward", "learned")
 
-    Source: Ho et al. 2020, eq. 7. Exact whatever the step if the data are a point.
+
+class Ancestral(Implicit):
+    """DDPM's ancestral step (P9) for every SDE: x_s = mean of p(x_s | x_t, x_0 = x0) + std z.
+
+    The variance is one of P7's. Where no noise is left at s (DDPM's last step) none is drawn. The mean is D3's with
+    eta = 1. Source: Ho et al. 2020, section 3.2; Nichol & Dhariwal 2021, eq. 15.
+
+    Args:
+        variance: ``"posterior"``, beta~ = (sigma_{t|s} sigma_s/sigma_t)^2, exact whatever the step if the data are a
+            point; ``"forward"``, beta = sigma_{t|s}^2, exact for x_0 ~ N(0, I) under VP; ``"learned"``,
+            beta^v beta~^(1-v) with the model's v per entry (:meth:`scoresde.SDE.posterior_variance`).
+
+    Raises:
+        UnknownNameError: another variance.
+        ArgumentError: at the first step, if the variance is learned and the model has none.
     """
 
-    def __init__(self):
+    def __init__(self, variance: str = "posterior"):
         super().__init__(eta=1.0)
+        if variance not in VARIANCES:
+            raise UnknownNameError("variance", variance, VARIANCES)
+        self.variance = variance
+
+    def coefficients(self, sde, t, s):
+        c = super().coefficients(sde, t, s)
+        if self.variance != "forward":
+            return c
+        return c._replace(z=torch.where(sde.sigma(s) > 0, sde.transition(s, t)[1], 0.0))
+
+    def step(self, c, x, estimate, target, draw):
+        if self.variance != "learned":
+            return super().step(c, x, estimate, target, draw)
+        if estimate.v is None:
+            raise ArgumentError(
+                "model", "no learned variances", "a model whose estimates have v (learned_variance=True)"
+            )
+        mean = c._replace(z=0.0).combine(x, estimate, draw)
+        if not c.z:
+            return mean
+        return mean + c.z * (estimate.level.sigma / target.sigma) ** estimate.v * draw()  # sqrt(beta/beta~) to the v
 
     def __repr__(self):
-        return "Ancestral()"
+        return "Ancestral()" if self.variance == "posterior" else f"Ancestral({self.variance!r})"
 
 
 class ReverseDiffusion(Predictor):
@@ -104,6 +142,10 @@ class EulerMaruyama(Predictor):
 
 class Corrector(ABC):
     """One step of a Markov chain that leaves p_s as it is."""
+
+    def on(self, levels: Sequence[Level]) -> Corrector:
+        """The corrector for a run over these levels; itself, if its steps do not depend on them."""
+        return self
 
     @abstractmethod
     def step(self, x: Tensor, estimate: Estimate, alpha: float, draw: Callable[[], Tensor]) -> Tensor:
@@ -143,3 +185,40 @@ class Langevin(Corrector):
 
     def __repr__(self):
         return f"Langevin(snr={self.snr:g}{', batch_mean=True' if self.batch_mean else ''})"
+
+
+class AnnealedLangevin(Corrector):
+    r"""Annealed Langevin dynamics (N3; Song & Ermon 2019, algorithm 1), for every SDE.
+
+    x <- x + (a/2) score + sqrt(a) z with a = e sigma^2 / rho_L^2, rho = sigma/alpha, rho_L the smallest level of the
+    run that has noise: N3's step, taken by x/alpha. For alpha = 1 (VE, NCSN) it is a_i = e sigma_i^2 / sigma_L^2.
+
+    Args:
+        step_size: e, positive. The chain is stable for e < 4 rho_L^2; its variance is too large by about a fraction
+            e/(4 rho_L^2). A good choice is twice what :func:`scoresde.sde.ncsnv2.langevin_step_size` returns.
+    """
+
+    def __init__(self, step_size: float):
+        if not 0 < step_size < math.inf:
+            raise ArgumentError("step_size", step_size, "a positive number")
+        self.step_size = step_size
+
+    def on(self, levels):
+        return _Annealed(self.step_size / min(level.sigma / level.alpha for level in levels if level.sigma > 0) ** 2)
+
+    def step(self, x, estimate, alpha, draw):
+        return self.on([estimate.level]).step(x, estimate, alpha, draw)
+
+    def __repr__(self):
+        return f"AnnealedLangevin({self.step_size:g})"
+
+
+class _Annealed(Corrector):
+    """AnnealedLangevin with its unit known: a = ratio sigma^2, ratio = e / rho_L^2."""
+
+    def __init__(self, ratio: float):
+        self.ratio = ratio
+
+    def step(self, x, estimate, alpha, draw):
+        a = self.ratio * estimate.level.sigma**2
+        return x + (a / 2) * estimate.score + math.sqrt(a) * draw()

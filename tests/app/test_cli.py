@@ -81,7 +81,7 @@ def test_a_config_file_gives_way_to_options(tmp_path):
     assert (config.train.steps, config.train.lr, config.train.seed, config.sde.name) == (2, 1e-3, 7, "subvp")
 
 
-@pytest.mark.parametrize("sampler", ["pc", "ode"])
+@pytest.mark.parametrize("sampler", ["pc", "ode", "dpm", "ddim"])
 def test_samples_are_a_function_of_the_seed(run, tmp_path, sampler):
     command = ["sample", run, "-n", 3, "--sampler", sampler, "--steps", 2]
     output = invoke(*command, "--seed", 1).output

@@ -54,7 +54,7 @@ def test_precedence_is_defaults_preset_file_overrides(tmp_path):
     config = load_config(path, overrides=["train.steps=11", "train.steps=12"])
     assert (config.train.steps, config.train.lr) == (12, 3e-3)
     assert config.train.warmup == PRESETS["digits"].settings["train"]["warmup"] != RunConfig().train.warmup
-    assert config.train.clip == RunConfig().train.clip
+    assert config.train.keep == RunConfig().train.keep
 
 
 @pytest.mark.parametrize("source", ["two-moons", "two_moons", "gaussian-grid"])

@@ -79,6 +79,26 @@ def test_order_one_stochastic_is_the_ancestral_step():
     torch.testing.assert_close(ours, ancestral, rtol=1e-10, atol=1e-10)
 
 
+def test_given_times_are_the_levels_of_the_calls():
+    model = SMOOTH.model(S.VPSDE())
+    x = torch.randn(5, 2, generator=generator(), dtype=torch.float64)
+    times = S.sampling.time_grid(model.sde, 10, "log_snr")
+    given = S.sample(model, x.shape, DPMSolver(grid=times.tolist()), start=x)
+    torch.testing.assert_close(given, S.sample(model, x.shape, DPMSolver(grid="log_snr"), 11, start=x))
+    with pytest.raises(ArgumentError, match="grid: got 11 times"):
+        S.sample(model, x.shape, DPMSolver(grid=times), 10, start=x)
+    with pytest.raises(ArgumentError, match="with noise"):
+        S.sample(model, x.shape, DPMSolver(grid=[1.0, 0.5, 0.0]), start=x)
+
+
+def test_the_deterministic_solver_decodes():
+    model = SMOOTH.model(S.VPSDE())
+    x = torch.randn(5, 2, generator=generator(), dtype=torch.float64)
+    assert torch.equal(S.decode(model, x, DPMSolver(), 10), S.sample(model, x.shape, DPMSolver(), 10, start=x))
+    with pytest.raises(ArgumentError, match="deterministic"):
+        S.decode(model, x, DPMSolver(stochastic=True), 10)
+
+
 @pytest.mark.parametrize("tau", [0.0, 0.5, 1.0])
 def test_weights_integrate_polynomials_exactly(tau):
     nodes, a, b, rate = [-1.0, -0.4, 0.1, 0.5], 0.5, 1.1, 1 + tau**2
