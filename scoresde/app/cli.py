@@ -228,9 +228,7 @@ def train(out, **options) -> None:
 @main.command()
 @_run
 @click.option("-n", type=int, help="How many samples.")
-@click.option(
-    "--sampler", metavar="pc|ode|dpm|ddim", help="Predictor-corrector, flow ODE, DPM solver or DDIM."
-)
+@click.option("--sampler", metavar="pc|ode|dpm|ddim", help="Predictor-corrector, flow ODE, DPM solver or DDIM.")
 @click.option("--steps", type=int, help="Steps from noise to data.")
 @click.option("--label", type=int, help="The class to draw, of a conditional model.")
 @click.option("--seed", type=int, help="Seed of the draw.")

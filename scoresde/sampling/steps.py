@@ -30,9 +30,12 @@ class Coefficients(NamedTuple):
 
     def combine(self, x: Tensor, estimate: Estimate, draw: Callable[[], Tensor]) -> Tensor:
         """x_s of one step, from Python floats; a term that is zero costs nothing, noise is drawn where it is used."""
-        terms = ((self.x, x), (self.x0, estimate.x0), (self.eps, estimate.eps))
-        moved = sum(c * term for c, term in terms if c)
-        return moved + self.z * draw() if self.z else moved
+        moved = self.x * x if self.x else self.x0 * estimate.x0
+        if self.x and self.x0:
+            moved = torch.add(moved, estimate.x0, alpha=self.x0)
+        if self.eps:
+            moved = torch.add(moved, estimate.eps, alpha=self.eps)
+        return torch.add(moved, draw(), alpha=self.z) if self.z else moved
 
 
 class Predictor(ABC):

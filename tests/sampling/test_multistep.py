@@ -101,7 +101,7 @@ def test_the_deterministic_solver_decodes():
 
 @pytest.mark.parametrize("tau", [0.0, 0.5, 1.0])
 def test_weights_integrate_polynomials_exactly(tau):
-    nodes, a, b, rate = [-1.0, -0.4, 0.1, 0.5], 0.5, 1.1, 1 + tau**2
+    nodes, a, b, rate = (-1.0, -0.4, 0.1, 0.5), 0.5, 1.1, 1 + tau**2
     weights = exponential_weights(a, b, nodes, tau)
     assert sum(weights) == pytest.approx(-math.expm1(-rate * (b - a)), rel=1e-13)
     # int rate e^{-rate (b - l)} l dl, by parts

@@ -1,0 +1,1 @@
+"""Benchmarks against peers from the package index: ``python -m benchmarks`` lists them."""

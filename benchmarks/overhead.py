@@ -1,0 +1,257 @@
+"""Time per call beyond the network: ours and the peers', on a network of a few microseconds.
+
+Every sampler runs whole (levels and coefficients included) at two lengths, interleaved with the others; medians of the
+rounds. "a call" is the time of the long run over its calls, "beyond the network" is that less the network's own call,
+and "set-up" is what a run of no calls would cost. The bare loop x <- a x + b net(x, t) is the floor.
+
+The share on a real network is our time beyond a trivial network, at the real one's shape, over the real one's call:
+the difference of two long runs would drown in their noise.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import time
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
+
+from benchmarks import common, peers  # first: it sets how threads wait
+
+# isort: split
+import torch
+from torch import Tensor, nn
+
+from scoresde import DDIM, VPSDE, DPMSolver, Langevin, PredictorCorrector, ReverseDiffusion, ScoreModel, sample
+from scoresde.nets import build_net
+
+LENGTHS = (20, 100)  # calls of a short and of a long run
+Runner = Callable[[int], object]
+
+
+class Tiny(nn.Module):
+    """net(x, t) = w x, a few microseconds."""
+
+    def __init__(self):
+        super().__init__()
+        self.weight = nn.Parameter(torch.tensor(0.5))
+
+    def forward(self, x: Tensor, label: Tensor) -> Tensor:
+        return self.weight * x
+
+
+def bare(net: nn.Module, x: Tensor) -> dict[tuple[str, str], Runner]:
+    """The network alone, and the loop that any sampler contains."""
+    label = torch.ones(len(x))
+
+    def network(calls: int) -> None:
+        for _ in range(calls):
+            net(x, label)
+
+    def loop(calls: int) -> Tensor:
+        y = x
+        for a in [0.99] * calls:
+            y = a * y + 0.01 * net(y, label)
+        return y
+
+    return {("", "the network alone"): network, ("", "bare loop"): loop}
+
+
+def ours(net: nn.Module, x: Tensor) -> dict[tuple[str, str], Runner]:
+    """Our samplers on a ScoreModel; DDIM's last step and PC's corrector are calls too."""
+    model, generator = ScoreModel(net, VPSDE()), torch.Generator().manual_seed(0)
+    pc = PredictorCorrector(ReverseDiffusion(), Langevin())
+    table = {
+        "DDIM()": (DDIM(), lambda calls: calls - 1),
+        "DPMSolver()": (DPMSolver(), lambda calls: calls),
+        "DPMSolver(order=2, corrector=False)": (DPMSolver(order=2, corrector=False), lambda calls: calls),
+        "DPMSolver(stochastic=True)": (DPMSolver(stochastic=True), lambda calls: calls),
+        "PredictorCorrector()": (PredictorCorrector(), lambda calls: calls - 1),
+        "PredictorCorrector(ReverseDiffusion(), Langevin())": (pc, lambda calls: (calls - 1) // 2),
+    }
+
+    def runner(sampler, steps) -> Runner:
+        return lambda calls: sample(model, x.shape, sampler, steps(calls), start=x, generator=generator)
+
+    return {("scoresde", name): runner(*entry) for name, entry in table.items()}
+
+
+def of_diffusers(diffusers: ModuleType, net: nn.Module, x: Tensor) -> dict[tuple[str, str], Runner]:
+    """Schedulers made beforehand; set_timesteps is part of a run."""
+    dpm = diffusers.DPMSolverMultistepScheduler
+    table = {
+        "DDIM": diffusers.DDIMScheduler(),
+        "DPM-Solver++ 2M": dpm(solver_order=2),
+        "SDE-DPM-Solver++ 2M": dpm(solver_order=2, algorithm_type="sde-dpmsolver++"),
+        "UniPC": diffusers.UniPCMultistepScheduler(),
+    }
+
+    def runner(scheduler) -> Runner:
+        def run(calls: int) -> Tensor:
+            scheduler.set_timesteps(calls)
+            y = x
+            for t in scheduler.timesteps:
+                y = scheduler.step(net(y, t), t, y).prev_sample
+            return y
+
+        return run
+
+    return {("diffusers", name): runner(scheduler) for name, scheduler in table.items()}
+
+
+def of_k_diffusion(sampling: ModuleType, net: nn.Module, x: Tensor) -> dict[tuple[str, str], Runner]:
+    """Its functions; dpmpp_2m_sde with its own Brownian tree, and with independent noise."""
+
+    def denoise(y: Tensor, sigma: Tensor) -> Tensor:
+        return y - sigma[:, None] * net(y / (sigma[:, None] ** 2 + 1).sqrt(), sigma)
+
+    table = {
+        "dpmpp_2m": (sampling.sample_dpmpp_2m, {}),
+        "lms": (sampling.sample_lms, {}),
+        "dpmpp_2m_sde, Brownian tree": (sampling.sample_dpmpp_2m_sde, {}),
+        "dpmpp_2m_sde, independent noise": (
+            sampling.sample_dpmpp_2m_sde,
+            {"noise_sampler": lambda sigma, sigma_next: torch.randn_like(x)},
+        ),
+    }
+
+    def runner(function, options) -> Runner:
+        return lambda calls: function(
+            denoise, x * 150, sampling.get_sigmas_karras(calls, 0.01, 150.0), disable=True, **options
+        )
+
+    return {("k-diffusion", name): runner(*entry) for name, entry in table.items()}
+
+
+def of_azula(azula: ModuleType, net: nn.Module, x: Tensor) -> dict[tuple[str, str], Runner]:
+    """Its samplers on a denoiser written as its own are."""
+    from azula.denoise import Denoiser, DiracPosterior
+    from azula.noise import VPSchedule
+
+    class Denoise(Denoiser):
+        def __init__(self):
+            super().__init__()
+            self.net, self.schedule = net, VPSchedule()
+
+        def forward(self, x_t: Tensor, t: Tensor) -> DiracPosterior:
+            alpha, sigma = self.schedule(t)
+            return DiracPosterior((x_t - sigma * self.net(x_t, t)) / alpha)
+
+    denoiser = Denoise()
+    table = {
+        "DDIM": (azula.sample.DDIMSampler, {}),
+        "xEAB": (azula.sample.xEABSampler, {}),
+        "DDPM": (azula.sample.DDPMSampler, {}),
+    }
+
+    def runner(cls, options) -> Runner:
+        return lambda calls: cls(denoiser, steps=calls, silent=True, **options)(x)
+
+    return {("azula", name): runner(*entry) for name, entry in table.items()}
+
+
+RUNNERS = {"diffusers": of_diffusers, "k-diffusion": of_k_diffusion, "azula": of_azula}
+
+
+def measure(runners: dict[tuple[str, str], Runner], rounds: int) -> list[dict]:
+    """Microseconds; every runner at both lengths in each round, in turn."""
+    short, long = LENGTHS
+    for run in runners.values():
+        run(short)
+    times: dict = {(key, n): [] for key in runners for n in LENGTHS}
+    for _ in range(rounds):
+        for key, run in runners.items():
+            for n in LENGTHS:
+                begun = time.perf_counter()
+                run(n)
+                times[key, n].append(1e6 * (time.perf_counter() - begun))
+    median = {key: statistics.median(values) for key, values in times.items()}
+    network = median[("", "the network alone"), long] / long
+    return [
+        {
+            "package": key[0],
+            "sampler": key[1],
+            "a_call": median[key, long] / long,
+            "beyond_the_network": median[key, long] / long - network,
+            "set_up": max(0.0, median[key, short] - short * (median[key, long] - median[key, short]) / (long - short)),
+        }
+        for key in runners
+    ]
+
+
+def real_network(batch: int, rounds: int) -> tuple[str, list[dict]]:
+    """What stands above the table, and our samplers' share of the time on a U-Net for 8x8 images."""
+    net = build_net({"name": "unet", "shape": [1, 8, 8]}, seed=0).eval()
+    x = torch.randn(batch, 1, 8, 8, generator=torch.Generator().manual_seed(0))
+    label = torch.full((batch,), 0.5)
+    net(x, label)
+    times = []
+    for _ in range(rounds):
+        begun = time.perf_counter()
+        net(x, label)
+        times.append(1e6 * (time.perf_counter() - begun))
+    call = statistics.median(times)
+    tiny = Tiny()
+    rows = measure(bare(tiny, x) | ours(tiny, x), rounds)
+    for row in rows:
+        row["share_of_unet"] = row["beyond_the_network"] / (call + row["beyond_the_network"])
+    size = sum(p.numel() for p in net.parameters())
+    return f"U-Net of {size} parameters, batch {batch} x 1 x 8 x 8: {call / 1000:.1f} ms a call", rows[1:]
+
+
+@torch.no_grad()
+def main(arguments: list[str] | None = None) -> None:
+    """Run, print the tables and write them with the CSV files to the output folder."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.overhead", description=__doc__.splitlines()[0])
+    parser.add_argument("--quick", action="store_true", help="fewer rounds")
+    parser.add_argument("--rounds", type=int, help="rounds of which the median is taken (default 31; quick 7)")
+    parser.add_argument("--peers", default=",".join(peers.PEERS), help="packages, or none")
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--out", type=Path, default=common.RESULTS)
+    options = parser.parse_args(arguments)
+    rounds = options.rounds or (7 if options.quick else 31)
+    torch.set_num_threads(options.threads)
+    torch.manual_seed(0)
+    modules, left_out = peers.load([] if options.peers == "none" else options.peers.split(","))
+    net, x = Tiny(), torch.randn(16, 2)
+    runners = bare(net, x) | ours(net, x)
+    for package, module in modules.items():
+        runners |= RUNNERS[package](module, net, x)
+    rows = measure(runners, rounds)
+    title, shares = real_network(64, rounds)
+    text = ["# Time per call beyond the network", ""]
+    text += [f"- {name}: {value}" for name, value in common.environment().items()]
+    text += [f"- left out: {package} ({reason})" for package, reason in left_out.items()]
+    text += ["", f"16 x 2, a network of one multiplication; medians of {rounds} rounds; microseconds.", ""]
+    text.append(
+        common.markdown(
+            ["package", "sampler", "a call", "beyond the network", "set-up, a run"],
+            [
+                [
+                    r["package"],
+                    r["sampler"],
+                    f"{r['a_call']:.1f}",
+                    f"{r['beyond_the_network']:.1f}",
+                    f"{r['set_up']:.0f}",
+                ]
+                for r in rows
+            ],
+        )
+    )
+    text += ["", title, ""]
+    text.append(
+        common.markdown(
+            ["sampler", "microseconds beyond the network", "share of the time"],
+            [[r["sampler"], f"{r['beyond_the_network']:.1f}", f"{100 * r['share_of_unet']:.2f} %"] for r in shares],
+        )
+    )
+    common.write_csv(options.out / "overhead.csv", rows)
+    common.write_csv(options.out / "overhead_unet.csv", shares)
+    written = "\n".join(text) + "\n"
+    (options.out / "overhead.md").write_text(written)
+    print(written)
+
+
+if __name__ == "__main__":
+    main()

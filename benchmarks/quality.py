@@ -1,0 +1,332 @@
+"""Quality per network call, on Gaussian mixtures whose score is exact: ours and the peers', same score, same noise.
+
+ODE solvers: the mean distance of the end points, over sqrt(d), from those of the probability flow solved to 1e-10 in
+float64 from the same start noise. SDE solvers: the gap between the mean of -log p over their samples and the mixture's
+entropy (positive: too wide; negative: contracted).
+
+Calls are counted at the model. Every row of the table is one solver; of a peer's usual settings (order, levels, last
+level) each column shows the best, which favours the peers: ours are single settings. All settings are in the CSV.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+import time
+from collections.abc import Callable, Iterable
+from functools import partial
+from pathlib import Path
+
+from benchmarks import common, peers  # first: it sets how threads wait
+
+# isort: split
+import torch
+from torch import Tensor
+
+from scoresde import (
+    DDIM,
+    SDE,
+    VESDE,
+    VPSDE,
+    Ancestral,
+    DPMSolver,
+    GaussianMixture,
+    Heun,
+    Langevin,
+    Model,
+    PredictorCorrector,
+    ProbabilityFlow,
+    SingleStep,
+    sample,
+)
+from scoresde.sampling import Sampler
+
+SDES: dict[str, Callable[[], SDE]] = {"vp": lambda: VPSDE(0.1, 20.0), "ve": lambda: VESDE(0.01, 50.0)}
+LARGEST_DRAWN = 30.0  # errors beyond leave the plot
+LARGEST_STD = {2: 0.4}  # stds from .05 to this; 1 in other dimensions
+
+
+class Ours:
+    """One of our samplers; ``steps`` gives the steps that so many calls pay for."""
+
+    def __init__(self, sampler: Sampler, steps: Callable[[int], int]):
+        self.sampler, self.steps = sampler, steps
+
+    def __call__(self, model: Model, x: Tensor, calls: int) -> Tensor:
+        generator = torch.Generator().manual_seed(calls)
+        return sample(model, x.shape, self.sampler, self.steps(calls), start=x, generator=generator)
+
+
+def _every(calls: int) -> int:
+    return calls
+
+
+def _but_last(calls: int) -> int:
+    return calls - 1
+
+
+def ours(stochastic: bool) -> list[peers.Solver]:
+    """Our samplers, the default first; each is one setting."""
+    if stochastic:
+        table = [
+            ("DPMSolver(stochastic=True)", DPMSolver(stochastic=True), _every),
+            ("DDIM(eta=1)", DDIM(eta=1.0), _but_last),
+            ("PredictorCorrector()", PredictorCorrector(), _but_last),
+            (
+                "PredictorCorrector(Ancestral(), Langevin())",
+                PredictorCorrector(Ancestral(), Langevin()),
+                lambda calls: (calls - 1) // 2,
+            ),
+        ]
+    else:
+        table = [
+            ("DPMSolver()", DPMSolver(), _every),
+            ("DPMSolver(order=2, grid='log_snr')", DPMSolver(order=2, grid="log_snr"), _every),
+            ("DPMSolver(order=3, grid='log_snr')", DPMSolver(order=3, grid="log_snr"), _every),
+            ("SingleStep(order=3)", SingleStep(order=3), _every),
+            ("Heun()", Heun(), lambda calls: (calls - 1) // 2),
+            ("DDIM()", DDIM(), _but_last),
+            ("ProbabilityFlow('rk4')", ProbabilityFlow("rk4"), lambda calls: (calls - 1) // 4),
+        ]
+    return [peers.Solver("scoresde", name, "", Ours(sampler, steps)) for name, sampler, steps in table]
+
+
+class Counted(Model):
+    """A model that counts its calls."""
+
+    def __init__(self, model: Model):
+        super().__init__()
+        self.model, self.sde, self.moments, self.calls = model, model.sde, model.moments, 0
+
+    def estimate(self, x, level, cond=None):
+        self.calls += 1
+        return self.model.estimate(x, level, cond)
+
+
+def mixture(d: int, seed: int) -> GaussianMixture:
+    """8 Gaussians: means N(0, I), axes at random, stds uniform in [.05, .4] (d = 2) or [.05, 1]."""
+    g = torch.Generator().manual_seed(1000 * d + seed)
+    draw = partial(torch.randn, generator=g, dtype=torch.float64)
+    axes = torch.linalg.qr(draw(8, d, d))[0]
+    stds = 0.05 + (LARGEST_STD.get(d, 1.0) - 0.05) * torch.rand(8, d, generator=g, dtype=torch.float64)
+    return GaussianMixture(draw(8, d), axes * stds[:, None].square() @ axes.mT)
+
+
+def run(solver: peers.Solver, model: Model, x: Tensor, calls: int) -> tuple[Tensor, int] | None:
+    """The end points in float64 and the calls spent; None if the solver cannot run on so few calls."""
+    counted = Counted(model)
+    torch.manual_seed(calls)  # the peers' noise
+    try:
+        end = solver.run(counted, x, calls)
+    except (ValueError, IndexError, ZeroDivisionError, TypeError):  # too few calls for one step, or for its grid
+        return None
+    return (end.double(), counted.calls) if 0 < counted.calls <= calls else None
+
+
+def ode_errors(
+    solvers: list[peers.Solver], sde: SDE, d: int, calls: list[int], seeds: list[int], n: int
+) -> Iterable[dict]:
+    """A row for each solver, setting and number of calls: the error, its mean and maximum over the mixtures.
+
+    In many dimensions and few calls the mean is mostly of the few samples that end in another Gaussian than the flow
+    does: the CSV has the median beside it.
+    """
+    problems = []
+    for seed in seeds:
+        model = mixture(d, seed).model(sde)
+        x = sde.prior_sample((n, d), torch.Generator().manual_seed(seed), dtype=torch.float64)
+        truth = sample(model, x.shape, ProbabilityFlow("dopri8", rtol=1e-10, atol=1e-10), start=x)
+        problems.append((model, x, truth))
+    for solver in solvers:
+        for budget in calls:
+            runs = [(run(solver, model, x, budget), truth) for model, x, truth in problems]
+            if all(ran is not None for ran, _ in runs):
+                errors = [(end - truth).norm(dim=1) / math.sqrt(d) for (end, _), truth in runs]
+                means = [e.mean().item() for e in errors]
+                yield {
+                    "d": d,
+                    "package": solver.package,
+                    "solver": solver.name,
+                    "setting": solver.setting,
+                    "calls": budget,
+                    "calls_spent": runs[0][0][1],
+                    "mean": sum(means) / len(means),
+                    "worst": max(means),
+                    "stderr": math.sqrt(sum(e.var().item() / n for e in errors)) / len(errors),
+                    "median": torch.cat(errors).median().item(),
+                }
+
+
+def nll_gaps(
+    solvers: list[peers.Solver], sde: SDE, d: int, calls: list[int], seeds: list[int], n: int
+) -> Iterable[dict]:
+    """A row for each solver, setting and number of calls: the NLL gap in nats and its standard error.
+
+    Mean and worst are over the mixtures; the standard error is the mean's, from the samples and the entropy.
+    """
+    problems = []
+    for seed in seeds:
+        truth = mixture(d, seed)
+        g = torch.Generator().manual_seed(seed)
+        x = sde.prior_sample((n, d), g, dtype=torch.float64)
+        nll = torch.cat([-truth.log_prob(truth.sample(4 * n, g)) for _ in range(5)])
+        problems.append((truth, truth.model(sde), x, nll.mean().item(), nll.var().item() / len(nll)))
+    for solver in solvers:
+        for budget in calls:
+            runs = [(run(solver, model, x, budget), truth, h, v) for truth, model, x, h, v in problems]
+            if all(ran is not None for ran, *_ in runs):
+                nlls = [(-truth.log_prob(end), h, v) for (end, _), truth, h, v in runs]
+                gaps = [(nll.mean() - h).item() for nll, h, _ in nlls]
+                variances = [nll.var().item() / n + v for nll, _, v in nlls]
+                yield {
+                    "d": d,
+                    "package": solver.package,
+                    "solver": solver.name,
+                    "setting": solver.setting,
+                    "calls": budget,
+                    "calls_spent": runs[0][0][1],
+                    "mean": sum(gaps) / len(gaps),
+                    "worst": max(gaps, key=abs),
+                    "stderr": math.sqrt(sum(variances)) / len(variances),
+                }
+
+
+def best(rows: list[dict]) -> dict[tuple[str, str, int], dict]:
+    """By package, solver and calls: the row of the setting with the smallest mean (in absolute value)."""
+    chosen: dict[tuple[str, str, int], dict] = {}
+    for row in rows:
+        key, value = (row["package"], row["solver"], row["calls"]), abs(row["mean"])
+        if math.isfinite(value) and (key not in chosen or value < abs(chosen[key]["mean"])):
+            chosen[key] = row
+    return chosen
+
+
+def table(rows: list[dict], calls: list[int], text: Callable[[dict], str]) -> str:
+    """Markdown: a line for each solver, a column for each number of calls, and the best peer of each column."""
+    chosen = best(rows)
+    lines = []
+    for package, name in dict.fromkeys((row["package"], row["solver"]) for row in rows):
+        cells = [text(chosen[package, name, n]) if (package, name, n) in chosen else "" for n in calls]
+        lines.append([package, name, *cells])
+    cells = []
+    for n in calls:
+        found = [row for (package, _, k), row in chosen.items() if package != "scoresde" and k == n]
+        cells.append(text(min(found, key=lambda row: abs(row["mean"]))) if found else "")
+    if any(cells):
+        lines.append(["best peer", "of each column", *cells])
+    return common.markdown(["package", "solver", *map(str, calls)], lines)
+
+
+def settings(rows: list[dict], calls: list[int]) -> str:
+    """Markdown: the setting of each peer that its cell of the table above shows."""
+    chosen = best(rows)
+    solvers = dict.fromkeys((row["package"], row["solver"]) for row in rows if row["setting"])
+    lines = [[*key, *(chosen[*key, n]["setting"] if (*key, n) in chosen else "" for n in calls)] for key in solvers]
+    return common.markdown(["package", "solver", *map(str, calls)], lines) if lines else ""
+
+
+def plot(rows: list[dict], dims: list[int], path: Path, title: str) -> None:
+    """Error against calls, one panel a dimension; peers in grey tones, ours in colour."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(5.4 * len(dims), 4.6), layout="constrained")
+    for axes, d in zip(figure.subplots(1, len(dims), squeeze=False)[0], dims, strict=True):
+        chosen = best([row for row in rows if row["d"] == d])
+        names = list(dict.fromkeys((package, name) for package, name, _ in chosen))
+        drawn = 0
+        for package, name in names:
+            points = sorted((n, abs(r["mean"])) for (p, s, n), r in chosen.items() if (p, s) == (package, name))
+            own = package == "scoresde"
+            style = {"color": f"C{drawn}", "lw": 2, "marker": "o"} if own else {"color": "0.65", "lw": 1, "marker": "."}
+            drawn += own
+            axes.loglog(*zip(*points, strict=True), label=name if own else None, zorder=3 if own else 2, **style)
+        if len(names) > drawn:
+            axes.plot([], [], color="0.65", marker=".", label="peers (best setting of each)")
+        numbers = sorted({row["calls"] for row in rows})
+        axes.set(title=f"d = {d}", xlabel="network calls", ylabel=title, xticks=numbers, xticklabels=numbers)
+        axes.minorticks_off()
+        axes.set_ylim(top=min(axes.get_ylim()[1], LARGEST_DRAWN))
+        axes.legend(fontsize=8, loc="lower left")
+        axes.grid(alpha=0.3)
+    figure.savefig(path, dpi=130)
+
+
+def parse(arguments: list[str] | None) -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.quality", description=__doc__.splitlines()[0])
+    parser.add_argument("--sde", choices=SDES, default="vp")
+    parser.add_argument("--quick", action="store_true", help="fewer mixtures, samples and calls: under two minutes")
+    parser.add_argument("--dims", default="2,64", help="dimensions of the data")
+    parser.add_argument("--calls", help="numbers of network calls (default 5,10,20,50,100)")
+    parser.add_argument("--seeds", type=int, help="number of mixtures, seeds 0, 1, ...")
+    parser.add_argument("--samples", type=int, help="end points a mixture")
+    parser.add_argument("--nll-samples", type=int, help="samples a mixture for the NLL gap in d = 2; a tenth in others")
+    parser.add_argument("--peers", default=",".join(peers.PEERS), help="packages, or none")
+    parser.add_argument("--skip", choices=("ode", "sde"), help="leave out a kind of solver")
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--out", type=Path, default=common.RESULTS)
+    options = parser.parse_args(arguments)
+    defaults = ("5,10,20", 2, 60, 2000) if options.quick else ("5,10,20,50,100", 4, 200, 40000)
+    for name, value in zip(("calls", "seeds", "samples", "nll_samples"), defaults, strict=True):
+        if getattr(options, name) is None:
+            setattr(options, name, value)
+    return options
+
+
+@torch.no_grad()
+def main(arguments: list[str] | None = None) -> None:
+    """For each kind of solver: run, print the tables, and write them, a CSV file and a plot to the output folder."""
+    options = parse(arguments)
+    dims, calls = common.integers("--dims", options.dims), common.integers("--calls", options.calls)
+    seeds = list(range(options.seeds))
+    torch.set_num_threads(options.threads)
+    sde = SDES[options.sde]()
+    modules, left_out = peers.load([] if options.peers == "none" else options.peers.split(","))
+    options.out.mkdir(parents=True, exist_ok=True)
+    kinds = {
+        "ode": (ode_errors, "endpoint error / sqrt(d)", _error, lambda d: options.samples),
+        "sde": (
+            nll_gaps,
+            "NLL gap, nats",
+            _gap,
+            lambda d: options.nll_samples if d == 2 else options.nll_samples // 10,
+        ),
+    }
+    for kind, (measure, title, cell, n) in kinds.items():
+        if kind == options.skip:
+            continue
+        begun = time.perf_counter()
+        solvers = [*ours(kind == "sde"), *peers.solvers(modules, kind == "sde")]
+        rows, tables = [], []
+        for d in dims:
+            rows += (found := list(measure(solvers, sde, d, calls, seeds, n(d))))
+            tables += [
+                "",
+                f"## d = {d}: mean ± standard error (worst mean) over {len(seeds)} mixtures, {n(d)} samples each",
+                "",
+            ]
+            tables += [table(found, calls, cell), "", settings(found, calls)]
+        text = [f"# Quality per network call: {title}, {sde!r}", ""]
+        text += [f"- {name}: {value}" for name, value in common.environment().items()]
+        text.append(
+            f"- mixtures: seeds {seeds[0]} to {seeds[-1]}; start noise: the same for all, seeded by the mixture's"
+        )
+        text += [f"- left out: {package} ({reason})" for package, reason in left_out.items()]
+        text += [f"- time: {time.perf_counter() - begun:.0f} s", *tables]
+        name = f"quality_{options.sde}_{kind}"
+        common.write_csv(options.out / f"{name}.csv", rows)
+        (options.out / f"{name}.md").write_text("\n".join(text) + "\n")
+        plot(rows, dims, options.out / f"{name}.png", title)
+        print("\n".join(text))
+
+
+def _error(row: dict) -> str:
+    return f"{row['mean']:.1e} ± {row['stderr']:.0e} ({row['worst']:.1e})"
+
+
+def _gap(row: dict) -> str:
+    return f"{row['mean']:+.3f} ± {row['stderr']:.3f} ({row['worst']:+.3f})"
+
+
+if __name__ == "__main__":
+    main()
