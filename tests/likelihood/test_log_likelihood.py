@@ -37,13 +37,13 @@ def generator(seed=0):
 
 @pytest.mark.parametrize("sde", SDES)
 def test_E9_exact_trace_gives_the_density_of_the_mixture(sde):
-    """2-D: every one of 40 points within 1e-3 nats of the truth, 2e-4 on average (stds from 0.05)."""
+    """2-D, stds from 0.05: every one of 40 points within 2e-4 nats of the truth, 2e-5 on average."""
     gm = mixture()
     x = gm.sample(40, generator())
     result = S.log_likelihood(gm.model(SDES[sde]), x, S.Exact())
     error = (result.log_prob - gm.log_prob(x)).abs()
-    assert error.max() < 1e-3
-    assert error.mean() < 2e-4
+    assert error.max() < 2e-4
+    assert error.mean() < 2e-5
     assert torch.equal(result.stderr, torch.zeros(40, dtype=torch.float64))
 
 
