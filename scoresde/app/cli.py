@@ -260,29 +260,51 @@ _LIKELIHOOD = {"n": "likelihood.n", "seed": "likelihood.seed", "device": "train.
 @_run
 @click.option("--data", metavar="NAME|PATH", help="Other data to score: all of a file or folder.")
 @click.option("-n", type=int, help="Score the first N items only.")
+@click.option(
+    "--against",
+    multiple=True,
+    metavar="NAME|PATH|KIND",
+    help="A second set to tell apart from the first by log p: other data, or the first spoiled (shuffled-pixels, "
+    "rows-shuffled, inverted). May be repeated.",
+)
+@click.option(
+    "--paired",
+    type=click.Path(path_type=Path),
+    metavar="RUN",
+    help="Another run, compared on the same items, noise and probes.",
+)
 @click.option("--seed", type=int, help="Seed of probes and dequantisation.")
 @_settings
-def likelihood(run, data, overrides, **options) -> None:
+def likelihood(run, data, against, paired, overrides, **options) -> None:
     """Log-likelihood of held-out data under the model in RUN.
 
     In bits/dim for integer data (images), in nats for continuous data, with the standard error of the mean. Each item
-    is in likelihood.csv.
+    is in likelihood.csv; pictures/ has the histogram. --against adds the area under the ROC curve (AUROC), --paired the
+    difference of two models.
 
     \b
     Examples:
       scoresde likelihood runs/digits
       scoresde likelihood runs/digits --data other.npy
+      scoresde likelihood runs/digits --against shuffled-pixels --against letters.npz
+      scoresde likelihood runs/digits --paired runs/digits-ve
     """
     from scoresde.app import build, scoring
     from scoresde.app.runs import RunFolder
 
     folder = RunFolder.open(run)
+    other = None if paired is None else RunFolder.open(paired)
     config = _with(folder, _overrides(overrides, _LIKELIHOOD, options), () if data else FIXED)
     if data is None:
-        scoring.likelihood(folder, config, build.data(config.data)[1])
+        name, first = "likelihood", build.data(config.data)[1]
     else:
-        other = build.all_data(config.data.model_copy(update={"source": data}))
-        scoring.likelihood(folder, config, other, f"likelihood-{Path(data).stem}")
+        name, first = f"likelihood-{Path(data).stem}", scoring.other_data(config, data)
+    seconds = {source: scoring.other_data(config, source, spoiling=first) for source in against}
+    scores = scoring.likelihood(folder, config, first, name)
+    for source, second in seconds.items():
+        scoring.against(folder, config, scores, second, f"{name}-against-{Path(source).stem}")
+    if other is not None:
+        scoring.paired(folder, config, scores, first, other, f"{name}-paired-{other.path.name}")
 
 
 @main.command()

@@ -14,15 +14,18 @@ from torch import Tensor
 
 from scoresde.app import build, plots
 from scoresde.app.baselines import fit_baselines
+from scoresde.app.comparing import Measured, auroc, paired_difference
 from scoresde.app.config import LikelihoodConfig, RunConfig
 from scoresde.app.runs import RunFolder
 from scoresde.app.terminal import progress, say, table
 from scoresde.data import Data, corrupt
+from scoresde.data.corrupt import CORRUPTIONS
+from scoresde.errors import ArgumentError
 from scoresde.likelihood import Uniform, bits_per_dim, log_likelihood
 from scoresde.models import ScoreModel
 from scoresde.sde.times import streams
 
-CORRUPTIONS = ("shuffled-pixels", "inverted")
+SPOILED = ("shuffled-pixels", "inverted")  # what held-out images are compared with
 CORRUPTED = 120  # images of each kind of corruption
 
 
@@ -128,19 +131,70 @@ def score(model: ScoreModel, data: Data, config: LikelihoodConfig, what: str = "
     return Scores(data.name, nats, nats, errors, "nats", calls, config.method, parts[0].t_min, volume)
 
 
+def other_data(config: RunConfig, source: str, spoiling: Data | None = None) -> Data:
+    """The data of a name or path; or, for a kind of corruption, the data ``spoiling`` spoiled."""
+    if spoiling is None or source not in CORRUPTIONS:
+        return build.all_data(config.data.model_copy(update={"source": source}))
+    n = config.likelihood.n
+    few = spoiling if n is None or n >= len(spoiling) else spoiling.take(n)
+    return corrupt(few, source, torch.Generator().manual_seed(config.likelihood.seed))
+
+
 def likelihood(run: RunFolder, config: RunConfig, data: Data, name: str = "likelihood") -> Scores:
-    """Score ``data``, write ``name.csv`` and say what came out."""
+    """Score ``data``, write ``name.csv`` and a histogram, and say what came out."""
     with run.stage(name):
         scores = score(run.model(config.train.device), data, config.likelihood, f"scoring {data.name}")
         path = run.write(f"{name}.csv", scores.csv())
+        run.picture(f"{name}-histogram", plots.histograms({scores.name: scores.values}, _axis(scores.unit)))
+    _say(scores)
+    say(f"  each item: {path}")
+    return scores
+
+
+def against(run: RunFolder, config: RunConfig, scores: Scores, other: Data, name: str) -> Measured:
+    """Score a second set, write ``name.csv`` and a histogram of both, and say how well log p tells them apart."""
+    with run.stage(name):
+        others = score(run.model(config.train.device), other, config.likelihood, f"scoring {other.name}")
+        path = run.write(f"{name}.csv", others.csv())
+        sets = {scores.name: scores.values, others.name: others.values}
+        picture = run.picture(f"{name}-histogram", plots.histograms(sets, _axis(scores.unit)))
+        area = auroc(scores.nats, others.nats)
+    _say(others)
+    say(f"  AUROC of log p, {scores.name} against {others.name}: {area}  (.5: not told apart, 1: always)")
+    say(f"  each item: {path}; both: {picture}")
+    return area
+
+
+def paired(run: RunFolder, config: RunConfig, scores: Scores, data: Data, other: RunFolder, name: str) -> Measured:
+    """Score ``data`` under another run's model too, with the same noise and probes; write both, item by item."""
+    model = other.model(config.train.device)
+    if model.scaling.levels != data.levels:
+        raise ArgumentError("--paired", f"{other.path}, a model of {model.scaling.levels} levels", f"{data.levels}")
+    with run.stage(name):
+        others = score(model, data, config.likelihood, f"scoring {data.name} under {other.path}")
+        difference = paired_difference(scores.values, others.values)
+        rows = ["index,run,other,difference"]
+        for i, (a, b) in enumerate(zip(scores.values.tolist(), others.values.tolist(), strict=True)):
+            rows.append(f"{i},{a:.6f},{b:.6f},{a - b:.6f}")
+        path = run.write(f"{name}.csv", "\n".join(rows) + "\n")
+    say(f"{other.path}:")
+    _say(others)
+    say(f"  {run.path} minus {other.path}: {difference} {scores.unit}, item by item on the same noise and probes")
+    say(f"  each item: {path}")
+    return difference
+
+
+def _say(scores: Scores) -> None:
     figures = mean_and_error(scores.values)
     say(f"{scores.name}: {figure(figures, '+-')} {scores.unit}  (N = {figures['n']}, mean +- standard error)")
     say(
         f"  {scores.method}, {scores.calls} network calls an item, t_min = {scores.t_min:.3g}, "
         f"{scores.offset:+.4f} {scores.unit} due to the scaling"
     )
-    say(f"  each item: {path}")
-    return scores
+
+
+def _axis(unit: str) -> str:
+    return f"{unit}  ({'lower' if unit == 'bits/dim' else 'higher'} is better)"
 
 
 def evaluate(run: RunFolder, config: RunConfig, corrupted: int = CORRUPTED) -> dict[str, Any]:
@@ -156,7 +210,7 @@ def evaluate(run: RunFolder, config: RunConfig, corrupted: int = CORRUPTED) -> d
         spoiled = {}
         if held_out.is_image and held_out.levels is not None and corrupted:
             few = held_out.take(min(corrupted, len(held_out)))
-            for i, kind in enumerate(CORRUPTIONS):
+            for i, kind in enumerate(SPOILED):
                 other = corrupt(few, kind, torch.Generator().manual_seed(settings.seed + i))
                 spoiled[kind] = score(model, other, settings, f"scoring {kind}")
         say("fitting baselines")
@@ -198,8 +252,7 @@ def histogram(evaluation: dict[str, Any]) -> bytes:
     """The values of all scored sets."""
     sets = {"held-out": evaluation["held_out"]["values"]}
     sets |= {kind: figures["values"] for kind, figures in evaluation["corrupted"].items()}
-    better = "lower is better" if evaluation["unit"] == "bits/dim" else "higher is better"
-    return plots.histograms(sets, f"{evaluation['unit']}  ({better})")
+    return plots.histograms(sets, _axis(evaluation["unit"]))
 
 
 def figure(figures: dict[str, Any], sign: str = "±") -> str:

@@ -129,6 +129,29 @@ def test_other_data_are_scored_whole_and_in_order(run, tmp_path):
     assert np.corrcoef(mine, turned[::-1])[0, 1] > 0.9
 
 
+def test_a_second_set_is_told_apart_and_a_second_model_paired(run, tmp_path):
+    other = tmp_path / "other"
+    train(other, "--seed", 5)
+    command = ["likelihood", run, "-n", 6, *QUICK_SCORES, "--against", "shuffled-pixels", "--paired", other]
+    output = invoke(*command).output
+    assert "AUROC of log p, digits against digits, shuffled-pixels: " in output.replace(" (held-out)", "")
+    held_out, spoiled, both = (
+        list(csv.DictReader((run / f"likelihood{end}.csv").open()))
+        for end in ("", "-against-shuffled-pixels", "-paired-other")
+    )
+    nats = [[float(row["nats"]) for row in rows] for rows in (held_out, spoiled)]
+    area = np.mean([(a > b) + 0.5 * (a == b) for a in nats[0] for b in nats[1]])
+    assert f"shuffled-pixels: {area:.4f} +- " in output
+    difference = np.array([float(row["difference"]) for row in both])
+    assert f"{difference.mean():.4f} +- {difference.std(ddof=1) / 6**0.5:.4f} bits/dim, item by item" in output
+    invoke("likelihood", other, "-n", 6, *QUICK_SCORES)
+    alone = list(csv.DictReader((other / "likelihood.csv").open()))
+    assert [row["bits_per_dim"] for row in alone] == [row["other"] for row in both]  # the same noise and probes
+    assert [row["bits_per_dim"] for row in held_out] == [row["run"] for row in both]
+    for name in ("likelihood", "likelihood-against-shuffled-pixels"):
+        assert (run / "pictures" / f"{name}-histogram.png").is_file()
+
+
 def test_evaluation_compares_and_is_kept(run, monkeypatch):
     monkeypatch.setattr(baselines, "COMPONENTS", 5)
     monkeypatch.setattr(pages, "STRIP_STEPS", 10)
