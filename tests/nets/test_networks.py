@@ -1,15 +1,19 @@
-"""What both networks promise: shapes, dtypes, conditioning, derivatives, typed errors."""
+"""What every network promises: shapes, dtypes, conditioning, derivatives, devices, typed errors."""
 
 import copy
 import json
 
 import pytest
 import torch
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from scoresde.errors import ArgumentError, DTypeError, ShapeError, UnknownNameError
-from scoresde.nets import ResidualMLP, UNet, build_net
+from scoresde.models import ScoreModel
+from scoresde.nets import DiT, ResidualMLP, UNet, build_net
+from scoresde.sde import DDPM
 
 SMALL_UNET = {"name": "unet", "channels": 8, "num_groups": 4, "heads": 2}
+SMALL_DIT = {"name": "dit", "width": 24, "blocks": 2, "heads": 2, "mlp_ratio": 2}
 SMALL_MLP = {"name": "mlp", "width": 16, "blocks": 2}
 CASES = [
     ({**SMALL_UNET, "shape": [1, 8, 8]}, "unet-image"),
@@ -17,6 +21,15 @@ CASES = [
     ({**SMALL_UNET, "shape": [1, 7, 5], "blocks": 2, "scale_shift": False, "embedding": "fourier"}, "unet-image-odd"),
     ({**SMALL_UNET, "shape": [1, 4, 4, 3], "attention": [], "num_groups": 2}, "unet-volume"),
     ({**SMALL_UNET, "shape": [3, 9], "multipliers": [1], "fused_attention": True}, "unet-one-level"),
+    ({**SMALL_UNET, "shape": [1, 8, 8], "layout": "ddpm", "init": "xavier", "head_channels": 8}, "unet-ddpm"),
+    (
+        {**SMALL_UNET, "shape": [2, 9], "layout": "ddpm++", "resample": "block", "blocks": 2, "skip_rescale": True},
+        "unet-ddpm++",
+    ),
+    ({**SMALL_UNET, "shape": [1, 5, 7], "resample": "fir", "fourier_inputs": [0, 2]}, "unet-fir"),
+    ({**SMALL_DIT, "shape": [1, 8, 8]}, "dit-image"),
+    ({**SMALL_DIT, "shape": [2, 9], "patch": 3, "fused_attention": True, "embedding": "fourier"}, "dit-series"),
+    ({**SMALL_DIT, "shape": [1, 4, 2, 4]}, "dit-volume"),
     ({**SMALL_MLP, "shape": [2]}, "mlp-point"),
     ({**SMALL_MLP, "shape": [2, 3, 4], "embedding": "fourier", "embedding_scale": 0.5}, "mlp-rank-3"),
 ]
@@ -120,7 +133,7 @@ def test_an_empty_batch_or_a_strided_input_is_no_special_case(config):
 @every_net
 def test_functional_derivatives_of_first_and_second_order(config):
     """The divergence by vjp, and its gradient in the parameters, against finite differences of the divergence."""
-    config = {**config, "fused_attention": False} if config["name"] == "unet" else config
+    config = {**config, "fused_attention": False} if "fused_attention" in config else config
     net = awake(config, torch.float64)
     x, label = inputs(config, batch=2, dtype=torch.float64)
     v = torch.randn(x.shape, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
@@ -139,7 +152,7 @@ def test_functional_derivatives_of_first_and_second_order(config):
 
 @every_net
 def test_forward_mode_agrees_with_reverse_mode(config):
-    config = {**config, "fused_attention": False} if config["name"] == "unet" else config
+    config = {**config, "fused_attention": False} if "fused_attention" in config else config
     net = awake(config, torch.float64)
     x, label = inputs(config, batch=2, dtype=torch.float64)
     v = torch.ones_like(x)
@@ -148,13 +161,84 @@ def test_forward_mode_agrees_with_reverse_mode(config):
     assert (jv * v).sum().item() == pytest.approx((pullback(v)[0] * v).sum().item(), rel=1e-9)
 
 
+@pytest.mark.parametrize("name", ["unet", "dit"])
+def test_fused_attention_differentiates_twice_in_plain_mathematics(name):
+    """The penalty of sliced score matching, |J'v|^2: torch's unfused kernel against attention written out."""
+    config = {"unet": {**SMALL_UNET, "attention": [0, 1]}, "dit": SMALL_DIT}[name] | {"shape": [2, 4, 4]}
+    x, label = inputs(config, batch=2, dtype=torch.float64)
+    v = torch.randn(x.shape, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    gradients = {}
+    for fused in (False, True):
+        net = awake({**config, "fused_attention": fused}, torch.float64)
+        with sdpa_kernel(SDPBackend.MATH):
+            out = net(x.requires_grad_(), label)
+        (jv,) = torch.autograd.grad(out, x, v, create_graph=True)
+        gradients[fused] = torch.autograd.grad(jv.square().sum(), list(net.parameters()), allow_unused=True)
+    seen = [g is not None for g in gradients[False]]
+    assert sum(seen) > 0.9 * len(seen)  # a bias behind the last nonlinearity does not change the Jacobian
+    for plain, fused in zip(*gradients.values(), strict=True):
+        torch.testing.assert_close(plain, fused, rtol=1e-8, atol=1e-8 * gradients[False][0].abs().max())
+
+
+COMPILED = ("unet-ddpm++", "unet-fir", "dit-image", "mlp-point")
+
+
+@pytest.mark.parametrize("config", [c for c, i in CASES if i in COMPILED], ids=COMPILED)
+def test_compiles_as_one_graph(config):
+    net = awake({**config, "classes": 3})
+    x, label = inputs(config, batch=2)
+    y = torch.tensor([0, -1])
+    torch.compiler.reset()
+    compiled = torch.compile(net, backend="eager", fullgraph=True)
+    torch.testing.assert_close(compiled(x, label, y=y), net(x, label, y=y), rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("config", [c for c, i in CASES if i.startswith("unet") and len(c["shape"]) == 3])
+def test_channels_last_is_kept(config):
+    """Every convolution reads and writes channels last; the result is the same function."""
+    config = {**config, "shape": [3, *config["shape"][1:]]}
+    net = awake(config)
+    x, label = inputs(config)
+    expected = net(x, label)
+    net = net.to(memory_format=torch.channels_last)
+    kept = {}
+    for name, module in net.named_modules():
+        if isinstance(module, torch.nn.Conv2d):
+            module.register_forward_hook(
+                lambda _, x, out, name=name: kept.update({name: out.is_contiguous(memory_format=torch.channels_last)})
+            )
+    out = net(x.contiguous(memory_format=torch.channels_last), label)
+    assert out.is_contiguous(memory_format=torch.channels_last)
+    assert [name for name in kept if not kept[name]] == []
+    torch.testing.assert_close(out, expected, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("config", [c for c, i in CASES if not i.startswith("mlp")])
+def test_learned_variances_are_a_second_set_of_channels(config):
+    channels = config["shape"][0]
+    net = awake({**config, "out_channels": 2 * channels}, torch.float64)
+    model = ScoreModel(net, DDPM.linear(100), label="ddpm", learned_variance=True)
+    x, _ = inputs(config, dtype=torch.float64)
+    estimate, raw = model(x, 0.03), net(x, torch.full((5,), 2.0, dtype=torch.float64))
+    torch.testing.assert_close(estimate.eps, raw[:, :channels])
+    torch.testing.assert_close(estimate.v, (raw[:, channels:] + 1) / 2)
+
+
 @every_net
-def test_runs_on_the_meta_device(config):
+def test_training_on_a_pretended_accelerator(config):
+    """Built, called and differentiated on the meta device: no mixed devices, and nothing that would wait for one."""
+    from tests.fake_device import DeviceCheck
+
+    config = {**config, "classes": 3, "dropout": 0.1}
     with torch.device("meta"):
         net = build_net(config)
-        out = net(torch.empty(3, *config["shape"]), torch.empty(3))
-    assert out.shape == (3, *config["shape"])
     assert {t.device.type for t in net.state_dict().values()} == {"meta"}
+    with DeviceCheck():
+        x, label = torch.empty(3, *config["shape"], device="meta"), torch.empty(3, device="meta")
+        out = net(x, label, y=torch.zeros(3, dtype=torch.int64, device="meta"))
+        out.sum().backward()
+    assert out.shape == (3, *config["shape"])
+    assert {p.grad.device.type for p in net.parameters()} == {"meta"}
 
 
 @every_net
@@ -237,6 +321,20 @@ def test_tensors_that_do_not_fit_are_refused_by_name(config):
         (lambda: UNet((1, 8), dropout=1.0), "dropout"),
         (lambda: UNet((1, 8), classes=0), "classes"),
         (lambda: UNet((1, 8), out_channels=0), "out_channels"),
+        (lambda: UNet((1, 8), head_channels=5), "head_channels"),
+        (lambda: UNet((1, 8), heads=3, attention=(), layout="ddpm"), "heads"),
+        (lambda: UNet((1, 8), fourier_inputs=(-1,)), "fourier_inputs"),
+        (lambda: UNet((1, 8), layout="dense"), "layout"),
+        (lambda: UNet((1, 8), resample="pool"), "resample"),
+        (lambda: UNet((1, 8), init="zeros"), "init"),
+        (lambda: DiT((8,)), "shape"),
+        (lambda: DiT((1, 9, 8)), "shape"),
+        (lambda: DiT((1, 8), patch=0), "patch"),
+        (lambda: DiT((1, 8, 8), width=30), "width"),
+        (lambda: DiT((1, 8), heads=5), "heads"),
+        (lambda: DiT((1, 8), blocks=0), "blocks"),
+        (lambda: DiT((1, 8), mlp_ratio=0), "mlp_ratio"),
+        (lambda: DiT((1, 8), dropout=1), "dropout"),
         (lambda: ResidualMLP(()), "shape"),
         (lambda: ResidualMLP((2,), width=1), "width"),
         (lambda: ResidualMLP((2,), blocks=0), "blocks"),

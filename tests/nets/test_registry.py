@@ -1,3 +1,5 @@
+from pathlib import Path
+
 import pytest
 import torch
 from torch import nn
@@ -24,8 +26,17 @@ def make_class(base=nn.Module):
 
 
 def test_built_in_names():
-    assert {"unet", "mlp"} <= set(net_names())
+    assert {"unet", "dit", "mlp"} <= set(net_names())
     assert net_options("mlp")["width"].default == 256
+
+
+@pytest.mark.parametrize("name", ["unet", "dit", "mlp"])
+def test_the_page_and_the_docstring_name_every_option(name):
+    page = (Path(__file__).parents[2] / "docs" / "networks.md").read_text()
+    text = type(build_net({"name": name, "shape": [1, 8]})).__doc__
+    options = net_options(name)
+    assert [o for o in options if f"`{o}`" not in page] == []
+    assert [o for o in options if f"``{o}``" not in text and o != "shape"] == []
 
 
 def test_unknown_name_and_option_name_the_nearest():

@@ -1,0 +1,165 @@
+"""A diffusion transformer for series (C, L), images (C, H, W) and volumes (C, D, H, W), from one implementation."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from scoresde.errors import ArgumentError, ShapeError
+from scoresde.nets.attention import attend
+from scoresde.nets.checks import check_inputs, integer, integers, probability
+from scoresde.nets.embeddings import Conditioning, Sinusoidal
+from scoresde.nets.registry import register_net
+
+_AXES = {1: ("L",), 2: ("H", "W"), 3: ("D", "H", "W")}
+
+
+class _Block(nn.Module):
+    """h + gate attention(modulated norm(h)), then h + gate MLP(modulated norm(h)); six modulations of (B, width)."""
+
+    def __init__(self, width: int, heads: int, hidden: int, dropout: float, fused: bool):
+        super().__init__()
+        self.heads, self.fused = heads, fused
+        self.norm = nn.LayerNorm(width, eps=1e-6, elementwise_affine=False)
+        self.qkv, self.out = nn.Linear(width, 3 * width), nn.Linear(width, width)
+        self.mlp = nn.Sequential(
+            nn.Linear(width, hidden), nn.GELU(approximate="tanh"), nn.Dropout(dropout), nn.Linear(hidden, width)
+        )
+
+    def attention(self, h: Tensor) -> Tensor:
+        qkv = self.qkv(h).unflatten(2, (3, self.heads, -1)).permute(2, 0, 3, 4, 1)  # (3, B, heads, dim, positions)
+        return self.out(attend(*qkv.unbind(0), self.fused).flatten(1, 2).mT)
+
+    def forward(self, h: Tensor, modulation: Tensor) -> Tensor:
+        shift1, scale1, gate1, shift2, scale2, gate2 = modulation[:, None].chunk(6, dim=2)
+        h = h + gate1 * self.attention(torch.addcmul(shift1, self.norm(h), 1 + scale1))
+        return h + gate2 * self.mlp(torch.addcmul(shift2, self.norm(h), 1 + scale2))
+
+
+@register_net("dit")
+class DiT(nn.Module):
+    """Diffusion transformer: patches as tokens, blocks modulated and gated by the time label and the class.
+
+    ``net(x, label, y=None)``: x ``(B, C, L)``, ``(B, C, H, W)`` or ``(B, C, D, H, W)``; label ``(B,)`` or ``()``,
+    floating point; y ``(B,)`` int64 classes, -1 (or ``None`` for all) meaning no class. The result has the shape of x,
+    with ``out_channels`` channels if given. At the start of training every block is the identity and the network zero.
+
+    ``shape`` fixes the number of channels and the rank; other lengths are accepted when called, if ``patch`` divides
+    them. Positions are not learned: half sines, half cosines of the index along each axis, ``width / rank`` of them.
+
+    - ``patch``: a token is a patch of this length along every axis.
+    - ``width``, ``blocks``: size and number of the blocks; ``width`` is a multiple of twice the rank.
+    - ``heads``: attention heads; divides ``width``.
+    - ``mlp_ratio``: width of the hidden layer of each block's MLP, in units of ``width``.
+    - ``dropout``: in [0, 1), inside each block's MLP; drawn from torch's global random state while training.
+    - ``classes``: number of classes; None for an unconditional network.
+    - ``embedding``, ``embedding_scale``, ``embedding_seed``: the features of the label, see
+      :class:`~scoresde.nets.embeddings.Conditioning`.
+    - ``out_channels``: e.g. 2 C for a network that also predicts a variance.
+    - ``fused_attention``: torch's fused kernel, whose memory is linear in the number of tokens. It has first
+      derivatives only: implicit and sliced score matching, which differentiate twice, need False.
+
+    Raises :class:`ArgumentError` for numbers that do not fit together, :class:`UnknownNameError` for another embedding;
+    when called, :class:`ShapeError` and :class:`DTypeError` for tensors that do not fit, :class:`ArgumentError` for a
+    ``y`` where there are no classes.
+
+    Source: Peebles, Xie 2023, sections 3.2 and 4 (DiT with adaLN-Zero).
+    """
+
+    def __init__(
+        self,
+        shape: Sequence[int],
+        *,
+        patch: int = 2,
+        width: int = 96,
+        blocks: int = 4,
+        heads: int = 4,
+        mlp_ratio: int = 4,
+        dropout: float = 0.0,
+        classes: int | None = None,
+        embedding: str = "sinusoidal",
+        embedding_scale: float = 1.0,
+        embedding_seed: int = 0,
+        out_channels: int | None = None,
+        fused_attention: bool = False,
+    ):
+        super().__init__()
+        self.shape = integers("shape", shape)
+        rank = len(self.shape) - 1
+        if rank not in _AXES:
+            raise ArgumentError("shape", self.shape, "(C, L), (C, H, W) or (C, D, H, W)")
+        self.patch = integer("patch", patch)
+        if any(n % patch for n in self.shape[1:]):
+            raise ArgumentError("shape", self.shape, f"lengths that are multiples of patch = {patch}")
+        if integer("width", width) % (2 * rank):
+            raise ArgumentError("width", width, f"a multiple of {2 * rank}: sines and cosines along {rank} axes")
+        if width % integer("heads", heads):
+            raise ArgumentError("heads", heads, f"a divisor of width = {width}")
+        hidden, dropout = width * integer("mlp_ratio", mlp_ratio), probability("dropout", dropout)
+        self.out = self.shape[0] if out_channels is None else integer("out_channels", out_channels)
+
+        self.conditioning = Conditioning(256, width, classes, embedding, embedding_scale, embedding_seed)
+        self.position = Sinusoidal(width // rank)
+        self.stem = nn.Linear(self.shape[0] * patch**rank, width)
+        self.blocks = nn.ModuleList(
+            _Block(width, heads, hidden, dropout, fused_attention) for _ in range(integer("blocks", blocks))
+        )
+        self.norm = nn.LayerNorm(width, eps=1e-6, elementwise_affine=False)
+        self.head = nn.Linear(width, self.out * patch**rank)
+        # One wide layer makes the modulations of every block and of the head at once.
+        self._sizes = [*(6 * width,) * len(self.blocks), 2 * width]
+        self.modulation = nn.Linear(width, sum(self._sizes))
+        self._init()
+
+    def _init(self) -> None:
+        for module in self.modules():
+            if isinstance(module, nn.Linear):
+                nn.init.xavier_uniform_(module.weight)
+                nn.init.zeros_(module.bias)
+        for layer in (self.modulation, self.head):
+            nn.init.zeros_(layer.weight)
+        for layer in (self.conditioning.mlp[0], self.conditioning.mlp[2]):
+            nn.init.normal_(layer.weight, std=0.02)
+        if self.conditioning.classes is not None:
+            nn.init.normal_(self.conditioning.classes.table.weight, std=0.02)
+
+    def _tokens(self, x: Tensor) -> Tensor:
+        """The patches, ``(B, positions, C patch^rank)``."""
+        rank, p = x.ndim - 2, self.patch
+        for axis in range(x.ndim - 1, 1, -1):
+            x = x.unflatten(axis, (x.shape[axis] // p, p))
+        x = x.permute(0, *range(2, 2 + 2 * rank, 2), 1, *range(3, 3 + 2 * rank, 2))
+        return x.flatten(1 + rank).flatten(1, rank)
+
+    def _untokens(self, h: Tensor, grid: Sequence[int]) -> Tensor:
+        """The inverse, ``(B, out, *lengths)`` for a grid of patches."""
+        rank = len(grid)
+        h = h.unflatten(2, (self.out, *(self.patch,) * rank)).unflatten(1, grid)
+        h = h.permute(0, 1 + rank, *(axis for k in range(1, 1 + rank) for axis in (k, k + 1 + rank)))
+        for axis in range(2, 2 + rank):
+            h = h.flatten(axis, axis + 1)
+        return h
+
+    def _positions(self, grid: Sequence[int], like: Tensor) -> Tensor:
+        """``(positions, width)``: features of each axis' index, side by side."""
+        dtype = torch.promote_types(like.dtype, torch.float32)
+        parts = []
+        for axis, n in enumerate(grid):
+            features = self.position(torch.arange(n, device=like.device, dtype=dtype))
+            parts.append(features.view(*(n if a == axis else 1 for a in range(len(grid))), -1).expand(*grid, -1))
+        return torch.cat(parts, dim=-1).flatten(0, -2).to(like.dtype)
+
+    def forward(self, x: Tensor, label: Tensor, y: Tensor | None = None) -> Tensor:
+        check_inputs(x, label, (self.shape[0], *_AXES[len(self.shape) - 1]), self.stem.weight)
+        if any(n % self.patch for n in x.shape[2:]):
+            raise ShapeError("x", tuple(x.shape), f"lengths that are multiples of patch = {self.patch}")
+        grid = tuple(n // self.patch for n in x.shape[2:])
+        *modulations, last = self.modulation(self.conditioning(label, y, x.shape[0])).split(self._sizes, dim=1)
+        h = self.stem(self._tokens(x))
+        h = h + self._positions(grid, self.stem.weight)
+        for block, modulation in zip(self.blocks, modulations, strict=True):
+            h = block(h, modulation)
+        shift, scale = last[:, None].chunk(2, dim=2)
+        return self._untokens(self.head(torch.addcmul(shift, self.norm(h), 1 + scale)), grid)
