@@ -4,17 +4,21 @@ Tensors on it have shapes but no values: what asks for one (``.item()``, ``bool(
 host sync would stall; what is on the CPU is real. DeviceCheck refuses operations that mix the two.
 """
 
+import itertools
 import sys
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
+from unittest import mock
 
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 import scoresde as S
-from scoresde.likelihood.log_likelihood import _DensityField
+from scoresde.likelihood.log_likelihood import _Flow, _Run
+from scoresde.likelihood.multistep import solve
 from scoresde.sampling import Implicit
 from scoresde.sampling.flow import ProbabilityFlowField
+from scoresde.sampling.grids import time_range
 from scoresde.sampling.ode import integrate
 
 DEVICE = "meta"
@@ -54,55 +58,77 @@ def network(predicts="edm", sde="vp"):
 
 
 def training_step():
-    """Loss, backward, clipping, Adam and the moving average, for every SDE and time sampling."""
-    for sde in SDES:
-        for sampling in ("uniform", "low-discrepancy", "log-snr"):
+    """The trainer's whole step on every SDE: labels dropped, pieces, loss, clipping, Adam and averages."""
+    settings = {"batch_size": 4, "accumulate": 2, "conditional": True, "label_dropout": 0.5}
+    config = S.TrainerConfig(**settings, ema_half_life={"fast": 10.0, "slow": 100.0})
+    batch = {"x": torch.zeros(4, 1, 8, 8), "label": torch.zeros(4, dtype=torch.long)}
+    with mock.patch("scoresde.training.trainer.pick_device", return_value=torch.device(DEVICE)):
+        cases = [*((sde, "log-snr") for sde in SDES), ("vp", "uniform"), ("vp", "low-discrepancy")]
+        for sde, sampling in cases:
             model = network("edm" if sde == "ve" else "velocity", sde)
-            ema = S.EMA(model.net, 10.0)
-            parameters = list(model.parameters())
-            optimizer = torch.optim.Adam(parameters, foreach=True)
-            objective = S.DenoisingScoreMatching("likelihood", sampling)
-            x0, y = torch.empty(4, 1, 8, 8, device=DEVICE), torch.zeros(4, dtype=torch.long, device=DEVICE)
-            loss = objective(model, x0, {"y": y}).mean()
-            loss.backward()
-            torch.nn.utils.clip_grad_norm_(parameters, 1.0)
-            optimizer.step()
-            ema.update()
-            assert loss.device.type == DEVICE
+            trainer = S.Trainer(model, S.DenoisingScoreMatching("likelihood", sampling), config)
+            _, terms, norm = trainer._one_step(batch, 1e-3)
+            assert {x.device.type for x in (norm, *terms[0], *trainer.ema.average("slow").values())} == {DEVICE}
 
 
 def samplers():
     """Every sampler with a fixed grid, on every SDE, without a single sync."""
     for sde in SDES:
         model = network("noise", sde)
-        for sampler in (
+        on_all = (
             S.PredictorCorrector(S.ReverseDiffusion(), S.Langevin()),
             S.PredictorCorrector(S.EulerMaruyama(), S.Langevin(batch_mean=True)),
-            S.PredictorCorrector(S.Ancestral()),
             S.PredictorCorrector(Implicit(0.3), grid="karras"),
-            S.DDIM(),
-            S.DPMSolver(),
             S.DPMSolver(3, stochastic=True),
             S.ProbabilityFlow("rk4"),
-        ):
-            x = S.sample(model, (3, 1, 8, 8), sampler, 3, cond={"y": torch.zeros(3, dtype=torch.long, device=DEVICE)})
-            assert x.device.type == DEVICE
+        )
+        others = (
+            S.PredictorCorrector(S.Ancestral("forward"), S.AnnealedLangevin(1e-6), corrector_first=True),
+            S.PredictorCorrector(None, S.Langevin()),
+            S.DDIM(),
+            S.DPMSolver(),
+            S.SingleStep(2),
+            S.SingleStep(3),
+            S.Heun(2.0),
+        )
+        for sampler in (*on_all, *(others if sde == "vp" else ())):
+            cond = {"y": torch.zeros(3, dtype=torch.long, device=DEVICE)}
+            assert S.sample(model, (3, 1, 8, 8), sampler, 4, cond=cond).device.type == DEVICE
+
+
+def switches():
+    """Chunks, limits of x0, encoding, and autocast (but for the cast itself, which torch does not offer here)."""
+    model, cond = network("velocity"), {"y": torch.zeros(3, dtype=torch.long, device=DEVICE)}
+    limited = (S.clipped(model), S.dynamic_threshold(model))
+    cast = {"autocast": lambda *_, **__: nullcontext(), "amp.is_autocast_available": lambda _: True}
+    with ExitStack() as stack:
+        for name, stand_in in cast.items():
+            stack.enter_context(mock.patch(f"torch.{name}", stand_in))
+        for sampler, some in itertools.product((S.DPMSolver(stochastic=True), S.DDIM(), S.Heun()), (model, *limited)):
+            settings = {"cond": cond, "chunk": 2, "autocast": torch.bfloat16}
+            assert S.sample(some, (3, 1, 8, 8), sampler, 4, **settings).device.type == DEVICE
+    x = torch.empty(3, 1, 8, 8, device=DEVICE)
+    for sampler in (S.DDIM(), S.ProbabilityFlow("rk4")):
+        assert S.encode(model, x, sampler, 4, cond, chunk=2).device.type == DEVICE
+    assert S.langevin_dynamics(model, x, 0.1, 3, t=0.5, cond=cond).device.type == DEVICE
 
 
 def likelihood():
     """The flow and its divergence on a fixed grid: field evaluations and steps, without a sync."""
     for sde in SDES:
         model = network("edm", sde)
-        for divergence in (S.Hutchinson(2), S.Hutchinson(1, "gaussian")):
-
-            def probes(rows, eps, divergence=divergence):
-                return divergence.draw(eps.shape, None, DEVICE, eps.dtype)
-
-            field = _DensityField(model, (1, 8, 8), None, divergence, 64, probes)
-            y = torch.empty(2, 64 + divergence.replicates, device=DEVICE, dtype=torch.float64)
-            assert integrate(field, y, 5.0, -4.0, method="rk4", steps=2).y.device.type == DEVICE
+        x = torch.empty(2, 1, 8, 8, device=DEVICE)
+        for divergence in (S.Hutchinson(1), S.Hutchinson(1, "gaussian")):
+            run = _Run(model, x, None, divergence, None, True, None, None)
+            field = _Flow(model, (1, 8, 8), run, itertools.repeat(1.0))
+            y = torch.empty(2, 64, device=DEVICE, dtype=torch.float64)
+            assert integrate(field, y, 5.0, -4.0, method="midpoint", steps=1).y.device.type == DEVICE
         flow = ProbabilityFlowField(model, (1, 8, 8))
-        assert integrate(flow, y[:, :64], -4.0, 5.0, method="heun", steps=2).y.device.type == DEVICE
+        assert integrate(flow, y, -4.0, 5.0, method="heun", steps=2).y.device.type == DEVICE
+    run = _Run(model, x, None, S.Hutchinson(2), None, True, 1, None)
+    moments = S.Moments(torch.zeros(1, 8, 8), torch.eye(64))
+    latent, log_det, _ = solve(run, x, model.sde, moments, 9, *time_range(model.sde), False, True)
+    assert latent.device.type == log_det.device.type == run.tally.integral.device.type == DEVICE
 
 
 @contextmanager
@@ -129,5 +155,6 @@ def control():
 
 if __name__ == "__main__":
     with DeviceCheck():
-        {"training": training_step, "samplers": samplers, "likelihood": likelihood, "control": control}[sys.argv[1]]()
+        parts = {"training": training_step, "samplers": samplers, "switches": switches, "likelihood": likelihood}
+        (parts | {"control": control})[sys.argv[1]]()
     print("passed")

@@ -21,6 +21,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import torch
 from torch import Tensor
 
 from scoresde.errors import UnknownNameError
@@ -60,6 +61,19 @@ def prediction_row(name: str, alpha: Coefficient, sigma: Coefficient, data_std: 
 
 
 def solve(F: Tensor, x: Tensor, alpha: Coefficient, sigma: Coefficient, p: Coefficient, q: Coefficient):
-    """``(x0, eps)`` from F = p x_0 + q eps and x = alpha x_0 + sigma eps."""
+    """``(x0, eps)`` from F = p x_0 + q eps and x = alpha x_0 + sigma eps.
+
+    With numbers for coefficients, as in a sampler's loop, a term that is zero or a factor of one costs nothing; where
+    F is one of the two, it is the answer itself and not a copy.
+    """
     D = alpha * q - sigma * p
-    return (q / D) * x - (sigma / D) * F, (alpha / D) * F - (p / D) * x
+    return _combined(q / D, x, -sigma / D, F), _combined(-p / D, x, alpha / D, F)
+
+
+def _combined(a: Coefficient, x: Tensor, b: Coefficient, F: Tensor) -> Tensor:
+    """a x + b F."""
+    if isinstance(a, Tensor) or isinstance(b, Tensor):
+        return a * x + b * F
+    if not a:
+        return F if b == 1 else b * F
+    return torch.add(a * x, F, alpha=b) if b else a * x

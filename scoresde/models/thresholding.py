@@ -10,15 +10,11 @@ from torch import Tensor
 from scoresde.errors import ArgumentError
 from scoresde.models.base import Model
 from scoresde.models.estimate import Estimate
+from scoresde.models.wrappers import Wrapper
 
 
-class _Limited(Model):
+class _Limited(Wrapper):
     """A model whose x0 goes through :meth:`limit`, eps following it so that x = alpha x0 + sigma eps holds."""
-
-    def __init__(self, model: Model):
-        super().__init__()
-        self.model, self.sde = model, model.sde
-        self.moments, self.scaling = model.moments, getattr(model, "scaling", None)
 
     @abstractmethod
     def limit(self, x0: Tensor) -> Tensor:

@@ -3,18 +3,12 @@
 from scoresde.sampling.adaptive import AdaptiveSDE
 from scoresde.sampling.grids import time_grid, time_range
 from scoresde.sampling.langevin import langevin_dynamics
+from scoresde.sampling.latents import interpolate, temper
 from scoresde.sampling.multistep import DPMSolver
-from scoresde.sampling.samplers import (
-    DDIM,
-    PredictorCorrector,
-    ProbabilityFlow,
-    Sampler,
-    State,
-    decode,
-    encode,
-    sample,
-    trajectory,
-)
+from scoresde.sampling.particles import Particles
+from scoresde.sampling.resampling import Resampling
+from scoresde.sampling.run import decode, encode, sample, trajectory
+from scoresde.sampling.samplers import DDIM, PredictorCorrector, ProbabilityFlow, Sampler, State
 from scoresde.sampling.singlestep import Heun, SingleStep
 from scoresde.sampling.steps import (
     Ancestral,
@@ -38,17 +32,21 @@ __all__ = [
     "Heun",
     "Implicit",
     "Langevin",
+    "Particles",
     "Predictor",
     "PredictorCorrector",
     "ProbabilityFlow",
+    "Resampling",
     "ReverseDiffusion",
     "Sampler",
     "SingleStep",
     "State",
     "decode",
     "encode",
+    "interpolate",
     "langevin_dynamics",
     "sample",
+    "temper",
     "time_grid",
     "time_range",
     "trajectory",

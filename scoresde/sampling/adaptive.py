@@ -248,10 +248,11 @@ class _Run:
             relative = h / theta
             if self.calls >= self.sampler.max_calls or paths.depth > MAX_DEPTH or bool((relative < smallest).any()):
                 worst = relative.argmin()
+                ends = torch.stack([theta[worst], theta[worst] + h[worst]]).double().log()
+                t, s = self.model.sde.time_of(ends).tolist()
                 raise ToleranceError(
-                    f"rtol={rtol:g}, atol={atol:g} not reached: sample {rows[worst].item()} stands at "
-                    f"t = {self.model.sde.time_of(theta[worst].log()).item():.6g} with a step of "
-                    f"{relative[worst].item():.3g} of alpha^2/sigma^2, after {self.calls} calls"
+                    f"rtol={rtol:g}, atol={atol:g} not reached: sample {rows[worst].item()} stands at t = {t:.6g} with "
+                    f"a step of {t - s:.3g} ({relative[worst].item():.3g} of alpha^2/sigma^2) after {self.calls} calls"
                 )
             s, value = paths.look(torch.minimum(theta + h, LARGEST_RATIO * theta + self.room).clamp(max=end))
             y_s, x0_s, change = step(

@@ -10,13 +10,13 @@ It is smooth at both ends, where f and g are not, and its linear part is known e
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import torch
 from torch import Tensor
 
 from scoresde.models import Model
-from scoresde.sde import Level
+from scoresde.sde import SDE, Level
 from scoresde.sde.times import broadcast
 
 
@@ -30,6 +30,16 @@ def state_dtype(x: Tensor) -> torch.dtype:
     return torch.float32 if x.device.type == "mps" else torch.float64
 
 
+def on_the_flow(sde: SDE) -> Callable[[float, float], str]:
+    """For messages about a step h at lambda: the time t, the step in t, and lambda."""
+
+    def where(lam: float, h: float) -> str:
+        t, s = sde.time_of(2 * torch.tensor([lam, lam + h], dtype=torch.float64)).tolist()
+        return f"t = {t:.6g} with a step of {abs(s - t):.3g} (lambda = {lam:.6g})"
+
+    return where
+
+
 class ProbabilityFlowField:
     """dx/dlambda for a batch, each sample at its own lambda.
 
@@ -40,14 +50,14 @@ class ProbabilityFlowField:
     """
 
     def __init__(self, model: Model, shape: tuple[int, ...], cond: Mapping[str, Tensor] | None = None):
-        self.model, self.shape, self.cond = model, tuple(shape), cond
+        self.model, self.shape, self.cond, self.dtype = model, tuple(shape), cond, model.dtype
 
     def at(self, lam: Tensor, y: Tensor, rows: Tensor) -> tuple[Tensor, Level, Tensor, Mapping | None]:
         """``(x, level, kappa, cond)`` for flat states ``(B, n)``; x in the model's dtype and shape, kappa ``(B,)``."""
         sde = self.model.sde
         t = sde.time_of(2 * lam)
         alpha_rate, sigma_rate = sde.log_alpha_rate(t), sde.log_sigma_rate(t)
-        x = y.reshape(len(y), *self.shape).to(self.model.dtype)
+        x = y.reshape(len(y), *self.shape).to(self.dtype)
         cond = None if self.cond is None else {name: value[rows] for name, value in self.cond.items()}
         return x, sde.level_at(t, x), alpha_rate / (alpha_rate - sigma_rate), cond
 

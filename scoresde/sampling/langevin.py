@@ -11,7 +11,7 @@ from torch import Tensor
 from scoresde.errors import ArgumentError, DTypeError
 from scoresde.models import Model
 from scoresde.sampling.grids import check_steps
-from scoresde.sde.times import randn
+from scoresde.sampling.samplers import noise_like
 
 
 @torch.no_grad()
@@ -62,7 +62,7 @@ def langevin_dynamics(
 
     elif t is not None or cond is not None:
         raise ArgumentError("t, cond", (t, cond), "None, for a score given as a function of x alone")
-    noise = math.sqrt(2 * step_size)
+    noise, draw = math.sqrt(2 * step_size), noise_like(x, generator)
     for _ in range(steps):
-        x = x + step_size * score(x) + noise * randn(x.shape, generator, x.device, x.dtype)
+        x = torch.add(torch.add(x, score(x), alpha=step_size), draw(), alpha=noise)
     return x

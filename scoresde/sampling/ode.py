@@ -22,6 +22,8 @@ from scoresde.errors import ArgumentError, NonFiniteError, ToleranceError, Unkno
 Field = Callable[[Tensor, Tensor, Tensor], Tensor]
 #: the size of an error in tolerances, ``(B,)``, from ``(B, n)``
 Norm = Callable[[Tensor], Tensor]
+#: what messages say of a time s and a (signed) step there
+Where = Callable[[float, float], str]
 
 
 @dataclass(frozen=True)
@@ -96,6 +98,11 @@ def rms(error: Tensor) -> Tensor:
     return error.square().mean(1).sqrt()
 
 
+def on_the_clock(s: float, h: float) -> str:
+    """The time and the step as they are."""
+    return f"s = {s:.6g} with a step of {abs(h):.3g}"
+
+
 def integrate(
     field: Field,
     y: Tensor,
@@ -108,6 +115,7 @@ def integrate(
     steps: int | None = None,
     norm: Norm = rms,
     max_calls: int = 20_000,
+    where: Where = on_the_clock,
 ) -> Solution:
     """Solve dy/ds = field(s, y) from ``start`` to ``end`` for every row of ``y`` ``(B, n)``.
 
@@ -117,11 +125,12 @@ def integrate(
             ``"explicit_adams"``, ``"implicit_adams"`` (one step for the batch, the worst sample's error decides); from
             scipy ``"RK23"``, ``"RK45"``, ``"DOP853"``, ``"Radau"``, ``"BDF"``, ``"LSODA"`` (one sample at a time, in
             float64 on the CPU: the reference).
+        where: what messages say of a time and a step, where s is not what the caller's caller knows.
 
     Raises:
         UnknownNameError: no such method.
-        ToleranceError: the tolerance cannot be reached (names s, the step, the calls).
-        NonFiniteError: the field gave NaN or infinity.
+        ToleranceError: the tolerance cannot be reached (names the time, the step, the calls).
+        NonFiniteError: the field gave NaN or infinity, and the method is adaptive.
     """
     if method not in METHODS:
         raise UnknownNameError("method", method, METHODS)
@@ -133,10 +142,10 @@ def integrate(
             raise ArgumentError("steps", steps, f"the number of steps of the fixed-step method {method!r}")
         return _fixed(field, y, start, end, TABLEAUX[method], steps)
     if method in ADAPTIVE:
-        return _adaptive(field, y, start, end, TABLEAUX[method], rtol, atol, norm, max_calls)
+        return _adaptive(field, y, start, end, TABLEAUX[method], rtol, atol, norm, max_calls, where)
     if method in TORCHDIFFEQ:
-        return _torchdiffeq(field, y, start, end, method, rtol, atol, norm, steps)
-    return _scipy(field, y, start, end, method, rtol, atol)
+        return _torchdiffeq(field, y, start, end, method, rtol, atol, norm, steps, where)
+    return _scipy(field, y, start, end, method, rtol, atol, where)
 
 
 def _stages(
@@ -164,15 +173,15 @@ def _first_step(field, s, y, f, rows, direction, span, tableau, rtol, atol, norm
     """The starting step of Hairer, Norsett & Wanner (1993), II.4, per sample."""
     scale = atol + rtol * y.abs()
     d0, d1 = norm(y / scale), norm(f / scale)
-    h0 = torch.where((d0 < 1e-5) | (d1 < 1e-5), 1e-6, 0.01 * d0 / d1).clamp(max=span)
+    h0 = torch.where((d0 < 1e-5) | (d1 < 1e-5), 1e-6, 0.01 * d0 / d1).nan_to_num(nan=1e-6).clamp(max=span)
     f1 = field(s + direction * h0, y + (direction * h0)[:, None] * f, rows)
     d2 = norm((f1 - f) / scale) / h0
     largest = torch.maximum(d1, d2)
     h1 = torch.where(largest <= 1e-15, (h0 * 1e-3).clamp(min=1e-6), (0.01 / largest) ** (1 / tableau.order))
-    return torch.minimum(100 * h0, h1).clamp(max=span)
+    return torch.minimum(100 * h0, torch.where(h1.isnan(), 1e-3 * h0, h1)).clamp(max=span)
 
 
-def _adaptive(field, y, start, end, tableau, rtol, atol, norm, max_calls) -> Solution:
+def _adaptive(field, y, start, end, tableau, rtol, atol, norm, max_calls, where) -> Solution:
     direction, span = (1.0, end - start) if end > start else (-1.0, start - end)
     rows = torch.arange(len(y), device=y.device)
     result = y.clone()
@@ -182,9 +191,10 @@ def _adaptive(field, y, start, end, tableau, rtol, atol, norm, max_calls) -> Sol
     calls, last_error = 2, torch.ones_like(h)
     while len(rows):  # finished samples leave; asking whether any is left is the one wait per step
         if calls + len(tableau.b) > max_calls:
-            s = start + direction * passed[0].item()
+            at = where(start + direction * passed[0].item(), direction * h[0].item())
             raise ToleranceError(
-                f"after {calls} calls {len(rows)} samples stand at s = {s:.6g}, step {h[0].item():.3g}"
+                f"rtol={rtol:g}, atol={atol:g} not reached after {calls} calls: {len(rows)} samples are on their way, "
+                f"sample {rows[0].item()} at {at}"
             )
         last = passed + h >= span * (1 - 1e-12)
         h = torch.where(last, span - passed, h)
@@ -207,14 +217,12 @@ def _adaptive(field, y, start, end, tableau, rtol, atol, norm, max_calls) -> Sol
         h = h * factor
         if bool((h < 1e-14 * span).any()):
             bad = h < 1e-14 * span
-            s_bad = start + direction * passed[bad][0].item()
+            at = where(start + direction * passed[bad][0].item(), direction * h[bad][0].item())
+            samples = rows[bad].tolist()[:8]
             if not bool(finite[bad].all()):
-                raise NonFiniteError(
-                    f"the field gave NaN or infinity at s = {s_bad:.6g}, samples {rows[bad].tolist()[:8]}"
-                )
+                raise NonFiniteError(f"the field gave NaN or infinity at {at}, {calls} calls, samples {samples}")
             raise ToleranceError(
-                f"rtol={rtol:g}, atol={atol:g} cannot be reached: step {h[bad][0].item():.3g} at s = {s_bad:.6g}, "
-                f"{calls} calls, samples {rows[bad].tolist()[:8]}"
+                f"rtol={rtol:g}, atol={atol:g} cannot be reached: at {at}, {calls} calls, samples {samples}"
             )
         done = accept & last
         if bool(done.any()):
@@ -224,17 +232,19 @@ def _adaptive(field, y, start, end, tableau, rtol, atol, norm, max_calls) -> Sol
     return Solution(result, calls)
 
 
-def _torchdiffeq(field, y, start, end, method, rtol, atol, norm, steps) -> Solution:
+def _torchdiffeq(field, y, start, end, method, rtol, atol, norm, steps, where) -> Solution:
     from torchdiffeq import odeint
 
     rows = torch.arange(len(y), device=y.device)
-    calls = 0
+    calls, asked = 0, []
 
     def function(s, flat):
         nonlocal calls
         calls += 1
         state = flat.reshape(y.shape)
-        return field(s.to(y.dtype).expand(len(y)), state, rows).flatten()
+        value = field(s.to(y.dtype).expand(len(y)), state, rows)
+        asked[:] = [*asked[-1:], (s, value)]
+        return value.flatten()
 
     times = torch.tensor([start, end], dtype=y.dtype, device=y.device)
     # to step exactly onto the end: beyond it torchdiffeq would interpolate, to a lower order than the method's
@@ -246,29 +256,42 @@ def _torchdiffeq(field, y, start, end, method, rtol, atol, norm, steps) -> Solut
     try:
         flat = odeint(function, y.flatten(), times, rtol=rtol, atol=atol, method=method, options=options)[-1]
     except AssertionError as error:  # torchdiffeq's word for an underflow of the step
-        raise ToleranceError(f"{method} with rtol={rtol:g}, atol={atol:g}, after {calls} calls: {error}") from error
+        (before, _), (s, value) = asked[0], asked[-1]
+        at = where(before.item(), (s - before).item())
+        bad = ~value.isfinite().all(1)
+        if bool(bad.any()):
+            raise NonFiniteError(
+                f"the field gave NaN or infinity at {at}, {calls} calls, samples {rows[bad].tolist()[:8]}"
+            ) from error
+        raise ToleranceError(f"{method} with rtol={rtol:g}, atol={atol:g}, at {at}, {calls} calls: {error}") from error
     return Solution(flat.reshape(y.shape), calls)
 
 
-def _scipy(field, y, start, end, method, rtol, atol) -> Solution:
+def _scipy(field, y, start, end, method, rtol, atol, where) -> Solution:
     from scipy.integrate import solve_ivp
 
     ends, most = [], 0
     for i in range(len(y)):
-        row = torch.tensor([i], device=y.device)
+        row, asked = torch.tensor([i], device=y.device), []
 
-        def function(s, state, row=row):
+        def function(s, state, row=row, i=i, asked=asked):
             s_row = torch.tensor([s], dtype=y.dtype, device=y.device)
             state = torch.as_tensor(state, dtype=y.dtype).to(y.device)[None]
-            return field(s_row, state, row)[0].double().cpu().numpy()
+            value = field(s_row, state, row)[0].double().cpu().numpy()
+            if not np.isfinite(value).all():  # scipy would go on with it, some methods for ever
+                at = where(s, s - asked[-1] if asked else 0.0)
+                raise NonFiniteError(f"the field gave NaN or infinity at {at}, samples [{i}]")
+            asked[:] = [s]
+            return value
 
         first = y[i].detach().double().cpu().numpy()
         solution = solve_ivp(
             function, (start, end), first, method=method, rtol=max(rtol, 100 * np.finfo(float).eps), atol=atol
         )
         if not solution.success:
+            s = solution.t[-1]
             raise ToleranceError(
-                f"{method}, sample {i}: {solution.message} (s = {solution.t[-1]:.6g}, {solution.nfev} calls)"
+                f"{method}, sample {i}: {solution.message} (at {where(s, asked[-1] - s)}, {solution.nfev} calls)"
             )
         ends.append(torch.as_tensor(solution.y[:, -1], dtype=y.dtype))
         most = max(most, solution.nfev)

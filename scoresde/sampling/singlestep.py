@@ -10,8 +10,7 @@ from torch import Tensor
 
 from scoresde.errors import ArgumentError
 from scoresde.sampling.grids import Grid, brings_steps, time_grid, time_range
-from scoresde.sampling.samplers import GridSampler, State
-from scoresde.sde.times import randn
+from scoresde.sampling.samplers import GridSampler, State, noise_like
 
 #: of each order the moves (r, c) of one step h: from lambda_t to lambda_t + r h, with x0 a line through its values at
 #: lambda_t and lambda_t + c h, where the move before has led (c = 0: a constant)
@@ -94,9 +93,9 @@ class SingleStep(GridSampler):
             for j, (target, c_x, c_m, c_c) in enumerate(step):
                 if j:  # the move before has led to y at `level`
                     m_c = model.estimate(y, level, cond).x0
-                level, y = target, c_x * x + c_m * m
+                level, y = target, torch.add(x.mul(c_x), m, alpha=c_m)
                 if c_c:
-                    y = y + c_c * m_c
+                    y = torch.add(y, m_c, alpha=c_c)
             x = y
             yield State(x, level.t, m, i, steps, i * self.order)
 
@@ -158,7 +157,7 @@ class Heun(GridSampler):
         churned = [gamma > 0 and self.s_min <= rho <= self.s_max for rho in rhos[:-1]]
         log_rho = torch.tensor([math.log(rho * (1 + gamma)) for rho in rhos[:-1]], dtype=torch.float64)
         noisier = sde.levels(sde.time_of(-2 * log_rho)) if gamma else levels
-        y, calls = x / levels[0].alpha, 0
+        y, calls, draw = x / levels[0].alpha, 0, noise_like(x, generator)
         yield State(x, levels[0].t, None, 0, steps, calls)
         for i, (level, target) in enumerate(itertools.pairwise(levels)):
             rho, end = rhos[i], rhos[i + 1]
@@ -167,17 +166,17 @@ class Heun(GridSampler):
                 hat = level.sigma / level.alpha
                 if hat > rho:
                     scale = self.s_noise * math.sqrt(hat**2 - rho**2)
-                    y = y + scale * randn(x.shape, generator, x.device, x.dtype)
+                    y = torch.add(y, draw(), alpha=scale)
                 rho = hat
-            estimate = model.estimate(level.alpha * y, level, cond)
-            ahead = y + (end - rho) * estimate.eps
+            estimate = model.estimate(y.mul(level.alpha), level, cond)
+            ahead = torch.add(y, estimate.eps, alpha=end - rho)
             calls += 1
             if end > 0:
-                slope = model.estimate(target.alpha * ahead, target, cond).eps
-                ahead = y + (0.5 * (end - rho)) * (estimate.eps + slope)
+                slope = model.estimate(ahead.mul(target.alpha), target, cond).eps
+                ahead = torch.add(y, estimate.eps + slope, alpha=0.5 * (end - rho))
                 calls += 1
             y = ahead
-            yield State(target.alpha * y, target.t, estimate.x0, i + 1, steps, calls)
+            yield State(y.mul(target.alpha), target.t, estimate.x0, i + 1, steps, calls)
 
     def __repr__(self):
         return f"Heun(churn={self.churn:g})"

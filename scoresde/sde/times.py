@@ -54,12 +54,28 @@ def broadcast(value: Tensor, x: Tensor, name: str = "t") -> Tensor:
     return value.to(x.dtype).reshape(-1, *(1,) * (x.ndim - 1))
 
 
-def randn(shape, generator=None, device=None, dtype=None) -> Tensor:
-    """Standard normal noise ``(B, *D)`` from a generator, or from a list of generators, one a sample.
+class Share(torch.Generator):
+    """A generator of which this process uses a share: it draws for a whole batch and keeps some of the items.
 
-    The draw is made on the generator's own device and then moved, so a CPU generator gives the same numbers wherever
-    the data live. With a list, sample i sees its own stream only and does not depend on what else is in the batch.
+    Of a batch of ``total`` items it keeps ``index``, ``index + count``, ``index + 2 count``... Processes, or pieces of
+    a batch taken one after another, that each hold a share thus see the numbers that one process would have drawn for
+    the whole, and leave the generator in the same state. :func:`randn`, :func:`rand` and :func:`places` know of it; to
+    what draws from it directly it is an ordinary generator, and every share sees the same numbers.
     """
+
+    index, count, total = 0, 1, 1
+
+    def of(self, index: int, count: int, total: int) -> Share:
+        """Use the share of these items from now on; returns itself."""
+        self.index, self.count, self.total = index, count, total
+        return self
+
+    def whole(self, n: int) -> int:
+        """The items to draw for, of which ``n`` are to be kept."""
+        return self.total if n == len(range(self.index, self.total, self.count)) else n * self.count
+
+
+def _draw(function, shape, generator, device, dtype) -> Tensor:
     dtype = dtype or torch.get_default_dtype()
     device = torch.device(device if device is not None else "cpu")
     if isinstance(generator, (list, tuple)):
@@ -67,9 +83,35 @@ def randn(shape, generator=None, device=None, dtype=None) -> Tensor:
             raise ArgumentError(
                 "generator", f"a list of {len(generator)}", f"one generator or {shape[0]}, one a sample"
             )
-        return torch.stack([randn(tuple(shape[1:]), g, device, dtype) for g in generator])
+        return torch.stack([_draw(function, tuple(shape[1:]), g, device, dtype) for g in generator])
     source = device if generator is None else generator.device
-    return torch.randn(shape, generator=generator, device=source, dtype=dtype).to(device)
+    if isinstance(generator, Share):
+        whole = (generator.whole(shape[0]), *shape[1:])
+        drawn = function(whole, generator=generator, device=source, dtype=dtype)[generator.index :: generator.count]
+        return drawn.to(device)
+    return function(tuple(shape), generator=generator, device=source, dtype=dtype).to(device)
+
+
+def randn(shape, generator=None, device=None, dtype=None) -> Tensor:
+    """Standard normal noise ``(B, *D)`` from a generator, from a :class:`Share` of one, or from a list, one a sample.
+
+    The draw is made on the generator's own device and then moved, so a CPU generator gives the same numbers wherever
+    the data live. With a list, sample i sees its own stream only and does not depend on what else is in the batch.
+    """
+    return _draw(torch.randn, shape, generator, device, dtype)
+
+
+def rand(shape, generator=None, device=None, dtype=None) -> Tensor:
+    """Uniform numbers in [0, 1), ``(B, *D)``, drawn as :func:`randn` draws."""
+    return _draw(torch.rand, shape, generator, device, dtype)
+
+
+def places(n: int, generator=None, device=None) -> Tensor:
+    """``(n,)``: i/B, where each of n items stands in its batch of B; with a :class:`Share`, in the whole batch."""
+    if isinstance(generator, Share):
+        total = generator.whole(n)
+        return torch.arange(generator.index, total, generator.count, device=device) / total
+    return torch.arange(n, device=device) / n
 
 
 def streams(generator: torch.Generator | None, n: int) -> list[torch.Generator] | None:

@@ -303,7 +303,9 @@ def test_nan_from_the_network_names_time_and_samples():
 
 @pytest.mark.parametrize("settings", [{"rtol": 1e-30, "atol": 1e-30}, {"rtol": 1e-6, "atol": 1e-9, "max_calls": 50}])
 def test_an_unreachable_tolerance_names_time_step_and_calls(settings):
-    with pytest.raises(ToleranceError, match=r"sample \d+ stands at t = \S+ with a step of \S+ of .* after \d+ calls"):
+    with pytest.raises(
+        ToleranceError, match=r"sample \d+ stands at t = \S+ with a step of \S+ \(\S+ of .*\) after \d+ calls"
+    ):
         S.sample(MIXTURE.model(S.VPSDE()), (4, 2), AdaptiveSDE(**settings), generator=generator())
 
 
