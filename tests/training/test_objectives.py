@@ -1,4 +1,4 @@
-"""Objectives and time sampling, against closed forms."""
+"""Denoising score matching and its weightings, against closed forms."""
 
 import itertools
 import math
@@ -8,9 +8,11 @@ import torch
 from scipy.integrate import quad
 
 import scoresde as S
-from scoresde.errors import UnknownNameError
+from scoresde.errors import ArgumentError, UnknownNameError
 from scoresde.sampling import time_range
-from scoresde.training import UniformLogSNR, UniformTime
+from scoresde.training import EDM, Levels, LogNormal, MinSNR, Theorem1, UniformLogSNR, UniformTime
+from scoresde.training.weightings import WEIGHTINGS
+from tests.reference import edm
 
 SDES = {"vp": S.VPSDE(), "subvp": S.SubVPSDE(), "ve": S.VESDE(), "cosine": S.VPSDE.cosine(), "ddpm": S.DDPM.linear(100)}
 
@@ -54,43 +56,9 @@ def test_E6_mean_loss_is_the_closed_form_for_every_time_sampling(sde, sampling, 
     assert abs(means.mean().item() - truth) < 4.5 * means.std().item() / math.sqrt(40)
 
 
-def test_E6_importance_sampling_cuts_the_variance_of_the_likelihood_weighting():
-    """Per-sample variance at the exact model, VP: uniform t against UniformLogSNR, at least ten times less."""
-    model = S.GaussianMixture(torch.zeros(1, 2), 0.5).model(S.VPSDE())
-    x0 = torch.randn(20_000, 2, generator=generator(1)) * math.sqrt(0.5)
-    variance = {}
-    for name, sampling in {"uniform": UniformTime(False), "importance": UniformLogSNR(False)}.items():
-        loss = S.DenoisingScoreMatching("likelihood", sampling)(model, x0, generator=generator(2))
-        variance[name] = loss.var().item()
-    assert variance["importance"] < 0.1 * variance["uniform"]
-
-
-def test_low_discrepancy_times_spread_a_batch_evenly():
-    t, weight = UniformTime().draw(64, S.VPSDE(), 0.0, 1.0, generator(), "cpu")
-    assert torch.equal(weight, torch.ones(64))
-    gaps = t.sort().values.diff()
-    torch.testing.assert_close(gaps, torch.full((63,), 1 / 64))
-
-
-@pytest.mark.parametrize("sde", SDES)
-def test_log_snr_times_are_uniform_in_log_snr(sde):
-    sde = SDES[sde]
-    t, weight = UniformLogSNR().draw(101, sde, *time_range(sde), generator(), "cpu")
-    low, high = (sde.log_snr(t).item() for t in reversed(time_range(sde)))
-    gaps = sde.log_snr(t.double()).sort().values.diff()
-    torch.testing.assert_close(gaps, torch.full((100,), (high - low) / 101).double(), rtol=2e-2, atol=1e-4)
-    assert (weight > 0).all()
-
-
 @pytest.mark.parametrize("shape", [(4,), (4, 2), (4, 5, 7), (4, 3, 8, 8), (4, 1, 2, 2, 2)])
 def test_loss_per_sample_at_any_rank(shape):
-    class Zero(S.Model):
-        sde = S.VPSDE()
-
-        def estimate(self, x, level, cond=None):
-            return S.Estimate(x, torch.zeros_like(x), level)
-
-    loss = S.DenoisingScoreMatching()(Zero(), torch.zeros(shape), generator=generator())
+    loss = S.DenoisingScoreMatching()(Zero(S.VPSDE()), torch.zeros(shape), generator=generator())
     noise = torch.Generator().manual_seed(0)
     torch.rand(1, generator=noise)
     eps = torch.randn(shape, generator=noise)
@@ -121,8 +89,113 @@ def test_P6_the_loss_is_one_number_whatever_the_network_predicts():
         assert objective(model, x0, generator=generator(1)).min() > 1e-6
 
 
+# ---- weightings ------------------------------------------------------------------------------------------------------
+
+
+class Zero(S.Model):
+    """eps_theta = 0: the loss is w |eps|^2, whose mean is w n."""
+
+    def __init__(self, sde):
+        super().__init__()
+        self.sde = sde
+
+    def estimate(self, x, level, cond=None):
+        return S.Estimate(x, torch.zeros_like(x), level)
+
+
+@pytest.mark.parametrize("name", SDES)
+@pytest.mark.parametrize("weighting", ["min-snr", "edm"])
+def test_weights_are_those_of_the_papers_on_the_error_of_x0(name, weighting):
+    """min(snr, 5), and (r^2 + s_d^2)/(r s_d)^2 at the density of log r, both times |x_0 - x0_theta|^2."""
+    sde, t = SDES[name], torch.tensor([0.0321, 0.2043, 0.5067, 0.8071])  # between the levels, where DDPM's rate jumps
+    alpha, sigma = sde.alpha(t.double()), sde.sigma(t.double())
+    r, snr = sigma / alpha, (alpha / sigma) ** 2
+    if weighting == "min-snr":
+        expected = snr.clamp(max=5)
+    else:
+        density = torch.exp(-0.5 * ((r.log() + 1.2) / 1.2) ** 2) / (1.2 * math.sqrt(2 * math.pi))
+        rate = (sde.log_snr(t.double() - 1e-6) - sde.log_snr(t.double() + 1e-6)) / 4e-6  # d log r/dt
+        expected = (r**2 + 1) / r**2 * density * rate
+    w = WEIGHTINGS[weighting]()(Zero(sde), t)
+    torch.testing.assert_close(w / r**2, expected, rtol=1e-3, atol=0, check_dtype=False)
+
+
+def test_edm_draw_by_draw_is_the_papers_loss():
+    """lambda(r) |D(x; r) - y|^2 with log r ~ N(-1.2, 1.2^2), D written as in the paper; the density cancels."""
+    sde, g = S.VESDE.linear(80.0), generator(1)
+    net = S.ResidualMLP((3,), width=16, blocks=1)
+    torch.nn.init.normal_(net.head[-1].weight)
+    model = S.ScoreModel(net, sde, "edm", label="edm", data_std=0.5)
+    y = torch.randn(64, 3, generator=g) / 2
+    with torch.no_grad():
+        terms = S.DenoisingScoreMatching("edm").terms(model, y, generator=generator(2))
+        noise = generator(2)
+        torch.rand(1, generator=noise)
+        n = torch.randn(64, 3, generator=noise)
+        for i, t in enumerate(terms.t):
+            r = 80 * t.item()
+            F = net(edm.c_in(r, 0.5) * (y[i] + r * n[i])[None], torch.tensor([edm.c_noise(r)]))[0]
+            D = edm.c_skip(r, 0.5) * (y[i] + r * n[i]) + edm.c_out(r, 0.5) * F
+            literal = (r**2 + 0.25) / (r * 0.5) ** 2 * (D - y[i]).square().sum()
+            assert terms.loss[i].item() == pytest.approx(literal.item(), rel=2e-3)
+
+
+def test_edm_gives_every_level_the_same_loss_at_the_start():
+    """A network that is zero leaves a target of unit variance: the loss of unit data is n in the mean, at any level."""
+    model = S.ScoreModel(S.ResidualMLP((2,), width=8, blocks=1), S.VESDE.linear(), "edm", label="log_snr", data_std=0.5)
+    x0 = torch.randn(40_000, 2, generator=generator(1)) / 2
+    terms = S.DenoisingScoreMatching("edm").terms(model, x0, generator=generator(2))
+    order = terms.t.argsort()
+    for part in terms.loss[order].chunk(4):  # 10,000 losses of variance 4 each: 5 standard errors are 0.1
+        assert part.mean().item() == pytest.approx(2, abs=0.1)
+
+
+def test_E6_a_given_function_is_a_weighting():
+    x0 = torch.zeros(500, 2)
+    given = S.DenoisingScoreMatching(lambda model, t: 3 * torch.ones_like(t))
+    simple = S.DenoisingScoreMatching()
+    model = Zero(S.VPSDE())
+    torch.testing.assert_close(given(model, x0, generator=generator()), 3 * simple(model, x0, generator=generator()))
+
+
+def test_terms_are_the_loss_with_its_time_and_without_the_weight_of_the_draw():
+    model, x0 = Zero(S.VPSDE()), torch.zeros(100, 2)
+    objective = S.DenoisingScoreMatching("likelihood", "log-snr")
+    terms = objective.terms(model, x0, generator=generator(1))
+    assert torch.equal(terms.loss, objective(model, x0, generator=generator(1)))
+    _, weight = objective.time_sampling.draw(100, model.sde, None, None, generator(1), "cpu")
+    torch.testing.assert_close(terms.value * weight, terms.loss)
+    assert ((terms.t >= 0) & (terms.t <= 1)).all()
+
+
+@pytest.mark.parametrize(
+    ("weighting", "sampling"),
+    [
+        ("simple", UniformTime),
+        ("likelihood", UniformLogSNR),
+        ("min-snr", UniformTime),
+        ("edm", LogNormal),
+        ("theorem-1", Levels),
+        (MinSNR(1.0), UniformTime),
+        (EDM(-0.4, 1.0), LogNormal),
+    ],
+)
+def test_each_weighting_brings_the_time_sampling_that_suits_it(weighting, sampling):
+    objective = S.DenoisingScoreMatching(weighting)
+    assert type(objective.time_sampling) is sampling
+    assert type(S.DenoisingScoreMatching(weighting, "uniform").time_sampling) is UniformTime
+    if sampling is LogNormal:
+        assert objective.time_sampling.P_mean == objective.weighting.law.P_mean
+
+
 def test_unknown_names_are_refused():
     with pytest.raises(UnknownNameError, match="did you mean 'likelihood'"):
         S.DenoisingScoreMatching("likelyhood")
     with pytest.raises(UnknownNameError, match="time_sampling"):
         S.DenoisingScoreMatching(time_sampling="sometimes")
+    with pytest.raises(ArgumentError, match="gamma"):
+        MinSNR(0.0)
+    with pytest.raises(ArgumentError, match="data_std"):
+        EDM(data_std=-1.0)
+    with pytest.raises(ArgumentError, match=r"eta: got 1\.5"):
+        Theorem1(1.5)
