@@ -80,6 +80,17 @@ class ToleranceError(ScoreSDEError, ArithmeticError):
     """An adaptive solver could not reach its tolerance; the message names the time, the step and the calls spent."""
 
 
+class LostRankError(ScoreSDEError, RuntimeError):
+    """Another process of a run on several devices has failed or was killed; names this process's rank."""
+
+    def __init__(self, rank: int, reason: str):
+        self.rank, self.reason = rank, reason
+        super().__init__(f"rank {rank} lost another process of this run ({reason}); the checkpoints are intact")
+
+    def __reduce__(self):
+        return type(self), (self.rank, self.reason)
+
+
 class MissingExtraError(ScoreSDEError, ImportError):
     """An optional dependency is not installed; the message names the extra that brings it."""
 

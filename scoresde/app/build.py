@@ -9,10 +9,12 @@ import torch
 from torch import Tensor
 
 from scoresde.app.config import DataConfig, LikelihoodConfig, RunConfig, SampleConfig, SDEConfig
-from scoresde.data import SOURCES, Data, load_data, load_whole
+from scoresde.data import SOURCES, Data, Dequantization, Mapped, TruncatedNormal, load_data, load_whole, map_array
+from scoresde.data.base import count_of
+from scoresde.data.load import HELD_OUT
 from scoresde.errors import ArgumentError, ConfigError, DataError, ShapeError
 from scoresde.likelihood.divergence import Divergence, Exact, Hutchinson, default_divergence
-from scoresde.models import ScoreModel
+from scoresde.models import Model, ScoreModel, classifier_free_guidance
 from scoresde.nets import build_net
 from scoresde.sampling import (
     DDIM,
@@ -27,15 +29,29 @@ from scoresde.sampling import (
 )
 from scoresde.sampling.ode import ADAPTIVE
 from scoresde.sde import SDE, build_sde
-from scoresde.training import DenoisingScoreMatching, Trainer, TrainerConfig
+from scoresde.training import DenoisingScoreMatching, SlicedScoreMatching, Trainer, TrainerConfig
 
 PREDICTORS = {"reverse-diffusion": ReverseDiffusion, "ancestral": Ancestral, "euler-maruyama": EulerMaruyama}
+OBJECTIVES = {"denoising": DenoisingScoreMatching, "sliced": SlicedScoreMatching}
 #: which settings of the section each process takes
 SDE_OPTIONS = {"vp": ("beta_min", "beta_max"), "subvp": ("beta_min", "beta_max"), "ve": ("sigma_min", "sigma_max")}
 
 
+def mapped(config: DataConfig) -> tuple[Mapped, Data]:
+    """Training data that stay on the disk, and held-out data in memory: the last items of the file."""
+    whole = map_array(config.source, config.labels, config.levels)
+    if config.n is not None:
+        raise ConfigError("data.n", config.n, "null with data.mmap")
+    return whole.split(count_of(HELD_OUT if config.held_out is None else config.held_out, len(whole)))
+
+
 def data(config: DataConfig) -> tuple[Data, Data]:
-    """Training and held-out data."""
+    """Training and held-out data in memory; of training data left on the disk, 16384 at equal distances."""
+    if config.mmap:
+        train, held_out = mapped(config)
+        return train.sample, held_out
+    if config.labels is not None:
+        raise ConfigError("data.labels", config.labels, "null without data.mmap: an .npz file holds labels itself")
     return load_data(
         config.source,
         config.held_out,
@@ -84,29 +100,32 @@ def model(config: RunConfig, train: Data) -> ScoreModel:
     )
 
 
+def dequantization(config: RunConfig, model: ScoreModel) -> tuple[Dequantization | None, float | None]:
+    """The law of the noise in the bins of integer data, and the time from which on to train; None: the default."""
+    name = config.train.dequantization
+    if name == "uniform":
+        return None, None
+    if model.scaling.levels is None:
+        raise ConfigError("train.dequantization", repr(name), "'uniform', which does nothing: the data are continuous")
+    law = TruncatedNormal()
+    return law, None if name == "none" else model.sde.time_of(law.log_snr(model.scaling)).item()
+
+
 def trainer(config: RunConfig, model: ScoreModel, folder: str | Path) -> Trainer:
     """A trainer that writes its checkpoints into ``folder``."""
     c = config.train
-    half_life = c.ema_half_life if c.ema_half_life >= 1 else max(1.0, c.ema_half_life * c.steps)
+    lives = {"ema": c.ema_half_life, **c.ema_extra}
+    lives = {name: life if life >= 1 else max(1.0, life * c.steps) for name, life in lives.items()}
+    law, t_min = dequantization(config, model)
+    same = ("steps", "batch_size", "lr", "warmup", "lr_decay", "clip", "accumulate", "precision", "compile")
+    same += ("channels_last", "on_nan", "conditional", "label_dropout", "workers", "log_every", "checkpoint_every")
+    same += ("keep", "seed", "device")
     return Trainer(
         model,
-        DenoisingScoreMatching(c.weighting, c.time_sampling),
-        TrainerConfig(
-            steps=c.steps,
-            batch_size=c.batch_size,
-            lr=c.lr,
-            warmup=c.warmup,
-            lr_decay=c.lr_decay,
-            clip=c.clip,
-            ema_half_life=half_life,
-            log_every=c.log_every,
-            checkpoint_every=c.checkpoint_every,
-            keep=c.keep,
-            seed=c.seed,
-            device=c.device,
-            conditional=c.conditional,
-        ),
+        OBJECTIVES[c.objective](weighting=c.weighting, time_sampling=c.time_sampling, t_min=t_min),
+        TrainerConfig(ema_half_life=lives, **{name: getattr(c, name) for name in same}),
         folder,
+        law,
     )
 
 
@@ -148,6 +167,11 @@ def labels(config: SampleConfig, model: ScoreModel, n: int) -> Tensor | None:
     if config.label >= classes:
         raise ConfigError("sample.label", config.label, f"a class from 0 to {classes - 1}")
     return torch.full((n,), config.label)
+
+
+def guided(config: SampleConfig, model: ScoreModel) -> Model:
+    """The model with classifier-free guidance, where a scale is set."""
+    return model if config.guidance == 1 else classifier_free_guidance(model, config.guidance)
 
 
 def cond(model: ScoreModel, labels: Tensor | None) -> Mapping[str, Tensor] | None:

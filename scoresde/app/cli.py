@@ -215,10 +215,11 @@ def train(out, **options) -> None:
       scoresde train --out runs/digits --resume
     """
     from scoresde.app.terminal import say
-    from scoresde.app.training import train as work
+    from scoresde.app.training import train_on_ranks
 
-    run = _begin(out, **options)
-    work(run)
+    run = train_on_ranks(lambda: _begin(out, **options), options["device"])
+    if run is None:
+        return
     folder = shlex.quote(str(run.path))
     say(f"Trained: {run.path}. Go on with:")
     for following in ("sample", "evaluate", "report"):
@@ -229,28 +230,37 @@ def train(out, **options) -> None:
 @_run
 @click.option("-n", type=int, help="How many samples.")
 @click.option("--sampler", metavar="pc|ode|dpm|ddim", help="Predictor-corrector, flow ODE, DPM solver or DDIM.")
-@click.option("--steps", type=int, help="Steps from noise to data.")
+@click.option("--stochastic", is_flag=True, help="Draw noise on the way: the reverse SDE by dpm, eta = 1 by ddim.")
+@click.option("--steps", type=int, help="Steps from noise to data; network calls for dpm.")
+@click.option("--batch", type=int, help="Samples drawn at a time; does not change them.")
 @click.option("--label", type=int, help="The class to draw, of a conditional model.")
+@click.option("--guidance", type=float, help="Scale of classifier-free guidance: 1 is none, 2 or 3 sharper classes.")
 @click.option("--seed", type=int, help="Seed of the draw.")
 @click.option("--out", type=click.Path(path_type=Path), metavar="FILE", help="Write here, not in RUN.")
 @_settings
-def sample(run, out, overrides, **options) -> None:
+def sample(run, out, stochastic, overrides, **options) -> None:
     """Draw samples from the model in RUN.
 
-    Writes samples-pc.npz or samples-ode.npz in RUN with the arrays x (the model's units) and raw (the data's), and
-    a picture. Samples drawn before by the same sampler are replaced.
+    Writes samples-SAMPLER.npz in RUN (samples-SAMPLER-stochastic.npz with --stochastic) with the arrays x (the model's
+    units) and raw (the data's), and a picture. Samples drawn before by the same sampler are replaced.
 
     \b
     Examples:
       scoresde sample runs/digits -n 100
+      scoresde sample runs/digits --sampler dpm --steps 20
+      scoresde sample runs/digits --sampler dpm --stochastic --steps 50 -n 10000 --batch 500
       scoresde sample runs/digits --sampler ode --seed 1 --out more.npz
+      scoresde sample runs/classes --label 3 --guidance 2
     """
     from scoresde.app.drawing import sample as work
     from scoresde.app.runs import RunFolder
+    from scoresde.app.training import on_ranks
 
     folder = RunFolder.open(run)
-    keys = {name: f"sample.{name}" for name in ("n", "sampler", "steps", "label", "seed")} | {"device": "train.device"}
-    work(folder, _with(folder, _overrides(overrides, keys, options)), out)
+    keys = {name: f"sample.{name}" for name in ("n", "sampler", "steps", "batch", "label", "guidance", "seed")}
+    config = _with(folder, _overrides(overrides, keys | {"device": "train.device"}, options))
+    with on_ranks(options["device"]):
+        work(folder, config, out, stochastic)
 
 
 _LIKELIHOOD = {"n": "likelihood.n", "seed": "likelihood.seed", "device": "train.device"}
@@ -291,6 +301,7 @@ def likelihood(run, data, against, paired, overrides, **options) -> None:
     """
     from scoresde.app import build, scoring
     from scoresde.app.runs import RunFolder
+    from scoresde.app.training import on_ranks
 
     folder = RunFolder.open(run)
     other = None if paired is None else RunFolder.open(paired)
@@ -300,11 +311,12 @@ def likelihood(run, data, against, paired, overrides, **options) -> None:
     else:
         name, first = f"likelihood-{Path(data).stem}", scoring.other_data(config, data)
     seconds = {source: scoring.other_data(config, source, spoiling=first) for source in against}
-    scores = scoring.likelihood(folder, config, first, name)
-    for source, second in seconds.items():
-        scoring.against(folder, config, scores, second, f"{name}-against-{Path(source).stem}")
-    if other is not None:
-        scoring.paired(folder, config, scores, first, other, f"{name}-paired-{other.path.name}")
+    with on_ranks(options["device"]):
+        scores = scoring.likelihood(folder, config, first, name)
+        for source, second in seconds.items():
+            scoring.against(folder, config, scores, second, f"{name}-against-{Path(source).stem}")
+        if other is not None:
+            scoring.paired(folder, config, scores, first, other, f"{name}-paired-{other.path.name}")
 
 
 @main.command()

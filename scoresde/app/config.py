@@ -41,6 +41,8 @@ class DataConfig(_Section):
     size: int | None = Field(None, ge=1, description="crop and resize images to size x size pixels; null: as they are")
     key: str | None = Field(None, min_length=1, description="name of the array in an .npz file; null: the only one")
     grayscale: bool = Field(False, description="turn colour images to one channel")
+    mmap: bool = Field(False, description="leave an .npy file on the disk and read it batch by batch")
+    labels: str | None = Field(None, min_length=1, description="an .npy file of classes beside the data (mmap)")
 
     @field_validator("held_out")
     @classmethod
@@ -98,31 +100,71 @@ class TrainConfig(_Section):
     ema_half_life: float = Field(
         0.05, gt=0, description="half-life of the weights' moving average: steps, or a fraction of train.steps if < 1"
     )
-    weighting: Literal["simple", "likelihood"] = Field(
-        "simple", description="weight of the loss over t: sigma^2 (samples) or g^2 (likelihoods)"
+    ema_extra: dict[str, float] = Field(
+        {}, description="further averages of the weights by name, such as {slow: 0.2}; half-lives as above"
     )
-    time_sampling: Literal["uniform", "low-discrepancy", "log-snr"] = Field(
-        "low-discrepancy", description="how a batch's times are drawn; log-snr suits the likelihood weighting"
+    objective: Literal["denoising", "sliced"] = Field(
+        "denoising", description="score matching against the noise that was added, or by random projections"
+    )
+    weighting: Literal["simple", "likelihood", "min-snr", "edm"] = Field(
+        "simple", description="weight of the loss over t: sigma^2 (samples), g^2 (likelihoods), min-SNR or EDM's"
+    )
+    time_sampling: Literal["uniform", "low-discrepancy", "log-snr", "log-normal"] = Field(
+        "low-discrepancy", description="how a batch's times are drawn; log-snr suits likelihood, log-normal edm"
+    )
+    dequantization: Literal["uniform", "truncated-normal", "none"] = Field(
+        "uniform",
+        description="noise in the bins of integer data; truncated-normal: bin centres, and times from where the "
+        "process's own noise fills the bins",
     )
     conditional: bool = Field(False, description="tell the network the labels: a model of each class")
+    label_dropout: float = Field(
+        0.0, ge=0, lt=1, description="share of labels hidden in training, for classifier-free guidance (conditional)"
+    )
+    accumulate: int = Field(1, ge=1, description="pieces in which a batch goes through the network, to save memory")
+    precision: Literal["float32", "bfloat16", "float16"] = Field(
+        "float32", description="of the network's matrix products and convolutions; float16 with loss scaling"
+    )
+    compile: bool = Field(False, description="run the network through torch.compile")
+    channels_last: bool = Field(False, description="hold images channels last: faster on CUDA with tensor cores")
+    on_nan: Literal["stop", "skip"] = Field("stop", description="what to do where the loss is NaN or infinite")
+    workers: int = Field(0, ge=0, description="processes that read data ahead (mmap)")
     lr_decay: Literal["none", "cosine"] = Field("cosine", description="learning rate after the warm-up")
     checkpoint_every: int = Field(1_000, ge=1, description="steps between checkpoints")
     log_every: int = Field(20, ge=1, description="steps between lines of the log")
-    keep: int = Field(2, ge=1, description="checkpoints kept; older ones are removed")
+    keep: int = Field(2, ge=1, description="checkpoints kept, besides the best on held-out data; others are removed")
+    sample_every: int | None = Field(None, ge=1, description="steps between pictures of samples; null: none")
+    tensorboard: bool = Field(False, description="write the log for TensorBoard as well")
     seed: int = Field(0, ge=0, description="seed of weights, batches, times and noise")
     device: Literal["auto", "cpu", "cuda", "mps"] = Field("auto", description="where to compute; auto: the fastest")
     deterministic: bool = Field(False, description="refuse operations whose result can change between runs")
+
+    @model_validator(mode="after")
+    def _fit_together(self) -> Self:
+        for name, value in self.ema_extra.items():
+            if not value > 0 or not name.replace("-", "_").isidentifier() or name == "ema":
+                raise ConfigError(
+                    "train.ema_extra", f"{name}: {value}", "names, other than ema, of positive half-lives"
+                )
+        if self.label_dropout and not self.conditional:
+            raise ConfigError("train.label_dropout", self.label_dropout, "0, or train.conditional=true")
+        if self.accumulate > self.batch_size:
+            raise ConfigError("train.accumulate", self.accumulate, f"at most train.batch_size = {self.batch_size}")
+        return self
 
 
 class SampleConfig(_Section):
     """Drawing samples."""
 
     sampler: Literal["pc", "ode", "dpm", "ddim"] = Field(
-        "pc", description="predictor-corrector, the probability-flow ODE, its multistep solver, or DDIM"
+        "dpm", description="predictor-corrector, the probability-flow ODE, its multistep solver, or DDIM"
     )
     steps: int | None = Field(None, ge=1, description="steps from noise to data; null: the sampler's default")
     n: int = Field(64, ge=1, description="samples to draw")
     label: int | None = Field(None, ge=0, description="class to draw (conditional models); null: all in turn")
+    guidance: float = Field(
+        1.0, ge=0, description="scale of classifier-free guidance (models trained with label_dropout); 1: none"
+    )
     predictor: Literal["reverse-diffusion", "ancestral", "euler-maruyama"] = Field(
         "reverse-diffusion", description="step of the reverse SDE (pc)"
     )
@@ -169,6 +211,12 @@ class RunConfig(_Section):
     train: TrainConfig = Field(default_factory=TrainConfig)
     sample: SampleConfig = Field(default_factory=SampleConfig)
     likelihood: LikelihoodConfig = Field(default_factory=LikelihoodConfig)
+
+    @model_validator(mode="after")
+    def _can_be_guided(self) -> Self:
+        if self.sample.guidance != 1 and not self.train.label_dropout:
+            raise ConfigError("sample.guidance", self.sample.guidance, "1, or a model trained with train.label_dropout")
+        return self
 
 
 class Preset(NamedTuple):
@@ -390,7 +438,7 @@ def _checked(values: dict[str, Any]) -> dict[str, Any]:
         for key, value in (block or {}).items():
             if key not in fields:
                 raise _unknown(f"{section}.{key}")
-            if key != "options" and isinstance(value, dict):
+            if isinstance(value, dict) and get_origin(fields[key].annotation) is not dict:
                 raise ConfigError(f"{section}.{key}", _kind(value), _accepts(fields[key]))
     return {section: block for section, block in values.items() if block is not None}
 

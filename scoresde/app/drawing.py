@@ -17,53 +17,72 @@ from scoresde.app.config import RunConfig, SampleConfig
 from scoresde.app.runs import RunFolder
 from scoresde.app.terminal import duration, progress, say
 from scoresde.data import Data
-from scoresde.errors import RunFolderError
+from scoresde.errors import ConfigError, RunFolderError
 from scoresde.files import write_atomically
 from scoresde.models import ScoreModel
-from scoresde.models.score_model import check_finite
+from scoresde.sampling import DDIM, DPMSolver
 from scoresde.sampling import sample as draw
 from scoresde.sde.times import streams
+from scoresde.training.distributed import Ranks, over_ranks, share_of
+
+#: of the samplers without noise the ones with it
+STOCHASTIC = {"dpm": lambda: DPMSolver(stochastic=True), "ddim": lambda: DDIM(eta=1.0)}
 
 
-def draw_samples(model: ScoreModel, config: SampleConfig) -> tuple[Tensor, Tensor | None, int]:
+def draw_samples(
+    model: ScoreModel, config: SampleConfig, stochastic: bool = False
+) -> tuple[Tensor, Tensor | None, int]:
     """``(x, labels, calls)``: samples ``(n, *D)`` on the CPU, their classes, and network calls a sample.
 
     Raises:
+        ConfigError: ``stochastic`` with a sampler that is so, or cannot be.
         NonFiniteError: NaN or infinity in a sample.
     """
     sampler, steps = build.sampler(config)
-    labels = build.labels(config, model, config.n)
+    if stochastic:
+        if config.sampler not in STOCHASTIC:
+            raise ConfigError("sample.sampler", repr(config.sampler), "'dpm' or 'ddim' with --stochastic")
+        sampler = STOCHASTIC[config.sampler]()
+    labels, guided = build.labels(config, model, config.n), build.guided(config, model)
     shape = tuple(model.net.config["shape"])
     generator = torch.Generator().manual_seed(config.seed)
-    parts, calls = [], 0
+    batches, calls, drawn = 0, 0, 0
 
     def count(*_) -> None:
         nonlocal calls
         calls += 1
-        update(sum(map(len, parts)), f"samples, {calls} network calls")
+        update(drawn, f"samples, {calls} network calls")
+
+    def work(items: range, generator: torch.Generator) -> Tensor:
+        nonlocal batches, drawn
+        parts = []
+        for begin in range(items.start, items.stop, config.batch):
+            size = min(config.batch, items.stop - begin)
+            some = None if labels is None else labels[begin : begin + size]
+            cond = build.cond(model, some)
+            parts.append(
+                draw(guided, (size, *shape), sampler, steps, cond=cond, generator=streams(generator, size)).cpu()
+            )
+            batches, drawn = batches + 1, drawn + size
+            update(drawn, f"samples, {calls} network calls")
+        return torch.cat(parts)
 
     hook = model.net.register_forward_hook(count)
     try:
-        with progress(f"sampling ({config.sampler})", config.n) as update:
-            for begin in range(0, config.n, config.batch):
-                size = min(config.batch, config.n - begin)
-                some = None if labels is None else labels[begin : begin + size]
-                cond = build.cond(model, some)
-                x = draw(model, (size, *shape), sampler, steps, cond=cond, generator=streams(generator, size))
-                parts.append(check_finite(x, "samples").cpu())
-                update(begin + size, f"samples, {calls} network calls")
+        with progress(f"sampling ({config.sampler})", len(share_of(config.n, Ranks()))) as update:
+            x = over_ranks(work, config.n, generator)
     finally:
         hook.remove()
-    return torch.cat(parts), labels, calls // len(parts)
+    return x, labels, calls // max(1, batches)
 
 
-def sample(run: RunFolder, config: RunConfig, out: Path | None = None) -> Path:
-    """Draw, and write ``samples-pc.npz`` or ``samples-ode.npz`` with a picture; or ``out`` and a picture beside it."""
+def sample(run: RunFolder, config: RunConfig, out: Path | None = None, stochastic: bool = False) -> Path:
+    """Draw, and write ``samples-SAMPLER.npz`` with a picture; or ``out`` and a picture beside it."""
     settings = config.sample
-    name = f"samples-{settings.sampler}"
+    name = f"samples-{settings.sampler}" + ("-stochastic" if stochastic else "")
     model = run.model(config.train.device)
     begun = time.monotonic()
-    x, labels, calls = draw_samples(model, settings)
+    x, labels, calls = draw_samples(model, settings, stochastic)
     seconds = time.monotonic() - begun
     raw = model.scaling.to_raw(x)
     if raw.dtype == torch.int64 and model.scaling.levels <= 256:
@@ -81,8 +100,11 @@ def sample(run: RunFolder, config: RunConfig, out: Path | None = None) -> Path:
             path = run.write(f"{name}.npz", content)
             shown = run.picture(name, picture) if picture else None
     else:
-        path = write_atomically(out, content)
-        shown = write_atomically(out.with_suffix(".png"), picture) if picture else None
+        path, shown = out, out.with_suffix(".png") if picture else None
+        if not run.read_only:
+            write_atomically(out, content)
+            if picture:
+                write_atomically(shown, picture)
     say(f"{settings.n} samples by {settings.sampler} in {duration(seconds)}, {calls} network calls each: {path}")
     if shown is not None:
         say(f"  picture: {shown}")

@@ -3,17 +3,19 @@
 config.yaml        every setting, resolved
 meta.json          versions, the command that began the run, and what was done at which step, in how many seconds
 log.jsonl          a record of the training per line
+tensorboard/       the same for TensorBoard, if train.tensorboard is on
 checkpoints/       step-N folders, each a model for ``ScoreModel.from_pretrained`` and the state of its training
 samples-*.npz      samples, one file a sampler
 likelihood*.csv    log-likelihoods, an item a line
 evaluation.json    the model against baselines and corrupted data
-pictures/          PNG files
+pictures/          PNG files; in training/, samples drawn on the way
 report.html        all of it on one page
 """
 
 from __future__ import annotations
 
 import json
+import os
 import platform
 import time
 from collections.abc import Iterator, Mapping
@@ -35,6 +37,8 @@ FORMAT = "scoresde-run-1"
 class RunFolder:
     """A folder made by :meth:`create`, or found by :meth:`open`; all writes are whole or not at all.
 
+    Of the processes of a torchrun rank 0 alone writes; to the others it can only be read.
+
     Attributes:
         path: the folder.
         config: its settings, a :class:`~scoresde.app.config.RunConfig`.
@@ -43,6 +47,7 @@ class RunFolder:
 
     def __init__(self, path: Path, config: RunConfig, meta: dict[str, Any]):
         self.path, self.config, self.meta = path, config, meta
+        self.read_only = "WORLD_SIZE" in os.environ and os.environ.get("RANK", "0") != "0"
 
     @classmethod
     def create(cls, path: str | Path, config: RunConfig, command: str = "") -> RunFolder:
@@ -102,12 +107,13 @@ class RunFolder:
 
     def save_config(self, config: RunConfig) -> None:
         """Make ``config`` the run's settings."""
-        save_config(config, self.path / "config.yaml")
+        if not self.read_only:
+            save_config(config, self.path / "config.yaml")
         self.config = config
 
     def save_meta(self) -> None:
         """Write ``meta.json``."""
-        write_atomically(self.path / "meta.json", json.dumps(self.meta, indent=2) + "\n")
+        self.write("meta.json", json.dumps(self.meta, indent=2) + "\n")
 
     @contextmanager
     def stage(self, name: str, since: float = 0.0, **facts: Any) -> Iterator[None]:
@@ -126,10 +132,16 @@ class RunFolder:
 
     def withdraw(self) -> None:
         """Remove a run that never began: one that holds nothing but its settings."""
-        if {path.name for path in self.path.iterdir()} == {"config.yaml", "meta.json"}:
+        if not self.read_only and {path.name for path in self.path.iterdir()} == {"config.yaml", "meta.json"}:
             (self.path / "config.yaml").unlink()
             (self.path / "meta.json").unlink()
             self.path.rmdir()
+
+    def sweep(self) -> None:
+        """Remove what a killed process left of files it was writing."""
+        if not self.read_only:
+            for path in (*self.path.glob(".*.part"), *self.path.glob("pictures/**/.*.part")):
+                path.unlink(missing_ok=True)
 
     # ---- checkpoints -----------------------------------------------------------------------------------------------
 
@@ -140,8 +152,9 @@ class RunFolder:
     @property
     def step(self) -> int | None:
         """The step of the newest checkpoint, or None."""
-        newest = max(self.checkpoints.glob("step-*"), default=None)
-        return None if newest is None else int(newest.name.removeprefix("step-"))
+        from scoresde.training.checkpoints import checkpoints
+
+        return max((int(path.name.removeprefix("step-")) for path in checkpoints(self.checkpoints)), default=None)
 
     def model(self, device: str = "cpu") -> ScoreModel:
         """The model of the newest checkpoint, its averaged weights, in evaluation mode; device "auto" is the fastest.
@@ -159,8 +172,9 @@ class RunFolder:
 
     def log(self, record: Mapping[str, Any]) -> None:
         """Append a record to ``log.jsonl``."""
-        with (self.path / "log.jsonl").open("a", encoding="utf-8") as file:
-            file.write(json.dumps(dict(record)) + "\n")
+        if not self.read_only:
+            with (self.path / "log.jsonl").open("a", encoding="utf-8") as file:
+                file.write(json.dumps(dict(record)) + "\n")
 
     def records(self) -> list[dict[str, Any]]:
         """The records of the log; a last line cut short by a crash is left out."""
@@ -174,15 +188,18 @@ class RunFolder:
         return records
 
     def rewind_log(self, step: int) -> None:
-        """Drop what was logged after ``step``, where training is taken up again."""
+        """Drop what was logged after ``step``, where training is taken up again; without a log nothing is done."""
+        if not (self.path / "log.jsonl").exists():
+            return
         kept = [record for record in self.records() if record.get("step", 0) <= step]
-        write_atomically(self.path / "log.jsonl", "".join(json.dumps(record) + "\n" for record in kept))
+        self.write("log.jsonl", "".join(json.dumps(record) + "\n" for record in kept))
 
     # ---- results ---------------------------------------------------------------------------------------------------
 
     def write(self, name: str, content: str | bytes) -> Path:
         """Write a file of the run."""
-        return write_atomically(self.path / name, content)
+        path = self.path / name
+        return path if self.read_only else write_atomically(path, content)
 
     def picture(self, name: str, png: bytes) -> Path:
         """Write ``pictures/name.png``."""

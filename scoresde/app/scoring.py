@@ -17,13 +17,14 @@ from scoresde.app.baselines import fit_baselines
 from scoresde.app.comparing import Measured, auroc, paired_difference
 from scoresde.app.config import LikelihoodConfig, RunConfig
 from scoresde.app.runs import RunFolder
-from scoresde.app.terminal import progress, say, table
+from scoresde.app.terminal import Update, progress, say, table
 from scoresde.data import Data, corrupt
 from scoresde.data.corrupt import CORRUPTIONS
 from scoresde.errors import ArgumentError
 from scoresde.likelihood import Uniform, bits_per_dim, log_likelihood
 from scoresde.models import ScoreModel
 from scoresde.sde.times import streams
+from scoresde.training.distributed import Ranks, over_ranks, share_of
 
 SPOILED = ("shuffled-pixels", "inverted")  # what held-out images are compared with
 CORRUPTED = 120  # images of each kind of corruption
@@ -90,8 +91,27 @@ def score(model: ScoreModel, data: Data, config: LikelihoodConfig, what: str = "
     build.check_fits(model, data)
     if config.n is not None and config.n < len(data):
         data = data.take(config.n)
+    ranks, own = Ranks(), []
+
+    def work(items: range, generator: torch.Generator) -> Tensor:
+        part = data if len(items) == len(data) else data.subset(torch.arange(items.start, items.stop))
+        own.append(_score(model, part, config, generator, update))
+        columns = (own[0].nats, own[0].values, own[0].errors, torch.full((len(part),), own[0].calls))
+        return torch.stack([column.double() for column in columns], 1)
+
+    with progress(what, len(share_of(len(data), ranks))) as update:
+        rows = over_ranks(work, len(data), torch.Generator().manual_seed(config.seed))
+    nats, values, errors, calls = rows.T.contiguous()
+    facts = ranks.on_first(lambda: json.dumps([own[0].unit, own[0].method, own[0].t_min, own[0].offset]))
+    unit, method, t_min, offset = json.loads(facts)
+    return Scores(data.name, nats, values, errors, unit, int(calls.max()), method, t_min, offset)
+
+
+def _score(
+    model: ScoreModel, data: Data, config: LikelihoodConfig, generator: torch.Generator, update: Update
+) -> Scores:
+    """The scores of all of ``data``, found by this process."""
     n = math.prod(data.shape)
-    generator = torch.Generator().manual_seed(config.seed)
     cond = build.cond(model, data.labels)
     settings = {
         "divergence": build.divergence(config, n),
@@ -101,29 +121,28 @@ def score(model: ScoreModel, data: Data, config: LikelihoodConfig, what: str = "
         "atol": config.atol,
         "t_min": config.t_min,
     }
-    with progress(what, len(data)) as update:
-        if model.scaling.levels is not None:
-            result = bits_per_dim(
-                model,
-                data.raw,
-                Uniform(config.dequantizations),
-                cond=cond,
-                batch=config.batch,
-                callback=lambda done, _: update(done, "items"),
-                generator=generator,
-                **settings,
-            )
-            return Scores(
-                data.name, result.nats, result.bits, result.stderr, "bits/dim",
-                result.nfe, result.method, result.t_min, result.offset,
-            )  # fmt: skip
-        parts = []
-        for begin in range(0, len(data), config.batch):
-            part = slice(begin, begin + config.batch)
-            x = model.scaling.to_model(data.raw[part], dtype=model.dtype).to(model.device)
-            some = None if cond is None else {name: value[part] for name, value in cond.items()}
-            parts.append(log_likelihood(model, x, cond=some, generator=streams(generator, len(x)), **settings))
-            update(min(begin + config.batch, len(data)), "items")
+    if model.scaling.levels is not None:
+        result = bits_per_dim(
+            model,
+            data.raw,
+            Uniform(config.dequantizations),
+            cond=cond,
+            batch=config.batch,
+            callback=lambda done, _: update(done, "items"),
+            generator=generator,
+            **settings,
+        )
+        return Scores(
+            data.name, result.nats, result.bits, result.stderr, "bits/dim",
+            result.nfe, result.method, result.t_min, result.offset,
+        )  # fmt: skip
+    parts = []
+    for begin in range(0, len(data), config.batch):
+        part = slice(begin, begin + config.batch)
+        x = model.scaling.to_model(data.raw[part], dtype=model.dtype).to(model.device)
+        some = None if cond is None else {name: value[part] for name, value in cond.items()}
+        parts.append(log_likelihood(model, x, cond=some, generator=streams(generator, len(x)), **settings))
+        update(min(begin + config.batch, len(data)), "items")
     volume = model.scaling.log_volume(n)
     nats = torch.cat([part.log_prob for part in parts]).cpu().double() + volume
     errors = torch.cat([part.stderr for part in parts]).cpu().double()

@@ -1,21 +1,29 @@
-"""The ``train`` command's work: train, checkpoint, stop when asked to, and go on later."""
+"""The ``train`` command's work: train, checkpoint, stop when asked to, and go on later; on one device or on many."""
 
 from __future__ import annotations
 
 import dataclasses
 import shlex
 import signal
-import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 
 import torch
 
 from scoresde.app import build
+from scoresde.app.config import SampleConfig
 from scoresde.app.runs import Interrupted, RunFolder
 from scoresde.app.terminal import duration, progress, say
+from scoresde.data import Data
 from scoresde.errors import NonFiniteError, ScoreSDEError
+from scoresde.sampling import DPMSolver, sample
+from scoresde.training import Record, Trainer
+from scoresde.training.distributed import Ranks, process_group, quiet_unless_first
+from scoresde.training.signals import on_signals
+
+GRID, GRID_STEPS = 64, 20  # samples in a picture on the way, and the steps that draw them
+POINTS = 2000  # where they are points in the plane
 
 
 def resume_command(run: RunFolder, command: str) -> str:
@@ -24,29 +32,30 @@ def resume_command(run: RunFolder, command: str) -> str:
 
 
 @contextmanager
-def _signals(stop) -> Iterator[list[int]]:
-    """Call ``stop`` at the first SIGINT or SIGTERM, which the yielded list then holds; a second one acts as usual."""
-    seen: list[int] = []
-    if threading.current_thread() is not threading.main_thread():
-        yield seen
-        return
-    old = {signum: signal.getsignal(signum) for signum in (signal.SIGINT, signal.SIGTERM)}
+def on_ranks(device: str | None) -> Iterator[Ranks]:
+    """Under torchrun all its processes, of which rank 0 speaks; otherwise this one."""
+    with process_group(device or "auto") as ranks, quiet_unless_first(ranks), ranks.watched():
+        yield ranks
 
-    def restore() -> None:
-        for signum, handler in old.items():
-            signal.signal(signum, handler)
 
-    def handle(signum, frame) -> None:
-        seen.append(signum)
-        restore()
-        stop()
+def train_on_ranks(begin: Callable[[], RunFolder], device: str | None) -> RunFolder | None:
+    """Train the run that ``begin`` makes or finds, and return it; under torchrun, on all its processes.
 
-    for signum in old:
-        signal.signal(signum, handle)
-    try:
-        yield seen
-    finally:
-        restore()
+    Rank 0 calls ``begin``, speaks and writes; on the others the result is None.
+
+    Raises:
+        Interrupted and errors as :func:`train`; LostRankError where another process has ended.
+    """
+    stopped = None
+    with on_ranks(device) as ranks:
+        run = RunFolder.open(ranks.on_first(lambda: str(begin().path)))
+        try:
+            train(run)
+        except Interrupted as interrupted:
+            stopped = interrupted
+    if stopped is not None:
+        raise stopped
+    return run if ranks.first else None
 
 
 def train(run: RunFolder, command: str = "train") -> None:
@@ -57,11 +66,11 @@ def train(run: RunFolder, command: str = "train") -> None:
         NonFiniteError: the loss is no number; the message names the step and the last good checkpoint.
         CheckpointError: a checkpoint cannot be written; those before it stay.
     """
-    config = run.config
+    config, ranks = run.config, Ranks()
     torch.manual_seed(config.train.seed)
     torch.use_deterministic_algorithms(config.train.deterministic)
     try:
-        data, held_out = build.data(config.data)
+        data, held_out = build.mapped(config.data) if config.data.mmap else build.data(config.data)
         model = build.model(config, data)
         trainer = build.trainer(config, model, run.checkpoints)
     except ScoreSDEError:
@@ -69,35 +78,72 @@ def train(run: RunFolder, command: str = "train") -> None:
         raise
     if run.step is not None:
         trainer.resume()
-        run.rewind_log(trainer.step)
+    run.sweep()
+    run.rewind_log(trainer.step)
     if trainer.step >= config.train.steps:
         say(f"Trained already: {trainer.step} steps.")
         return
     weights = sum(p.numel() for p in model.parameters())
     say(f"{data.name}: {len(data)} items {data.shape} to train on, {len(held_out)} held out")
-    say(f"{model.sde}, {type(model.net).__name__} with {weights:,} weights, on {trainer.device}")
+    devices = f"{trainer.device}" if ranks.world == 1 else f"{ranks.world} processes ({trainer.device.type})"
+    say(f"{model.sde}, {type(model.net).__name__} with {weights:,} weights, on {devices}")
     if trainer.step:
         say(f"Going on from step {trainer.step}.")
 
     before = run.meta["stages"].get("train", {}).get("seconds", 0.0)
     begun = time.monotonic() - before
-    with (
-        run.stage("train", since=before, weights=weights, device=str(trainer.device)),
-        _signals(trainer.stop) as signals,
-        progress("training", config.train.steps, trainer.step) as update,
-    ):
+    with ExitStack() as stack:
+        signals = stack.enter_context(on_signals(trainer.stop))
+        update = stack.enter_context(progress("training", config.train.steps, trainer.step))
+        stack.enter_context(run.stage("train", since=before, weights=weights, device=devices))
+        board = _board(run, stack) if ranks.first else None
+        if config.train.sample_every is not None:
+            trainer.every(config.train.sample_every, lambda trainer: _show_samples(run, trainer, held_out, board))
         try:
-            for record in trainer.records(data):
+            for record in trainer.records(data, held_out):
                 run.log({**dataclasses.asdict(record), "seconds": round(time.monotonic() - begun, 2)})
-                update(
-                    record.step,
-                    f"loss {record.loss:.4f}  {record.steps_per_second:.1f} steps/s  "
-                    f"{duration(record.seconds_left)} left",
-                )
+                if board is not None:
+                    board(record)
+                update(record.step, _line(record))
+                for skip in record.skipped:
+                    where = "" if skip.t is None else f" at t = {skip.t:.4g} (log-SNR {skip.log_snr:.3g})"
+                    say(f"Step {skip.step} left out: loss or gradient NaN or infinite{where}.")
                 if signals:
                     trainer.stop()
         except NonFiniteError as error:
             kept = "there is no checkpoint yet" if run.step is None else f"the last good checkpoint is step {run.step}"
             raise NonFiniteError(f"{error}; {kept}; a smaller train.lr may help") from error
-    if signals:
-        raise Interrupted(signals[0], resume_command(run, command))
+    if signals or trainer.step < config.train.steps:  # by a signal to this process, or to another one
+        raise Interrupted(signals[0] if signals else signal.SIGTERM, resume_command(run, command))
+
+
+def _line(record: Record) -> str:
+    held_out = "" if record.held_out is None else f"  held out {record.held_out:.4f}"
+    left = duration(record.seconds_left)
+    return f"loss {record.loss:.4f}{held_out}  {record.steps_per_second:.1f} steps/s  {left} left"
+
+
+def _board(run: RunFolder, stack: ExitStack):
+    if not run.config.train.tensorboard:
+        return None
+    from scoresde.training.tensorboard import TensorBoard
+
+    return stack.enter_context(TensorBoard(run.path / "tensorboard"))
+
+
+def _show_samples(run: RunFolder, trainer: Trainer, data: Data, board) -> None:
+    """A picture of a few samples as the averaged model draws them now, always from the same noise."""
+    from scoresde.app.drawing import show
+
+    model = trainer.averaged_model()
+    n = POINTS if data.shape == (2,) else GRID
+    labels = build.labels(SampleConfig(n=n), model, n)
+    generator = torch.Generator().manual_seed(run.config.sample.seed)
+    x = sample(
+        model, (n, *data.shape), DPMSolver(), GRID_STEPS, cond=build.cond(model, labels), generator=generator
+    ).cpu()
+    picture = show(data, x)
+    if picture is not None:
+        run.picture(f"training/step-{trainer.step:09d}", picture)
+    if board is not None and data.is_image:
+        board.images("samples", data.to_image(x), trainer.step)

@@ -2,12 +2,15 @@
 
 from scoresde.data.arrays import from_array, load_array
 from scoresde.data.base import Data
-from scoresde.data.batches import Batches
+from scoresde.data.batches import Batches, StreamBatches, stream_batches
 from scoresde.data.corrupt import CORRUPTIONS, corrupt
+from scoresde.data.dequantization import Dequantization, TruncatedNormal, Uniform
 from scoresde.data.digits import load_digits
 from scoresde.data.idx import load_idx, load_idx_folder, read_idx
 from scoresde.data.images import load_images
 from scoresde.data.load import SOURCES, load_data, load_whole
+from scoresde.data.loading import from_dataset
+from scoresde.data.mapped import Mapped, map_array
 from scoresde.data.scaling import Scaling
 from scoresde.data.toys import TOYS, checkerboard, gaussian_grid, load_toy, rings, swiss_roll, two_moons
 
@@ -17,10 +20,16 @@ __all__ = [
     "TOYS",
     "Batches",
     "Data",
+    "Dequantization",
+    "Mapped",
     "Scaling",
+    "StreamBatches",
+    "TruncatedNormal",
+    "Uniform",
     "checkerboard",
     "corrupt",
     "from_array",
+    "from_dataset",
     "gaussian_grid",
     "load_array",
     "load_data",
@@ -30,8 +39,10 @@ __all__ = [
     "load_images",
     "load_toy",
     "load_whole",
+    "map_array",
     "read_idx",
     "rings",
+    "stream_batches",
     "swiss_roll",
     "two_moons",
 ]

@@ -1,27 +1,39 @@
-"""The trainer: batches, objective, optimiser, moving average, records and checkpoints."""
+"""The trainer: batches, objective, optimiser, moving averages, records and checkpoints, on one device or many."""
 
 from __future__ import annotations
 
 import copy
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from scoresde.data import Batches
+from scoresde.data import Data, Dequantization, Mapped
+from scoresde.data.batches import BatchStream, stream_batches
+from scoresde.data.loading import Reader
 from scoresde.errors import ArgumentError, CheckpointError, NonFiniteError, UnknownNameError
 from scoresde.models import ScoreModel
-from scoresde.training.checkpoints import latest_checkpoint, load_checkpoint, save_checkpoint
-from scoresde.training.ema import EMA
-from scoresde.training.objectives import DenoisingScoreMatching, Objective
+from scoresde.sampling.grids import time_range
+from scoresde.sde import SDE
+from scoresde.sde.times import Share, rand
+from scoresde.training.checkpoints import latest_checkpoint, load_checkpoint, save_checkpoint, sweep
+from scoresde.training.distributed import Agreement, Ranks
+from scoresde.training.ema import EMA, check_half_lives
+from scoresde.training.network import PRECISIONS, training_view
+from scoresde.training.objectives import DenoisingScoreMatching, Objective, Terms
 
 DEVICES = ("auto", "cpu", "cuda", "mps")
 LR_DECAYS = ("none", "cosine")
+ON_NAN = ("stop", "skip")
+LEVELS = 8  # bins of log-SNR in a record
+SKIPS = 100  # bad steps in a row that end a run which skips them
+HELD_OUT_ITEMS = 2048  # used to tell which checkpoint is best
 
 
 @dataclass(frozen=True)
@@ -30,19 +42,28 @@ class TrainerConfig:
 
     Attributes:
         steps: optimiser steps in all.
-        batch_size: items in a step.
+        batch_size: items in a step, over all devices and accumulated pieces together.
         lr: learning rate of Adam after the warm-up.
         warmup: steps over which it rises linearly from 0.
         lr_decay: ``"cosine"`` lets it fall to 0 at the last step, ``"none"`` keeps it.
         betas: Adam's decay rates.
         clip: largest norm of the gradient, None for no clipping.
-        ema_half_life: of the averaged weights, in steps.
+        accumulate: pieces in which a batch goes through the network, one after another, to save memory. Times and noise
+            are those of the whole batch.
+        ema_half_life: of the averaged weights, in steps; or several by name, the first the one that is used by default.
+        precision: ``"float32"``, or ``"bfloat16"`` or ``"float16"`` (with loss scaling) for the network's matrix
+            products and convolutions, by autocast; weights, loss and optimiser stay as they are.
+        compile: run the network through ``torch.compile``; a text names the backend.
+        channels_last: hold images and convolutions channels last, which is faster on CUDA devices with tensor cores.
+        on_nan: what to do when the loss is NaN or infinite: ``"stop"``, or ``"skip"`` the step, at most 100 in a row.
+        conditional: pass the data's labels to the network as ``y``.
+        label_dropout: probability with which a label is replaced by -1, "no class", for classifier-free guidance.
+        workers: processes that read ahead from a dataset that is not in memory.
         log_every: steps between records.
         checkpoint_every: steps between checkpoints, if a folder is given.
-        keep: checkpoints kept.
+        keep: checkpoints kept; the best one on held-out data is kept besides.
         seed: of batches, times and noise.
         device: ``"auto"`` (CUDA, else MPS, else CPU), ``"cpu"``, ``"cuda"`` or ``"mps"``.
-        conditional: pass the data's labels to the network as ``y``.
     """
 
     steps: int = 20_000
@@ -52,38 +73,71 @@ class TrainerConfig:
     lr_decay: str = "cosine"
     betas: tuple[float, float] = (0.9, 0.99)
     clip: float | None = 1.0
-    ema_half_life: float = 1000.0
+    accumulate: int = 1
+    ema_half_life: float | Mapping[str, float] = 1000.0
+    precision: str = "float32"
+    compile: bool | str = False
+    channels_last: bool = False
+    on_nan: str = "stop"
+    conditional: bool = False
+    label_dropout: float = 0.0
+    workers: int = 0
     log_every: int = 20
     checkpoint_every: int = 1_000
     keep: int = 2
     seed: int = 0
     device: str = "auto"
-    conditional: bool = False
 
     def __post_init__(self):
-        for name in ("steps", "batch_size", "log_every", "checkpoint_every", "keep"):
+        for name in ("steps", "batch_size", "accumulate", "log_every", "checkpoint_every", "keep"):
             value = getattr(self, name)
             if not isinstance(value, int) or value < 1:
                 raise ArgumentError(name, value, "a whole number, 1 or more")
-        for name in ("lr", "ema_half_life"):
-            if not 0 < getattr(self, name) < math.inf:
-                raise ArgumentError(name, getattr(self, name), "a positive number")
+        check_half_lives(self.ema_half_life, "ema_half_life")
+        if not 0 < self.lr < math.inf:
+            raise ArgumentError("lr", self.lr, "a positive number")
         if self.clip is not None and not self.clip > 0:
             raise ArgumentError("clip", self.clip, "a positive number, or None")
         if self.warmup < 0:
             raise ArgumentError("warmup", self.warmup, "0 or more steps")
-        if self.lr_decay not in LR_DECAYS:
-            raise UnknownNameError("lr_decay", self.lr_decay, LR_DECAYS)
-        if self.device not in DEVICES:
-            raise UnknownNameError("device", self.device, DEVICES)
+        if self.batch_size < self.accumulate:
+            raise ArgumentError("accumulate", self.accumulate, f"at most batch_size = {self.batch_size} pieces")
+        if not 0 <= self.label_dropout <= 1:
+            raise ArgumentError("label_dropout", self.label_dropout, "a probability, 0 to 1")
+        if self.label_dropout and not self.conditional:
+            raise ArgumentError("label_dropout", self.label_dropout, "0, or conditional=True: no labels are used")
+        choices = {"lr_decay": LR_DECAYS, "precision": PRECISIONS, "on_nan": ON_NAN, "device": DEVICES}
+        for name, known in choices.items():
+            if getattr(self, name) not in known:
+                raise UnknownNameError(name, getattr(self, name), known)
+
+
+class Skip(NamedTuple):
+    """A step whose update was left out, and the noise level of the first loss that was not finite.
+
+    ``t`` and ``log_snr`` are None where all losses were finite and only the gradient overflowed.
+    """
+
+    step: int
+    t: float | None
+    log_snr: float | None
 
 
 @dataclass(frozen=True)
 class Record:
     """What is known after some steps; times in seconds.
 
-    ``loss`` is the mean over the steps since the last record, per entry of the data; ``grad_norm`` that of the gradient
-    before clipping.
+    Attributes:
+        step, steps: how many are done, of how many.
+        loss: the mean over the steps since the last record, per entry of the data.
+        grad_norm: the mean norm of the gradient before clipping.
+        lr: the learning rate.
+        steps_per_second, seconds_left: over the steps since the last record.
+        by_level: pairs (log-SNR, loss): the loss per entry near that noise level, at equal distances in log-SNR; levels
+            at which nothing was drawn are left out.
+        skipped: the steps left out since the last record.
+        held_out: the loss of the averaged model on held-out data at the newest checkpoint, with the same times and
+            noise each time; None without such data.
     """
 
     step: int
@@ -93,6 +147,9 @@ class Record:
     lr: float
     steps_per_second: float
     seconds_left: float
+    by_level: tuple[tuple[float, float], ...] = ()
+    skipped: tuple[Skip, ...] = ()
+    held_out: float | None = None
 
 
 def pick_device(name: str) -> torch.device:
@@ -109,16 +166,77 @@ def pick_device(name: str) -> torch.device:
     return torch.device(name)
 
 
+class _Loss(nn.Module):
+    """The objective as a module: what DistributedDataParallel wraps, however often the objective calls the network."""
+
+    def __init__(self, model: ScoreModel, objective: Objective):
+        super().__init__()
+        self.model, self.objective = model, objective
+
+    def forward(self, x0: Tensor, cond: Mapping[str, Tensor] | None, generator: torch.Generator) -> Terms:
+        return self.objective.terms(self.model, x0, cond, generator)
+
+
+class _Tally:
+    """Losses, times and gradient norms of the steps since the last record; on the device until they are asked for."""
+
+    def __init__(self):
+        self.new: list[tuple[int, list[Terms], Tensor]] = []
+        self.rows: list[tuple[Tensor, Tensor, Tensor, Tensor]] = []
+        self.skipped: list[Skip] = []
+
+    def add(self, entries: int, terms: list[Terms], norm: Tensor) -> None:
+        """What a step on items of so many entries found, in pieces."""
+        self.new.append((entries, terms, norm))
+
+    def collect(self, ranks: Ranks) -> tuple[Tensor, Tensor, Tensor]:
+        """Move what is new to the host: losses per entry and times ``(steps, B)``, norms ``(steps,)``."""
+        pieces = [piece for _, terms, _ in self.new for piece in terms]
+        columns = torch.stack([torch.cat([piece[i] for piece in pieces]).cpu().double() for i in range(3)])
+        columns = columns.reshape(3, len(self.new), -1)
+        norms = torch.stack([norm for *_, norm in self.new]).cpu().double()
+        loss, t, value = torch.cat(ranks.gather(columns, dim=2), dim=2)
+        entries = torch.tensor([entries for entries, *_ in self.new])[:, None]
+        self.new = []
+        self.rows.append((loss / entries, t, value / entries, norms))
+        return loss / entries, t, norms
+
+    def totals(self, sde: SDE) -> dict[str, Any]:
+        """The record's ``loss``, ``grad_norm``, ``by_level`` and ``skipped``, over the steps that were good."""
+        loss, t, value, norms = map(torch.cat, zip(*self.rows, strict=True))
+        good = loss.isfinite().all(1) & norms.isfinite()
+        low, high = sde.log_snr(torch.tensor(time_range(sde), dtype=torch.float64)).flip(0).tolist()
+        place = (sde.log_snr(t[good].flatten()) - low) * (LEVELS / (high - low))
+        bins = place.clamp(0, LEVELS - 1).long()
+        count = torch.bincount(bins, minlength=LEVELS)
+        mean = torch.bincount(bins, value[good].flatten(), LEVELS) / count
+        centres = low + (torch.arange(LEVELS) + 0.5) * ((high - low) / LEVELS)
+        by_level = [(round(c, 3), m) for c, m, n in zip(*map(Tensor.tolist, (centres, mean, count)), strict=True) if n]
+        return {
+            "loss": loss[good].mean().item(),
+            "grad_norm": norms[good].mean().item(),
+            "by_level": tuple(by_level),
+            "skipped": tuple(self.skipped),
+        }
+
+
 class Trainer:
     """Trains a score model on data.
+
+    On several devices (see :mod:`scoresde.training.distributed`) each process makes its own Trainer and calls
+    :meth:`fit`; batches, times and noise are those of one process, divided among them, and rank 0 alone writes.
 
     Args:
         model: the model; its network is trained in place.
         objective: the loss; default: denoising score matching.
         config: settings.
         folder: where checkpoints go, as ``folder/step-N``; None writes none.
+        dequantization: the law of the noise that integer data get, uniform by default.
 
-    The averaged weights are in :attr:`ema`; :meth:`averaged_model` puts them to use.
+    Attributes:
+        step: optimiser steps done.
+        ema: the averaged weights; :meth:`averaged_model` puts them to use.
+        ranks: this process among those of the run.
     """
 
     def __init__(
@@ -127,111 +245,245 @@ class Trainer:
         objective: Objective | None = None,
         config: TrainerConfig | None = None,
         folder: str | Path | None = None,
+        dequantization: Dequantization | None = None,
     ):
-        self.config = TrainerConfig() if config is None else config
+        self.config = config = TrainerConfig() if config is None else config
         self.objective = DenoisingScoreMatching() if objective is None else objective
-        self.device = pick_device(self.config.device)
+        self.ranks = Ranks()
+        if config.batch_size < self.ranks.world * config.accumulate:
+            pieces = self.ranks.world * config.accumulate
+            raise ArgumentError("batch_size", config.batch_size, f"at least {pieces}: processes x accumulate")
+        self.device = pick_device(config.device)
         self.model = model.to(self.device)
-        self.folder = None if folder is None else Path(folder)
+        if config.channels_last:
+            self.model.net.to(memory_format=torch.channels_last)
+        self.folder, self.dequantization = None if folder is None else Path(folder), dequantization
         self.step = 0
-        self.ema = EMA(model.net, self.config.ema_half_life)
+        self.held_out: float | None = None
         self.parameters = [p for p in model.parameters() if p.requires_grad]
+        view = training_view(model, self.device, config.precision, config.compile, config.channels_last)
+        self._loss: nn.Module = _Loss(view, self.objective)
+        if self.ranks.world > 1:
+            self._loss = nn.parallel.DistributedDataParallel(self._loss, gradient_as_bucket_view=True)
+        self.ema = EMA(model.net, config.ema_half_life)
+        self._fused = self.device.type in ("cpu", "cuda")
         self.optimizer = torch.optim.Adam(
-            self.parameters, lr=self.config.lr, betas=self.config.betas, fused=self.device.type in ("cpu", "cuda")
+            self.parameters, lr=config.lr, betas=config.betas, **{"fused" if self._fused else "foreach": True}
         )
-        self.generator = torch.Generator(self.device if self.device.type != "mps" else "cpu")
-        self.generator.manual_seed(self.config.seed)
-        self.batch_generator = torch.Generator().manual_seed(self.config.seed + 1)
-        self._resumed: dict[str, Any] | None = None
+        self.scaler = torch.amp.GradScaler(self.device.type, enabled=config.precision == "float16")
+        self.generator = Share(self.device if self._fused else "cpu")
+        self.generator.manual_seed(config.seed)
+        self.batch_generator = torch.Generator().manual_seed(config.seed + 1)
+        if self.ranks.rank:  # what the network draws itself, such as dropout, differs between processes
+            torch.manual_seed(config.seed + self.ranks.rank)
+        self._hooks: list[tuple[int, Callable[[Trainer], None]]] = []
+        self._batches: BatchStream | None = None
+        self._stream_state: dict[str, Any] | None = None
+        self._bad_steps = 0
         self._stop = False
 
     # ---- training --------------------------------------------------------------------------------------------------
 
-    def fit(self, data, callback: Callable[[Record], None] | None = None) -> list[Record]:
-        """Train on a map-style dataset to the last step, or until :meth:`stop`; the records, one every ``log_every``.
+    def fit(self, data, callback: Callable[[Record], None] | None = None, held_out: Data | None = None) -> list[Record]:
+        """Train to the last step, or until :meth:`stop`; the records, one every ``log_every`` steps.
+
+        Called again it goes on where it ended.
+
+        Args:
+            data: a :class:`Data`, a :class:`Mapped` array, any map-style dataset or iterable of items: tensors, arrays
+                or pictures x, pairs (x, label), or mappings with "x" or "image" and perhaps "label". Floats are taken
+                to be in the model's space; integers get its scaling (8-bit ones one of their own, if it has none).
+            callback: called with each record.
+            held_out: data by which checkpoints are compared; the best is kept.
 
         Raises:
-            NonFiniteError: the loss turned NaN or infinite; names the step. Checkpoints before it stay.
-            CheckpointError: a checkpoint cannot be written.
+            NonFiniteError: the loss turned NaN or infinite; names the step and the noise level. Checkpoints before it
+                stay.
+            CheckpointError: a checkpoint cannot be written; those before it stay, and training can go on.
+            LostRankError: another process of the run has ended.
         """
         records = []
-        for record in self.records(data):
+        for record in self.records(data, held_out):
             records.append(record)
             if callback is not None:
                 callback(record)
         return records
 
-    def records(self, data) -> Iterator[Record]:
+    def records(self, data, held_out: Data | None = None) -> Iterator[Record]:
         """Train as :meth:`fit` does, and yield each record when it is made."""
-        batches = Batches(data, self.config.batch_size, self.batch_generator)
-        if self._resumed is not None:
-            batches.load_state_dict(self._resumed)
-            self._resumed = None
-        self._stop = False
+        batches = stream_batches(
+            data,
+            self.config.batch_size,
+            self.batch_generator,
+            workers=self.config.workers,
+            share=(self.ranks.rank, self.ranks.world),
+            dequantization=self.dequantization,
+            scaling=self.model.scaling,
+            pin=self.device.type == "cuda",
+        )
+        if held_out is not None and not isinstance(held_out, (Data, Mapped)):
+            raise ArgumentError("held_out", type(held_out).__name__, "Data, such as load_data or from_dataset give")
+        if self._stream_state is not None:
+            batches.load_state_dict(self._stream_state)
+        if self.folder is not None and self.ranks.first:
+            sweep(self.folder)
+        self._batches, self._stop = batches, False
+        self._loss.train()
         self.model.train()
         try:
-            yield from self._train(batches)
+            with self.ranks.watched():
+                yield from self._train(held_out)
         finally:
+            self._stream_state, self._batches = batches.state_dict(), None
             self.model.eval()
 
-    def _train(self, batches: Batches) -> Iterator[Record]:
-        config, device = self.config, self.device
-        zero = torch.zeros((), device=device)
-        losses, norms, first_bad, since = zero.clone(), zero.clone(), zero.long() - 1, 0
-        clock = time.perf_counter()
-        saved = self.step
-        while self.step < config.steps and not self._stop:
-            batch = next(batches)
+    def every(self, steps: int, hook: Callable[[Trainer], None]) -> Trainer:
+        """Call ``hook(trainer)`` after every ``steps`` steps, on rank 0; returns the trainer.
+
+        A hook may look at everything, draw samples with :meth:`averaged_model` or call :meth:`stop`; torch's own random
+        generators are put back afterwards, so that it does not change the training.
+        """
+        if not isinstance(steps, int) or steps < 1:
+            raise ArgumentError("steps", steps, "a whole number of steps, 1 or more")
+        self._hooks.append((steps, hook))
+        return self
+
+    def _train(self, held_out: Data | None) -> Iterator[Record]:
+        config, tally, agreement = self.config, _Tally(), Agreement(self.ranks)
+        at_once = self.device.type == "cpu" and not self.scaler.is_enabled()  # elsewhere, asking waits for the device
+        clock, since, saved = time.perf_counter(), self.step, self.step
+        while self.step < config.steps and not agreement.ask(self._stop):
             lr = self.learning_rate(self.step)
-            loss, norm = self._one_step(batch, lr)
+            tally.add(*self._one_step(next(self._batches), lr))
+            norm = tally.new[-1][-1]
             self.step += 1
-            since += 1
-            losses += loss
-            norms += norm
-            first_bad = torch.where((first_bad < 0) & ~loss.isfinite(), self.step, first_bad)
-            due = self.step % config.checkpoint_every == 0 or self.step == config.steps or self._stop
-            if (
-                device.type == "cpu" or due or self.step % config.log_every == 0
-            ):  # elsewhere, asking waits for the device
-                self._check(first_bad)
-            if self.step % config.log_every == 0 or self.step == config.steps:
-                seconds = time.perf_counter() - clock
-                rate = since / seconds
+            last = self.step == config.steps
+            log = last or self.step % config.log_every == 0
+            due = self.folder is not None and (last or self.step % config.checkpoint_every == 0)
+            if due or log or (at_once and not math.isfinite(norm)):
+                self._check(tally)
+            if due:
+                self._measure(held_out)
+            if log:
+                rate = (self.step - since) / (time.perf_counter() - clock)
+                left = (config.steps - self.step) / rate
+                totals = tally.totals(self.model.sde)
                 yield Record(
                     self.step,
                     config.steps,
-                    losses.item() / since,
-                    norms.item() / since,
-                    lr,
-                    rate,
-                    (config.steps - self.step) / rate,
+                    lr=lr,
+                    steps_per_second=rate,
+                    seconds_left=left,
+                    held_out=self.held_out,
+                    **totals,
                 )
-                losses, norms, since, clock = zero.clone(), zero.clone(), 0, time.perf_counter()
-            if due and self.folder is not None:
-                self.save(batches)
+                tally, clock, since = _Tally(), time.perf_counter(), self.step
+            if due:
+                self.save()
                 saved = self.step
+            self._call_hooks()
+        agreement.close()
+        if tally.new:
+            self._check(tally)
         if self.folder is not None and saved != self.step:
-            self.save(batches)
+            self._measure(held_out)
+            self.save()
 
-    def _one_step(self, batch: dict[str, Tensor], lr: float) -> tuple[Tensor, Tensor]:
-        """One optimiser step; the loss per entry and the gradient's norm, on the device."""
+    def _one_step(self, batch: dict[str, Tensor], lr: float) -> tuple[int, list[Terms], Tensor]:
+        """One optimiser step; the entries of an item, the losses of its pieces and the gradient's norm."""
+        config, generator, ranks = self.config, self.generator, self.ranks
         x0 = batch["x"].to(self.device, non_blocking=True)
-        cond = {"y": batch["label"].to(self.device, non_blocking=True)} if self.config.conditional else None
+        y = self._labels(batch) if config.conditional else None
         for group in self.optimizer.param_groups:
             group["lr"] = lr
-        loss = self.objective(self.model, x0, cond, self.generator).mean() / x0[0].numel()
         self.optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        norm = nn.utils.clip_grad_norm_(self.parameters, math.inf if self.config.clip is None else self.config.clip)
-        self.optimizer.step()
+        pieces, found = config.accumulate, []
+        state = generator.get_state() if pieces > 1 else None
+        entries = x0[0].numel()
+        scale = ranks.world / (config.batch_size * entries)  # the processes' gradients are averaged
+        for k in range(pieces):
+            if k:
+                generator.set_state(state)
+            generator.of(ranks.rank + ranks.world * k, ranks.world * pieces, config.batch_size)
+            with self._loss.no_sync() if ranks.world > 1 and k < pieces - 1 else nullcontext():
+                terms = self._loss(x0[k::pieces], None if y is None else {"y": y[k::pieces]}, generator)
+                self.scaler.scale(terms.loss.sum() * scale).backward()
+            found.append(Terms(terms.loss.detach(), terms.t, terms.value))
+        self.scaler.unscale_(self.optimizer)
+        norm = nn.utils.clip_grad_norm_(self.parameters, math.inf if config.clip is None else config.clip)
+        self._update(norm)
         self.ema.update()
-        return loss.detach(), norm
+        return entries, found, norm
 
-    def _check(self, first_bad: Tensor) -> None:
-        step = int(first_bad)
-        if step >= 0:
-            kept = "" if self.folder is None else f"; the checkpoints in {self.folder} are from before"
-            raise NonFiniteError(f"the loss is NaN or infinite at step {step}{kept}")
+    def _labels(self, batch: dict[str, Tensor]) -> Tensor:
+        """The batch's labels, some of them dropped."""
+        if "label" not in batch:
+            raise ArgumentError("conditional", True, "False: the data have no labels")
+        y = batch["label"].to(self.device, non_blocking=True)
+        if self.config.label_dropout:
+            self.generator.of(self.ranks.rank, self.ranks.world, self.config.batch_size)
+            y = torch.where(rand(y.shape, self.generator, self.device) < self.config.label_dropout, -1, y)
+        return y
+
+    def _update(self, norm: Tensor) -> None:
+        """The optimiser's step, left out where it would bring in NaN and the settings say so."""
+        if self.scaler.is_enabled():
+            self.scaler.step(self.optimizer)
+            self.scaler.update()
+        elif self.config.on_nan == "stop":
+            self.optimizer.step()
+        elif self._fused:
+            self.optimizer.found_inf = (~norm.isfinite()).float()  # the fused kernel looks, without a host sync
+            self.optimizer.step()
+        elif bool(norm.isfinite()):
+            self.optimizer.step()
+
+    def _check(self, tally: _Tally) -> None:
+        """Look for steps that were bad: note them as skipped, or raise the error that they are.
+
+        With float16 an overflow of the gradient alone is no error: the scaler leaves the step out and scales down.
+        """
+        first = self.step - len(tally.new) + 1
+        loss, t, norms = tally.collect(self.ranks)
+        bad_loss = ~loss.isfinite()
+        stopping = self.config.on_nan == "stop"
+        for i, bad in enumerate((bad_loss.any(1) | ~norms.isfinite()).tolist()):
+            if not bad:
+                self._bad_steps = 0
+                continue
+            self._bad_steps += 1
+            skip = Skip(first + i, None, None)
+            if bad_loss[i].any():
+                t_bad = t[i, bad_loss[i]][0]
+                skip = Skip(first + i, t_bad.item(), self.model.sde.log_snr(t_bad).item())
+            if self._bad_steps >= SKIPS or (stopping and not (skip.t is None and self.scaler.is_enabled())):
+                what = "loss is NaN or infinite" if skip.t is not None else "gradient is NaN or infinite"
+                where = "" if skip.t is None else f", at noise level t = {skip.t:.4g} (log-SNR {skip.log_snr:.3g})"
+                often = "" if stopping else f", the last of {self._bad_steps} in a row"
+                kept = "" if self.folder is None else f"; the checkpoints in {self.folder} are from before"
+                raise NonFiniteError(f"the {what} at step {skip.step}{where}{often}{kept}")
+            tally.skipped.append(skip)
+
+    def _measure(self, held_out: Data | None) -> None:
+        """The loss of the averaged model on held-out data, per entry, with the same times and noise each time."""
+        if held_out is None or not self.ranks.first:
+            return
+        model, objective = self.averaged_model(), copy.deepcopy(self.objective)
+        generator = torch.Generator(self.generator.device).manual_seed(self.config.seed + 2)
+        reader, size = Reader(held_out, dequantization=self.dequantization), self.config.batch_size
+        losses = []
+        for rows in torch.arange(min(len(held_out), HELD_OUT_ITEMS)).split(size):
+            batch = {key: value.to(self.device) for key, value in reader(rows, int(rows[0])).items()}
+            cond = {"y": batch["label"]} if self.config.conditional else None
+            losses.append(objective(model, batch["x"], cond, generator).detach() / batch["x"][0].numel())
+        self.held_out = torch.cat(losses).double().mean().item()
+
+    def _call_hooks(self) -> None:
+        due = [hook for steps, hook in self._hooks if self.step % steps == 0] if self.ranks.first else []
+        if due:
+            with torch.random.fork_rng([self.device] if self.device.type == "cuda" else []):
+                for hook in due:
+                    hook(self)
 
     def learning_rate(self, step: int) -> float:
         """The learning rate of the step counted from 0: linear warm-up, then constant or falling as a cosine."""
@@ -243,65 +495,108 @@ class Trainer:
         return rate
 
     def stop(self) -> None:
-        """Finish the step at hand, save a checkpoint and return from :meth:`fit`; a signal handler may call it."""
+        """Finish the step at hand (with several processes, one more), save a checkpoint and return from :meth:`fit`.
+
+        A signal handler may call it, see :func:`scoresde.training.signals.on_signals`.
+        """
         self._stop = True
 
-    def averaged_model(self) -> ScoreModel:
-        """A copy of the model with the averaged weights, in evaluation mode."""
+    def averaged_model(self, name: str | None = None) -> ScoreModel:
+        """A copy of the model with averaged weights, in evaluation mode; ``name`` is that of the average.
+
+        Raises:
+            UnknownNameError: there is no such average.
+        """
+        state = self.ema.state_dict(name)
         averaged = copy.deepcopy(self.model)
-        averaged.net.load_state_dict(self.ema.state_dict())
+        averaged.net.load_state_dict(state)
         return averaged.eval().requires_grad_(False)
 
     # ---- checkpoints -----------------------------------------------------------------------------------------------
 
-    def save(self, batches: Batches) -> Path:
-        """Write a checkpoint of everything that decides what comes next; returns its folder."""
+    def save(self) -> Path:
+        """Write a checkpoint of everything that decides what comes next; returns its folder.
+
+        Of several processes each calls it, and rank 0 writes.
+        """
+        if self.folder is None:
+            raise ArgumentError("folder", None, "a trainer with a folder for its checkpoints")
         tensors = {f"net.{name}": value for name, value in self.model.net.state_dict().items()}
+        for name in self.ema.names[1:]:
+            tensors |= {f"ema.{name}.{key}": value for key, value in self.ema.average(name).items()}
         for i, state in self.optimizer.state_dict()["state"].items():
             tensors |= {f"optimizer.{i}.{name}": torch.as_tensor(value) for name, value in state.items()}
-        tensors["rng.objective"] = self.generator.get_state()
-        tensors["rng.torch"] = torch.get_rng_state()
-        if self.device.type == "cuda":
-            tensors["rng.cuda"] = torch.cuda.get_rng_state(self.device)
-        stream = batches.state_dict()
+        tensors |= {f"objective.{name}": value for name, value in self.objective.state_dict().items()}
+        tensors["rng.generator"] = self.generator.get_state()
+        for kind, state in self._rng_states().items():
+            tensors |= {f"rng.{kind}{i}": part[0] for i, part in enumerate(self.ranks.gather(state[None]))}
+        stream = self._batches.state_dict() if self._batches is not None else self._stream_state or {}
         tensors |= {f"batches.{name}": torch.as_tensor(value) for name, value in stream.items()}
-        info = {"ema_updates": self.ema.updates, "config": asdict(self.config)}
-        return save_checkpoint(
-            self.folder, self.step, self.model, self.ema.state_dict(), tensors, info, self.config.keep
-        )
+        info = {
+            "ema": {"updates": self.ema.updates, "half_lives": self.ema.half_lives},
+            "scaler": self.scaler.state_dict(),
+            "held_out": self.held_out,
+            "config": asdict(self.config),
+        }
+        folder = self.folder / f"step-{self.step:09d}"
+        if self.ranks.first:
+            save_checkpoint(self.folder, self.step, self.model, self.ema.state_dict(), tensors, info, self.config.keep)
+        return folder
+
+    def _rng_states(self) -> dict[str, Tensor]:
+        """The states of torch's own generators, from which networks draw (dropout)."""
+        states = {"torch": torch.get_rng_state()}
+        if self.device.type == "cuda":
+            states["cuda"] = torch.cuda.get_rng_state(self.device)
+        return states
 
     def resume(self, checkpoint: str | Path | None = None) -> int:
         """Take up the training where a checkpoint left it (default: the newest in ``folder``); returns its step.
 
-        The steps that follow are, on a CPU, bit for bit those of a run that was never interrupted.
+        The steps that follow are, on a CPU, bit for bit those of a run that was never interrupted. The number of
+        processes may be another one; their dropout, where there is any, is then drawn afresh.
 
         Raises:
             CheckpointError: there is none, it is damaged, or it belongs to another network.
         """
         if checkpoint is None and self.folder is None:
             raise ArgumentError("checkpoint", None, "a checkpoint's folder: the trainer has none of its own")
+        if checkpoint is None and self.ranks.first:
+            sweep(self.folder)
         folder = latest_checkpoint(self.folder) if checkpoint is None else Path(checkpoint)
         tensors, info = load_checkpoint(folder)
-        weights = ScoreModel.from_pretrained(folder).net.state_dict()
+        first = ScoreModel.from_pretrained(folder).net.state_dict()
         parts: dict[str, dict[str, Tensor]] = {}
         for key, value in tensors.items():
             part, _, name = key.partition(".")
             parts.setdefault(part, {})[name] = value
         try:
             self.model.net.load_state_dict(parts["net"])
-            self.ema.load(weights, info["ema_updates"])
-            optimizer = self.optimizer.state_dict()
-            optimizer["state"] = {}
-            for key, value in parts.get("optimizer", {}).items():
-                i, _, name = key.partition(".")
-                optimizer["state"].setdefault(int(i), {})[name] = value
-            self.optimizer.load_state_dict(optimizer)
-            self.generator.set_state(parts["rng"]["objective"])
-            torch.set_rng_state(parts["rng"]["torch"])
-            if "cuda" in parts["rng"] and self.device.type == "cuda":
-                torch.cuda.set_rng_state(parts["rng"]["cuda"], self.device)
-            self._resumed = parts["batches"]
-            self.step = info["step"]
+            averages = {self.ema.names[0]: first}
+            for key, value in parts.get("ema", {}).items():
+                name, _, key = key.partition(".")
+                averages.setdefault(name, {})[key] = value
+            self.ema.load(averages, info["ema"]["updates"])
+            self._load_optimizer(parts.get("optimizer", {}))
+            self.scaler.load_state_dict(info["scaler"])
+            self.objective.load_state_dict(parts.get("objective", {}))
+            rng, rank = parts["rng"], self.ranks.rank
+            self.generator.set_state(rng["generator"])
+            if f"torch{rank}" in rng:
+                torch.set_rng_state(rng[f"torch{rank}"])
+            if f"cuda{rank}" in rng and self.device.type == "cuda":
+                torch.cuda.set_rng_state(rng[f"cuda{rank}"], self.device)
+            self._stream_state, self._batches = parts["batches"], None
+            self.held_out, self.step = info["held_out"], info["step"]
         except (KeyError, RuntimeError, ValueError) as error:
             raise CheckpointError("checkpoint", f"{folder} ({error})", "a checkpoint of this model") from error
         return self.step
+
+    def _load_optimizer(self, saved: Mapping[str, Tensor]) -> None:
+        state: dict[int, dict[str, Tensor]] = {}
+        for key, value in saved.items():
+            i, _, name = key.partition(".")
+            p = self.parameters[int(i)]
+            like = value.shape == p.shape
+            state.setdefault(int(i), {})[name] = torch.empty_like(p).copy_(value) if like else value  # p's own strides
+        self.optimizer.load_state_dict(self.optimizer.state_dict() | {"state": state})

@@ -13,14 +13,15 @@ import time
 import numpy as np
 import pytest
 import torch
-from runs_for_tests import QUICK_SCORES, TINY, TINY_POINTS, invoke, train
+from runs_for_tests import QUICK_SCORES, TINY, TINY_POINTS, error, invoke, train
 
 import scoresde
-from scoresde import ScoreModel, load_data
+from scoresde import DPMSolver, ScoreModel, classifier_free_guidance, load_data, sample
 from scoresde.app import baselines, pages
 from scoresde.app.runs import RunFolder
 from scoresde.data import from_array
 from scoresde.files import load_tensors
+from scoresde.sde.times import streams
 
 
 @pytest.fixture(scope="module")
@@ -195,7 +196,7 @@ def test_another_process_is_one_option(tmp_path, sde):
     train(tmp_path / "run", "--sde", sde, steps=2)
     invoke("sample", tmp_path / "run", "-n", 2, "--steps", 3)
     invoke("likelihood", tmp_path / "run", "-n", 2, *QUICK_SCORES)
-    assert np.isfinite(np.load(tmp_path / "run" / "samples-pc.npz")["x"]).all()
+    assert np.isfinite(np.load(tmp_path / "run" / "samples-dpm.npz")["x"]).all()
 
 
 @pytest.mark.parametrize("predicts", ["noise", "velocity"])
@@ -209,10 +210,26 @@ def test_a_conditional_model_draws_the_class_it_is_told(tmp_path):
     train(run, "--set", "train.conditional=true", steps=2)
     assert RunFolder.open(run).model().net.config["classes"] == 10
     invoke("sample", run, "-n", 3, "--label", 7, "--steps", 2)
-    assert np.load(run / "samples-pc.npz")["labels"].tolist() == [7, 7, 7]
+    assert np.load(run / "samples-dpm.npz")["labels"].tolist() == [7, 7, 7]
     invoke("sample", run, "-n", 12, "--steps", 2)
-    assert np.load(run / "samples-pc.npz")["labels"].tolist() == [*range(10), 0, 1]
+    assert np.load(run / "samples-dpm.npz")["labels"].tolist() == [*range(10), 0, 1]
     invoke("likelihood", run, "-n", 2, *QUICK_SCORES)
+
+
+def test_guidance_from_the_command_line(tmp_path):
+    """Samples of a guided model are those of the library; a model that knows no "no class" cannot be guided."""
+    run = tmp_path / "run"
+    train(run, "--set", "train.conditional=true", "--set", "train.label_dropout=0.2", steps=2)
+    settings = ["-n", 3, "--label", 3, "--sampler", "dpm", "--steps", 4]
+    invoke("sample", run, *settings, "--guidance", 2)
+    found = torch.from_numpy(np.load(run / "samples-dpm.npz")["x"])
+    model = classifier_free_guidance(RunFolder.open(run).model(), 2.0)
+    generators = streams(torch.Generator().manual_seed(0), 3)
+    cond = {"y": torch.full((3,), 3)}
+    expected = sample(model, (3, 1, 8, 8), DPMSolver(), 4, cond=cond, generator=generators)
+    assert torch.equal(found, expected)
+    assert "a number >= 0" in error("sample", run, "--guidance", -1)
+    assert "sample.guidance" in error("sample", run, "--guidance", 2, "--set", "train.label_dropout=0")
 
 
 @pytest.mark.parametrize(("shape", "net"), [((5,), "ResidualMLP"), ((2, 12), "UNet")])

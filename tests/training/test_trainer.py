@@ -1,16 +1,14 @@
 """The trainer: it learns, it resumes bit for bit, and it fails without losing anything."""
 
-import errno
-import json
 import math
-import pickle
 
 import pytest
 import torch
 
 import scoresde as S
+from scoresde.data import TruncatedNormal
 from scoresde.errors import ArgumentError, CheckpointError, NonFiniteError, UnknownNameError
-from scoresde.training.checkpoints import checkpoints
+from scoresde.training.checkpoints import best_checkpoint, checkpoints, load_average
 
 GM = S.GaussianMixture([[2.0, 0.0], [-1.0, 1.0]], [0.1, 0.3])
 
@@ -93,6 +91,20 @@ def test_resumed_equals_uninterrupted_bit_for_bit(tmp_path):
         assert torch.equal(a, b), name
 
 
+def test_fit_goes_on_where_it_was_stopped():
+    """The same trainer, called again: no batch is repeated or lost."""
+    whole, parts = make(), make()
+    whole.fit(DATA)
+    torch.manual_seed(0)
+    parts = make()
+    for stop in (7, 20, 31):
+        parts.every(1, lambda trainer, stop=stop: trainer.stop() if trainer.step == stop else None)
+        parts.fit(DATA)
+    assert parts.step == 30
+    for (name, a), b in zip(weights(whole).items(), weights(parts).values(), strict=True):
+        assert torch.equal(a, b), name
+
+
 def test_checkpoints_are_models_and_only_the_newest_are_kept(tmp_path):
     trainer = make(tmp_path, keep=2)
     trainer.fit(DATA)
@@ -104,84 +116,51 @@ def test_checkpoints_are_models_and_only_the_newest_are_kept(tmp_path):
 
 
 class Exploding(torch.utils.data.Dataset):
-    """Good data until item 7 is asked for the second time."""
+    """Data of which some steps, counted from 1, are NaN."""
 
-    def __init__(self):
-        self.seen = 0
+    def __init__(self, *steps):
+        self.steps, self.seen = steps, 0
 
     def __len__(self):
         return 512
 
     def __getitem__(self, i):
         self.seen += 1
-        return DATA.x[i] * (float("nan") if self.seen > 32 * 14 else 1.0)
+        return DATA.x[i] * (float("nan") if (self.seen - 1) // 32 + 1 in self.steps else 1.0)
 
 
-def test_a_nan_loss_names_the_step_and_keeps_the_checkpoint(tmp_path):
+def test_a_nan_loss_names_the_step_and_the_noise_level_and_keeps_the_checkpoint(tmp_path):
     trainer = make(tmp_path)
-    with pytest.raises(NonFiniteError, match="step 15"):
-        trainer.fit(Exploding())
+    with pytest.raises(NonFiniteError, match=r"step 15, at noise level t = 0\.\d+ \(log-SNR -?\d"):
+        trainer.fit(Exploding(15))
     kept = checkpoints(tmp_path)
     assert [path.name for path in kept] == ["step-000000010"]
     model = S.ScoreModel.from_pretrained(kept[-1])
     assert all(p.isfinite().all() for p in model.parameters())
 
 
-def test_a_full_disk_keeps_the_checkpoint_before(tmp_path, monkeypatch):
-    trainer = make(tmp_path)
-    from pathlib import Path
-
-    write = Path.write_bytes
-
-    def full(self, data):
-        if trainer.step == 20 and self.name == "training.safetensors":
-            write(self, data[: len(data) // 2])
-            raise OSError(errno.ENOSPC, "No space left on device")
-        return write(self, data)
-
-    monkeypatch.setattr(Path, "write_bytes", full)
-    with pytest.raises(CheckpointError, match="No space left"):
-        trainer.fit(DATA)
-    assert [path.name for path in tmp_path.iterdir()] == ["step-000000010"]
-    monkeypatch.setattr(Path, "write_bytes", write)
-    again = make(tmp_path)
-    assert again.resume() == 10
-    again.fit(DATA)
-    assert again.step == 30
+def test_bad_steps_are_skipped_where_that_is_wanted():
+    """The update of a skipped step is none: weights and Adam's moments are those before it."""
+    trainer = make(on_nan="skip", steps=15)
+    before = {}
+    trainer.every(11, lambda trainer: before.update({k: v.clone() for k, v in trainer.model.state_dict().items()}))
+    after = {}
+    trainer.every(12, lambda trainer: after.update({k: v.clone() for k, v in trainer.model.state_dict().items()}))
+    records = trainer.fit(Exploding(12))
+    assert all(torch.equal(before[key], after[key]) for key in before)
+    (skip,) = records[-1].skipped
+    assert skip.step == 12
+    assert 0 < skip.t < 1
+    assert skip.log_snr == pytest.approx(S.VPSDE().log_snr(torch.tensor(skip.t)).item(), abs=1e-3)
+    assert all(p.isfinite().all() for p in trainer.model.parameters())
+    assert math.isfinite(records[-1].loss)
+    assert [record.skipped for record in records[:2]] == [(), ()]
 
 
-@pytest.mark.parametrize("harm", ["truncated", "flipped", "pickle", "missing", "foreign json", "foreign format"])
-def test_a_damaged_checkpoint_is_refused_by_name(tmp_path, harm):
-    trainer = make(tmp_path, steps=10)
-    trainer.fit(DATA)
-    folder = checkpoints(tmp_path)[-1]
-    file = folder / "model.safetensors"
-    content = bytearray(file.read_bytes())
-    match harm:
-        case "truncated":
-            file.write_bytes(content[:-7])
-        case "flipped":
-            content[-100] ^= 4
-            file.write_bytes(content)
-        case "pickle":
-            file.write_bytes(pickle.dumps({"a": 1}))
-        case "missing":
-            file.unlink()
-        case "foreign json":
-            (folder / "training.json").write_text("[1, 2")
-        case "foreign format":
-            (folder / "training.json").write_text(json.dumps({"format": "other"}))
-    with pytest.raises(CheckpointError, match=r"training\.json|model\.safetensors|scoresde-checkpoint"):
-        make(tmp_path).resume()
-
-
-def test_a_checkpoint_of_another_network_is_refused(tmp_path):
-    make(tmp_path, steps=10).fit(DATA)
-    other = S.Trainer(S.ScoreModel(S.ResidualMLP((2,), width=8, blocks=1), S.VPSDE()), folder=tmp_path)
-    with pytest.raises(CheckpointError, match="this model"):
-        other.resume()
-    with pytest.raises(CheckpointError, match="at least one"):
-        make(tmp_path / "empty").resume()
+def test_a_run_of_nothing_but_bad_steps_ends(monkeypatch):
+    monkeypatch.setattr("scoresde.training.trainer.SKIPS", 6)
+    with pytest.raises(NonFiniteError, match=r"step 9.*last of 6 in a row"):
+        make(on_nan="skip").fit(Exploding(*range(4, 40)))
 
 
 def test_a_class_conditional_network_gets_its_labels():
@@ -200,6 +179,199 @@ def test_a_class_conditional_network_gets_its_labels():
     config = S.TrainerConfig(steps=2, batch_size=60, device="cpu", conditional=True)
     S.Trainer(S.ScoreModel(net, S.VPSDE()), config=config).fit(Labelled())
     assert torch.equal(seen[0].bincount(), torch.tensor([20, 20, 20]))
+
+
+def labelled(classes=3):
+    return [(DATA.x[i], i % classes) for i in range(60)]
+
+
+def test_labels_are_dropped_as_often_as_said():
+    """1800 labels, each dropped with 0.2: a count outside 360 +- 85 (5 sigma) is a false alarm in 2 million."""
+    net = S.ResidualMLP((2,), width=8, blocks=1, classes=3)
+    seen = []
+    net.register_forward_pre_hook(lambda module, args, kwargs: seen.append(kwargs["y"]), with_kwargs=True)
+    config = S.TrainerConfig(steps=30, batch_size=60, device="cpu", conditional=True, label_dropout=0.2)
+    S.Trainer(S.ScoreModel(net, S.VPSDE()), config=config).fit(labelled())
+    y = torch.cat(seen)
+    assert abs(int((y == -1).sum()) - 360) < 85
+    assert set(y.tolist()) == {-1, 0, 1, 2}
+    with pytest.raises(ArgumentError, match="no labels"):
+        S.Trainer(S.ScoreModel(net, S.VPSDE()), config=config).fit(DATA)
+
+
+@pytest.mark.parametrize("pieces", [2, 3])
+def test_accumulated_pieces_are_one_batch(pieces):
+    """Times and noise of the whole batch of 32, in pieces of unequal size; without dropout the weights agree."""
+
+    def run(accumulate):
+        torch.manual_seed(0)
+        model = S.ScoreModel(S.ResidualMLP((2,), width=16, blocks=1), S.VPSDE())
+        config = S.TrainerConfig(steps=10, batch_size=32, accumulate=accumulate, warmup=2, lr=1e-3, device="cpu")
+        trainer = S.Trainer(model, config=config)
+        return trainer, trainer.fit(DATA)
+
+    (whole, records), (parts, other) = run(1), run(pieces)
+    for a, b in zip(whole.parameters, parts.parameters, strict=True):
+        assert torch.allclose(a, b, rtol=0, atol=1e-5)
+    assert [r.loss for r in other] == pytest.approx([r.loss for r in records], rel=1e-4)
+
+
+@pytest.mark.parametrize("settings", [{"precision": "bfloat16"}, {"precision": "float16"}, {"compile": "eager"}])
+def test_low_precision_and_compilation_train_the_same_network(settings, tmp_path):
+    """The weights stay float32, the averaged model is a plain one, and the loss is near that of a plain run."""
+    plain, special = make(steps=20, lr=3e-3), make(tmp_path, steps=20, lr=3e-3, **settings)
+    seen = []
+    special.model.net.stem.register_forward_hook(lambda module, args, out: seen.append(out.dtype))
+    expected, records = plain.fit(DATA), special.fit(DATA)
+    if "precision" in settings:
+        assert set(seen) == {getattr(torch, settings["precision"])}
+    assert all(p.dtype == torch.float32 for p in special.parameters)
+    assert records[-1].loss == pytest.approx(expected[-1].loss, rel=0.1)
+    assert torch.allclose(
+        special.averaged_model()(DATA.x[:5], 0.5).eps, plain.averaged_model()(DATA.x[:5], 0.5).eps, atol=0.05
+    )
+    again = make(tmp_path, steps=20, **settings)
+    assert again.resume() == 20
+    assert again.scaler.state_dict() == special.scaler.state_dict()
+
+
+def test_float16_leaves_out_steps_whose_gradient_overflows():
+    """The first scale of 2^16 is too large for this loss: steps are left out and the scale halved, without an error."""
+    trainer = make(steps=20, precision="float16", lr=1e-3)
+    trainer.scaler = torch.amp.GradScaler("cpu", init_scale=2.0**40)
+    records = trainer.fit(DATA)
+    skipped = [skip for record in records for skip in record.skipped]
+    assert skipped
+    assert all(skip.t is None for skip in skipped)
+    assert trainer.scaler.get_scale() < 2.0**40
+
+
+def test_channels_last_images_resume_bit_for_bit(tmp_path):
+    """Adam's moments come back in the weights' own layout."""
+    images = torch.randn(40, 2, 8, 8, generator=torch.Generator().manual_seed(0))
+
+    def run(folder, steps):
+        torch.manual_seed(0)
+        model = S.ScoreModel(S.UNet((2, 8, 8), channels=8, multipliers=(1, 2), attention=()), S.VPSDE())
+        config = S.TrainerConfig(
+            steps=steps, batch_size=4, channels_last=True, lr_decay="none", warmup=0, device="cpu", checkpoint_every=3
+        )
+        return S.Trainer(model, config=config, folder=folder)
+
+    whole = run(None, 6)
+    whole.fit(images)
+    run(tmp_path, 3).fit(images)
+    parts = run(tmp_path, 6)
+    parts.resume()
+    parts.fit(images)
+    weight = parts.model.net.stem.weight
+    assert weight.is_contiguous(memory_format=torch.channels_last)
+    assert parts.optimizer.state[weight]["exp_avg"].stride() == weight.stride()
+    for a, b in zip(whole.parameters, parts.parameters, strict=True):
+        assert torch.equal(a, b)
+
+
+def test_the_loss_of_each_noise_level_is_recorded():
+    """Means over bins of log-SNR, at equal distances, of the loss before the weight of the draw."""
+    torch.manual_seed(0)
+    model = S.ScoreModel(S.ResidualMLP((2,), width=8, blocks=1), S.VPSDE())
+    objective = S.DenoisingScoreMatching("simple", time_sampling="log-snr")
+    config = S.TrainerConfig(steps=4, batch_size=512, log_every=4, lr=1e-12, device="cpu")
+    (record,) = S.Trainer(model, objective, config).fit(DATA)
+    at, loss = zip(*record.by_level, strict=True)
+    assert len(at) == 8
+    assert torch.tensor(at).diff().std() < 1e-3
+    assert all(0.8 < value < 1.2 for value in loss)  # eps is predicted as 0: |eps|^2 per entry, 1 within 5 sigma
+
+
+def test_hooks_are_called_on_time_and_do_not_change_the_training():
+    plain, hooked, seen = make(steps=20), make(steps=20), []
+    hooked.every(6, lambda trainer: seen.append((trainer.step, torch.randn(1).item())))
+    for trainer in (plain, hooked):
+        torch.manual_seed(1)  # for the dropout
+        trainer.fit(DATA)
+    assert [step for step, _ in seen] == [6, 12, 18]
+    assert all(torch.equal(a, b) for a, b in zip(weights(plain).values(), weights(hooked).values(), strict=True))
+    with pytest.raises(ArgumentError, match="steps: got 0"):
+        plain.every(0, print)
+
+
+def test_the_best_checkpoint_on_held_out_data_is_kept(tmp_path):
+    """A learning rate that ruins the model after step 10: the best checkpoint stays when newer ones come."""
+    held_out = S.Data("points", DATA.x[:100].clone(), normalize="none")
+    trainer = make(tmp_path, steps=60, lr=3e-3, warmup=0, lr_decay="none", keep=1, ema_half_life=2)
+    trainer.every(20, lambda t: [p.data.normal_(generator=torch.Generator().manual_seed(0)) for p in t.parameters])
+    records = trainer.fit(DATA, held_out=held_out)
+    losses = {record.step: record.held_out for record in records if record.step % 10 == 0}
+    best = min(losses, key=losses.get)
+    assert best in (10, 20)
+    assert [path.name for path in checkpoints(tmp_path)] == [f"step-{best:09d}", "step-000000060"]
+    assert best_checkpoint(tmp_path).name == f"step-{best:09d}"
+    assert losses[60] > losses[best]
+    with pytest.raises(ArgumentError, match="held_out: got Points"):
+        make().fit(DATA, held_out=DATA)
+
+
+def test_several_averages_by_name(tmp_path):
+    trainer = make(tmp_path, ema_half_life={"fast": 1.0, "slow": 100.0})
+    trainer.fit(DATA)
+    live, fast, slow = (
+        m.net.stem.weight for m in (trainer.model, trainer.averaged_model(), trainer.averaged_model("slow"))
+    )
+    assert (fast - live).abs().mean() < (slow - live).abs().mean()
+    folder = checkpoints(tmp_path)[-1]
+    assert torch.equal(S.ScoreModel.from_pretrained(folder).net.stem.weight, fast)
+    assert torch.equal(load_average(folder, "slow").net.stem.weight, slow)
+    with pytest.raises(UnknownNameError, match="did you mean 'slow'"):
+        load_average(folder, "slwo")
+    with pytest.raises(UnknownNameError, match="average"):
+        trainer.averaged_model("third")
+    with pytest.raises(CheckpointError, match="this model"):
+        make(tmp_path, ema_half_life={"fast": 1.0, "other": 2.0}).resume()
+
+
+def test_integers_of_any_dataset_are_dequantised_as_asked():
+    """Uniform noise fills the bins; the training data of truncated-normal dequantisation are their centres."""
+    raw = torch.randint(0, 4, (64, 1, 2, 2), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    data = S.Data("four", raw, levels=4)
+    seen = []
+
+    class Watching(S.DenoisingScoreMatching):
+        def terms(self, model, x0, cond=None, generator=None):
+            seen.append(x0)
+            return super().terms(model, x0, cond, generator)
+
+    def run(law):
+        seen.clear()
+        model = S.ScoreModel.for_data(S.ResidualMLP((1, 2, 2), width=8, blocks=1), S.VPSDE(), data)
+        config = S.TrainerConfig(steps=2, batch_size=64, device="cpu")
+        S.Trainer(model, Watching(), config, dequantization=law).fit(data)
+        return torch.cat(seen)
+
+    assert set(run(TruncatedNormal()).unique().tolist()) == {-0.75, -0.25, 0.25, 0.75}
+    x = run(None)
+    assert len(x.unique()) > 400
+    assert -1 <= x.min() < x.max() <= 1
+
+
+def test_an_objective_that_learns_is_resumed(tmp_path):
+    """Loss-aware sampling of a DDPM's levels: its history is part of the checkpoint."""
+
+    def run(folder):
+        torch.manual_seed(0)
+        model = S.ScoreModel(S.ResidualMLP((2,), width=8, blocks=1), S.DDPM([0.1, 0.2, 0.3, 0.4]))
+        config = S.TrainerConfig(steps=12, batch_size=16, checkpoint_every=6, warmup=0, device="cpu")
+        return S.Trainer(model, S.DenoisingScoreMatching(time_sampling="loss-aware"), config, folder)
+
+    whole, first, second = run(None), run(tmp_path), run(tmp_path)
+    whole.fit(DATA)
+    first.every(6, lambda trainer: trainer.stop())
+    first.fit(DATA)
+    assert second.resume() == 6
+    assert second.objective.state_dict()
+    second.fit(DATA)
+    for a, b in zip(whole.parameters, second.parameters, strict=True):
+        assert torch.equal(a, b)
 
 
 def test_learning_rate_rises_and_falls():
@@ -240,8 +412,18 @@ def test_bad_settings_are_refused():
         S.TrainerConfig(lr=float("nan"))
     with pytest.raises(UnknownNameError, match="did you mean 'cosine'"):
         S.TrainerConfig(lr_decay="cosin")
-    with pytest.raises(UnknownNameError, match="device"):
-        S.TrainerConfig(device="gpu")
+    for name in ("device", "precision", "on_nan"):
+        with pytest.raises(UnknownNameError, match=name):
+            S.TrainerConfig(**{name: "gpu"})
+    with pytest.raises(ArgumentError, match=r"label_dropout: got 0\.1, expected 0, or conditional"):
+        S.TrainerConfig(label_dropout=0.1)
+    with pytest.raises(ArgumentError, match="accumulate"):
+        S.TrainerConfig(accumulate=3, batch_size=2)
+    for bad in ({}, {"a b": 1.0}, {"slow": 0.0}, -1.0):
+        with pytest.raises(ArgumentError, match="ema_half_life"):
+            S.TrainerConfig(ema_half_life=bad)
+    with pytest.raises(ArgumentError, match="a DataLoader, expected its dataset"):
+        make().fit(torch.utils.data.DataLoader(DATA))
     if not torch.cuda.is_available():
         with pytest.raises(ArgumentError, match="device: got 'cuda'"):
             make(device="cuda")

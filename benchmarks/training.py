@@ -1,0 +1,212 @@
+"""Steps per second and memory of the trainer: beside a loop written by hand, in low precision, and compiled.
+
+    python -m benchmarks.training [--quick] [--device auto|cpu|cuda]
+
+The hand-written loop does what the trainer does with the same network (batch, times, noise, loss, clipping, fused Adam,
+one average of the weights) and nothing else: no records, no checks. Both advance in turn by the same number of steps;
+the ratio is the median over the rounds of the time by hand over the trainer's. The variants of precision are timed in
+the same way against float32. On a CPU with one thread the clock is that of the process, so that other work on the
+machine does not count; elsewhere it is the wall's. Memory is the peak of a process of its own: allocated by torch on
+CUDA, resident on a CPU.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import json
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+from benchmarks import common  # first: it sets how threads wait
+
+# isort: split
+import torch
+from torch import nn
+
+from scoresde import VPSDE, Data, DenoisingScoreMatching, ScoreModel, Trainer, TrainerConfig, load_data
+from scoresde.nets import build_net
+
+NETS = {
+    "MLP, 2-D points": {"name": "mlp", "shape": [2], "width": 128, "blocks": 3},
+    "U-Net, 8x8 digits": {"name": "unet", "shape": [1, 8, 8]},
+}
+BATCHES = {"MLP, 2-D points": 512, "U-Net, 8x8 digits": 64}
+VARIANTS = {
+    "float32": {},
+    "bfloat16": {"precision": "bfloat16"},
+    "compiled": {"compile": True},
+    "bfloat16, compiled": {"precision": "bfloat16", "compile": True},
+    "float32, 4 pieces": {"accumulate": 4},
+}
+
+
+def data_for(name: str) -> Data:
+    """What the network is trained on."""
+    return load_data("digits" if "digits" in name else "two-moons")[0]
+
+
+def by_hand(name: str, data: Data, steps: int, device: torch.device) -> Iterator[None]:
+    """A plain loop; yields every ``steps`` steps."""
+    torch.manual_seed(0)
+    net, B = build_net(NETS[name], seed=0).to(device), BATCHES[name]
+    parameters = list(net.parameters())
+    optimizer = torch.optim.Adam(parameters, lr=1e-4, betas=(0.9, 0.99), fused=True)
+    average = [p.detach().clone() for p in parameters]
+    sde, n = VPSDE(), data.raw[0].numel()
+    for step in itertools.count(1):
+        raw = data.raw[torch.randint(len(data), (B,))]
+        x0 = data.scaling.to_model(raw).to(device, non_blocking=True)
+        t = 1e-4 + (1 - 1e-4) * ((torch.rand(1, device=device) + torch.arange(B, device=device) / B) % 1)
+        log_alpha = -0.25 * t**2 * (sde.clock.beta_max - sde.clock.beta_min) - 0.5 * t * sde.clock.beta_min
+        alpha, sigma = log_alpha.exp(), (-torch.expm1(2 * log_alpha)).sqrt()
+        eps = torch.randn_like(x0)
+        shape = (B, *(1,) * (x0.ndim - 1))
+        x_t = alpha.reshape(shape) * x0 + sigma.reshape(shape) * eps
+        loss = (eps - net(x_t, t)).square().flatten(1).sum(1).mean() / n
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        nn.utils.clip_grad_norm_(parameters, 1.0)
+        optimizer.step()
+        with torch.no_grad():
+            torch._foreach_lerp_(average, parameters, 1e-3)
+        if step % steps == 0:
+            yield
+
+
+def by_trainer(name: str, data: Data, steps: int, device: torch.device, **settings) -> Iterator[None]:
+    """The trainer; yields with each of its records, one every ``steps`` steps."""
+    model = ScoreModel(build_net(NETS[name], seed=0), VPSDE(), scaling=data.scaling)
+    config = TrainerConfig(
+        steps=10**9, batch_size=BATCHES[name], lr=1e-4, warmup=0, log_every=steps, device=device.type, **settings
+    )
+    for _ in Trainer(model, DenoisingScoreMatching(), config).records(data):
+        yield
+
+
+def race(runners: dict[str, Iterator[None]], rounds: int, device: torch.device) -> dict[str, list[float]]:
+    """Seconds of each runner in each round; they take turns, in changing order."""
+    times: dict[str, list[float]] = {name: [] for name in runners}
+    for runner in runners.values():
+        next(runner)  # warm-up, and compilation
+    clock = time.process_time if device.type == "cpu" and torch.get_num_threads() == 1 else time.perf_counter
+    for i in range(rounds):
+        for name in list(runners)[:: 1 if i % 2 else -1]:
+            begun = clock()
+            next(runners[name])
+            if device.type == "cuda":
+                torch.cuda.synchronize()
+            times[name].append(clock() - begun)
+    return times
+
+
+def ratio(times: dict[str, list[float]], name: str, base: str) -> float:
+    """How many times as fast as ``base``: the median over the rounds."""
+    return statistics.median(b / a for a, b in zip(times[name], times[base], strict=True))
+
+
+def memory(name: str, variant: str, device: torch.device) -> float:
+    """MiB at the peak of a few steps in a process of their own."""
+    command = [sys.executable, "-m", "benchmarks.training", "--memory-of", name, variant, "--device", device.type]
+    root = Path(__file__).resolve().parents[1]
+    return json.loads(subprocess.run(command, cwd=root, capture_output=True, text=True, check=True).stdout)
+
+
+def peak(name: str, variant: str, device: torch.device) -> float:
+    """MiB at the peak of this process after a few steps."""
+    runner = by_trainer(name, data_for(name), 3, device, **VARIANTS[variant])
+    next(runner)
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated() / 2**20
+    import resource
+
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**20
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run, print the tables and write them with the CSV files to the output folder."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.training", description=__doc__.splitlines()[0])
+    parser.add_argument("--quick", action="store_true", help="fewer and shorter rounds, nothing compiled")
+    parser.add_argument("--rounds", type=int, help="rounds of which the median is taken (default 21; quick 5)")
+    parser.add_argument("--device", default="auto", choices=["auto", "cpu", "cuda"])
+    parser.add_argument("--variants", default=";".join(VARIANTS), help="with ; between, or none")
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--out", type=Path, default=common.RESULTS)
+    parser.add_argument("--memory-of", nargs=2, metavar=("NET", "VARIANT"), help=argparse.SUPPRESS)
+    options = parser.parse_args(arguments)
+    torch.set_num_threads(options.threads)
+    cuda = options.device != "cpu" and torch.cuda.is_available()
+    device = torch.device("cuda" if cuda or options.device == "cuda" else "cpu")
+    if options.memory_of:
+        print(json.dumps(peak(*options.memory_of, device)))
+        return
+    rounds = options.rounds or (5 if options.quick else 21)
+    variants = [] if options.variants == "none" else options.variants.split(";")
+    if options.quick:
+        variants = [variant for variant in variants if "compiled" not in variant]
+    rows, precision = [], []
+    for name in NETS:
+        data, steps = data_for(name), (5 if options.quick else 20)
+        hand, ours = by_hand(name, data, steps, device), by_trainer(name, data, steps, device)
+        times = race({"by hand": hand, "trainer": ours}, rounds, device)
+        rows.append(
+            {
+                "network": name,
+                "batch": BATCHES[name],
+                "by_hand_steps_per_s": steps / statistics.median(times["by hand"]),
+                "trainer_steps_per_s": steps / statistics.median(times["trainer"]),
+                "ratio": ratio(times, "trainer", "by hand"),
+            }
+        )
+        runners = {v: by_trainer(name, data, steps, device, **VARIANTS[v]) for v in variants}
+        times = race(runners, rounds, device) if runners else {}
+        for variant in variants:
+            precision.append(
+                {
+                    "network": name,
+                    "variant": variant,
+                    "steps_per_s": steps / statistics.median(times[variant]),
+                    "ratio": ratio(times, variant, variants[0]),
+                    "peak_mib": memory(name, variant, device),
+                }
+            )
+    text = ["# Training: steps per second and memory", ""]
+    text += [f"- {key}: {value}" for key, value in common.environment().items()]
+    text += [f"- device: {torch.cuda.get_device_name() if cuda else 'CPU'}; medians of {rounds} rounds", ""]
+    header = ["network", "batch", "by hand, steps/s", "trainer, steps/s", "trainer / by hand"]
+    text.append(
+        common.markdown(
+            header,
+            [
+                [
+                    r["network"],
+                    str(r["batch"]),
+                    f"{r['by_hand_steps_per_s']:.1f}",
+                    f"{r['trainer_steps_per_s']:.1f}",
+                    f"{100 * r['ratio']:.1f} %",
+                ]
+                for r in rows
+            ],
+        )
+    )
+    if precision:
+        header = ["network", "variant", "steps/s", f"speed / {variants[0]}", "peak, MiB"]
+        lines = [
+            [r["network"], r["variant"], f"{r['steps_per_s']:.1f}", f"{r['ratio']:.2f}", f"{r['peak_mib']:.0f}"]
+            for r in precision
+        ]
+        text += ["", common.markdown(header, lines)]
+        common.write_csv(options.out / "training_variants.csv", precision)
+    common.write_csv(options.out / "training.csv", rows)
+    written = "\n".join(text) + "\n"
+    (options.out / "training.md").write_text(written)
+    print(written)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,38 @@
+"""The benchmark of training runs on its smallest settings, and its hand-written loop trains as the trainer does."""
+
+import csv
+
+import pytest
+import torch
+
+from benchmarks import training
+
+
+def test_it_writes_its_tables(tmp_path, monkeypatch):
+    name = "MLP, 2-D points"
+    monkeypatch.setattr(training, "NETS", {name: {"name": "mlp", "shape": [2], "width": 8, "blocks": 1}})
+    monkeypatch.setattr(training, "BATCHES", {name: 16})
+    monkeypatch.setattr(training, "memory", lambda *_: 1.0)
+    threads = torch.get_num_threads()
+    variants = "float32;bfloat16;float32, 4 pieces"
+    options = {"--rounds": 2, "--device": "cpu", "--variants": variants, "--threads": threads, "--out": tmp_path}
+    training.main(["--quick", *(str(part) for pair in options.items() for part in pair)])
+    with (tmp_path / "training.csv").open() as file:
+        (row,) = csv.DictReader(file)
+    assert row["network"] == name
+    assert 0.2 < float(row["ratio"]) < 5
+    text = (tmp_path / "training.md").read_text()
+    assert "trainer / by hand" in text
+    with (tmp_path / "training_variants.csv").open() as file:
+        assert [line["variant"] for line in csv.DictReader(file)] == variants.split(";")
+
+
+def test_peak_memory_is_that_of_a_network(monkeypatch):
+    assert training.peak("MLP, 2-D points", "float32", torch.device("cpu")) > 50
+
+
+@pytest.mark.parametrize("variant", training.VARIANTS)
+def test_variants_are_settings_of_the_trainer(variant):
+    from scoresde import TrainerConfig
+
+    TrainerConfig(**training.VARIANTS[variant])

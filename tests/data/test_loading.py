@@ -1,0 +1,190 @@
+"""Anything with items is training data: torch datasets, iterables, look-alikes of torchvision's and Hugging Face's."""
+
+import random
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from scoresde.data import Batches, Data, Scaling, StreamBatches, TruncatedNormal, from_dataset, stream_batches
+from scoresde.errors import ArgumentError, CheckpointError, DataError
+
+
+def generator(seed=0):
+    return torch.Generator().manual_seed(seed)
+
+
+def pixels(n=12, colour=True):
+    return np.random.default_rng(0).integers(0, 256, (n, 5, 4, 3) if colour else (n, 5, 4), dtype=np.uint8)
+
+
+class Vision(torch.utils.data.Dataset):
+    """As torchvision's datasets: a PIL image and a class; ``transform`` may make a tensor of it."""
+
+    def __init__(self, transform=None, colour=True):
+        self.data, self.targets, self.transform = pixels(colour=colour), list(range(12)), transform
+
+    def __len__(self):
+        return len(self.data)
+
+    def __getitem__(self, i):
+        image = Image.fromarray(self.data[i])
+        return (image if self.transform is None else self.transform(image)), self.targets[i]
+
+
+class HuggingFace:
+    """As a Dataset of Hugging Face: rows by number or several at once, PIL images under "image" or "img"."""
+
+    def __init__(self, key="image"):
+        self.key, self.asked = key, 0
+
+    def __len__(self):
+        return 12
+
+    def __getitem__(self, i):
+        return {self.key: Image.fromarray(pixels()[i]), "label": i, "text": "unused"}
+
+    def __getitems__(self, indices):
+        self.asked += 1
+        return [self[i] for i in indices]
+
+
+class Streaming:
+    """As an IterableDataset of Hugging Face: items in an order that is set for each epoch."""
+
+    def __init__(self, n=7):
+        self.n, self.epoch = n, None
+
+    def set_epoch(self, epoch):
+        self.epoch = epoch
+
+    def __iter__(self):
+        for i in range(self.n):
+            yield {"x": torch.tensor([float(i), float(self.epoch)]), "label": i}
+
+
+@pytest.mark.parametrize("data", [Vision(), HuggingFace(), HuggingFace("img")], ids=["vision", "image", "img"])
+def test_pictures_of_other_libraries_become_dequantised_images(data):
+    batch = next(stream_batches(data, 12, generator()))
+    assert batch["x"].shape == (12, 3, 5, 4)
+    raw = Scaling.for_levels(256).to_raw(batch["x"])
+    assert torch.equal(raw, torch.from_numpy(pixels()[batch["label"].numpy()]).permute(0, 3, 1, 2).long())
+    assert len(batch["x"].unique()) > 600  # of 720: noise in the bins
+    if isinstance(data, HuggingFace):
+        assert data.asked == 1
+
+
+def test_gray_pictures_arrays_and_tensors():
+    assert next(Batches(Vision(colour=False), 3, generator()))["x"].shape == (3, 1, 5, 4)
+    assert next(Batches(list(pixels()), 3, generator()))["x"].shape == (3, 3, 5, 4)
+    x = next(Batches(Vision(lambda image: torch.ones(3, 5, 4, dtype=torch.float64)), 3, generator()))["x"]
+    assert x.dtype == torch.float32
+    assert torch.equal(x, torch.ones(3, 3, 5, 4))
+    own = Scaling.for_levels(300)
+    batch = next(Batches(Vision(), 2, generator(), scaling=own, dequantization=TruncatedNormal()))
+    raw = torch.from_numpy(pixels()[batch["label"].numpy()]).permute(0, 3, 1, 2)
+    assert torch.equal(batch["x"], own.bin_centres(raw))
+
+
+def test_shares_make_up_the_batches_of_one():
+    """Rows 0, 3, 6..., 1, 4, ..., 2, 5, ... of each batch, noise included: from memory, item by item, and streamed."""
+    data = Data("d", torch.arange(12)[:, None], torch.arange(12), levels=12)
+    for make in (lambda: data, Vision, Streaming):
+        whole = stream_batches(make(), 8, generator())
+        shares = [stream_batches(make(), 8, generator(), share=(i, 3)) for i in range(3)]
+        for _ in range(3):
+            expected = next(whole)
+            for i, share in enumerate(shares):
+                batch = next(share)
+                assert all(torch.equal(batch[key], expected[key][i::3]) for key in ("x", "label"))
+
+
+class Augmented(torch.utils.data.Dataset):
+    """Chance of three kinds in every item."""
+
+    def __len__(self):
+        return 12
+
+    def __getitem__(self, i):
+        return torch.tensor([i + 0.1 * random.random(), torch.rand(()).item(), np.random.rand()])  # noqa: NPY002
+
+
+@pytest.mark.parametrize("data", [Vision(), Augmented()], ids=["pictures", "augmented"])
+def test_workers_read_the_same_batches_and_resume_exactly(data):
+    """Batches are a function of the stream's state; reading ahead, the state is that of what was taken."""
+    before = torch.get_rng_state()
+    alone, ahead = Batches(data, 5, generator()), Batches(data, 5, generator(), workers=1)
+    for _ in range(4):
+        assert torch.equal(next(alone)["x"], next(ahead)["x"])
+    state = ahead.state_dict()
+    assert {k: torch.as_tensor(v).tolist() for k, v in state.items()} == {
+        k: torch.as_tensor(v).tolist() for k, v in alone.state_dict().items()
+    }
+    expected = [next(alone)["x"] for _ in range(3)]
+    resumed = Batches(data, 5, generator(5))
+    resumed.load_state_dict(state)
+    ahead.load_state_dict(state)
+    for x in expected:
+        assert torch.equal(next(resumed)["x"], x)
+        assert torch.equal(next(ahead)["x"], x)
+    assert torch.equal(torch.get_rng_state(), before)  # torch's own generator is left to the network
+
+
+def test_a_stream_runs_on_over_epochs_and_resumes():
+    stream = stream_batches(Streaming(), 5, generator())
+    assert isinstance(stream, StreamBatches)
+    seen = torch.cat([next(stream)["x"] for _ in range(6)])
+    assert seen[:, 0].tolist() == [float(i % 7) for i in range(30)]
+    assert seen[:, 1].tolist() == [float(i // 7) for i in range(30)]
+    state, expected = stream.state_dict(), next(stream)
+    again = stream_batches(Streaming(), 5, generator(9))
+    again.load_state_dict(state)
+    assert torch.equal(next(again)["x"], expected["x"])
+    shorter = stream_batches(Streaming(1), 5, generator())
+    shorter.load_state_dict(state)
+    with pytest.raises(CheckpointError, match="2 items of a stream, expected at most the 1"):
+        next(shorter)
+
+
+def test_iterators_end_and_empty_streams_are_refused():
+    stream = stream_batches((torch.ones(1) for _ in range(3)), 2, generator())
+    next(stream)
+    with pytest.raises(DataError, match="an iterator that ended after 3 items"):
+        next(stream)
+    with pytest.raises(DataError, match="without items"):
+        next(stream_batches(set(), 2, generator()))
+
+
+def test_what_is_no_dataset_is_refused_with_what_to_pass():
+    with pytest.raises(ArgumentError, match=r"loader\.dataset"):
+        stream_batches(torch.utils.data.DataLoader(Vision()), 2, generator())
+    with pytest.raises(ArgumentError, match=r"data\['train'\]"):
+        stream_batches({"train": Vision(), "test": Vision()}, 2, generator())
+    with pytest.raises(ArgumentError, match="data: got int"):
+        stream_batches(3, 2, generator())
+    with pytest.raises(ArgumentError, match="workers: got 1, expected 0"):
+        stream_batches(iter([]), 2, generator(), workers=1)
+    with pytest.raises(ArgumentError, match="batch_size: got 2, expected at least 3"):
+        Batches(Vision(), 2, generator(), share=(0, 3))
+    for items, message in (
+        ([{"pixels": 1}], "keys pixels, expected one of x, image"),
+        ([torch.zeros(2), torch.zeros(3)], r"shapes \(2,\) and \(3,\)"),
+        ([torch.zeros(2, dtype=torch.int64)] * 2, "8-bit integers, floats"),
+        ([(torch.zeros(2), "cat")] * 2, "labels such as 'cat'"),
+        ([{"x": ["a"]}] * 2, "items of <U1"),
+    ):
+        with pytest.raises(DataError, match=message):
+            next(Batches(items, 2, generator()))
+
+
+def test_a_dataset_read_into_memory():
+    data = from_dataset(Vision(), "pictures", n=5)
+    assert (len(data), data.shape, data.levels, data.is_image) == (5, (3, 5, 4), 256, True)
+    assert data.labels.tolist() == list(range(5))
+    assert torch.equal(data.raw[2], torch.from_numpy(pixels()[2]).permute(2, 0, 1))
+    assert from_dataset([torch.rand(3) for _ in range(4)]).levels is None
+    with pytest.raises(ArgumentError, match="map-style"):
+        from_dataset(Streaming())
+    with pytest.raises(DataError, match="no items"):
+        from_dataset([])

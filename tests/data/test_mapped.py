@@ -1,0 +1,102 @@
+"""Arrays on the disk: read a batch at a time, the same batches as from memory."""
+
+import re
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from scoresde.data import Batches, Mapped, from_array, map_array
+from scoresde.errors import DataError, DTypeError
+from scoresde.models import ScoreModel
+from scoresde.nets import ResidualMLP
+from scoresde.sde import VPSDE
+
+
+def generator():
+    return torch.Generator().manual_seed(0)
+
+
+ARRAYS = {
+    "colour": np.random.default_rng(0).integers(0, 256, (30, 5, 4, 3), dtype=np.uint8),
+    "gray": np.random.default_rng(0).integers(0, 256, (30, 5, 4), dtype=np.uint8),
+    "vectors": np.random.default_rng(0).normal(size=(30, 3)).astype(np.float32),
+}
+
+
+@pytest.mark.parametrize("kind", ARRAYS)
+def test_batches_are_those_of_the_array_in_memory(tmp_path, kind):
+    np.save(tmp_path / "x.npy", ARRAYS[kind])
+    np.save(tmp_path / "y.npy", np.arange(30) % 4)
+    mapped, memory = map_array(tmp_path / "x.npy", tmp_path / "y.npy"), from_array(ARRAYS[kind], np.arange(30) % 4)
+    assert (mapped.shape, mapped.levels, mapped.is_image, mapped.classes, len(mapped)) == (
+        memory.shape,
+        memory.levels,
+        memory.is_image,
+        4,
+        30,
+    )
+    assert mapped.scaling.scale == pytest.approx(memory.scaling.scale)
+    for a, b in zip(mapped.moments(), memory.moments(), strict=True):
+        assert torch.allclose(a, b)
+    streams = Batches(mapped, 7, generator()), Batches(memory, 7, generator())
+    for _ in range(9):
+        a, b = map(next, streams)
+        assert torch.allclose(a["x"], b["x"], rtol=0, atol=1e-6)
+        assert torch.equal(a["label"], b["label"])
+    assert torch.allclose(mapped[3]["x"], memory[3]["x"], atol=1e-6)
+    assert mapped[3]["label"] == 3
+
+
+def own_memory():
+    """Bytes of this process's own memory, pages of mapped files not counted."""
+    status = Path("/proc/self/status").read_text()
+    return 1024 * int(re.search(r"RssAnon:\s+(\d+)", status)[1])
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_memory_stays_small_however_long_the_array(tmp_path):
+    """Half a gigabyte (a sparse file), read in batches: the process itself grows by a sixth of it at most."""
+    shape = (2**19, 32, 32)
+    np.lib.format.open_memmap(tmp_path / "big.npy", mode="w+", dtype=np.uint8, shape=shape).flush()
+    before = own_memory()
+    data = map_array(tmp_path / "big.npy")
+    batches = Batches(data, 64, generator())
+    assert next(batches)["x"].shape == (64, 1, 32, 32)
+    assert own_memory() - before < 2**29 / 6
+
+
+def test_held_out_items_are_the_last_ones_and_in_memory():
+    train, test = Mapped(ARRAYS["vectors"], np.arange(30)).split(5)
+    assert (len(train), len(test)) == (25, 5)
+    assert torch.equal(test.raw, torch.from_numpy(ARRAYS["vectors"][25:]))
+    assert test.labels.tolist() == [25, 26, 27, 28, 29]
+    assert test.scaling.scale == train.scaling.scale == from_array(ARRAYS["vectors"][:25]).scaling.scale
+    model = ScoreModel.for_data(ResidualMLP((3,), width=8, blocks=1), VPSDE(), train)
+    assert model.moments.mean.shape == (3,)
+
+
+def test_bad_arrays_are_refused_and_bad_items_when_they_are_read(tmp_path):
+    with pytest.raises(DTypeError, match="complex"):
+        Mapped(np.zeros((3, 2), complex))
+    with pytest.raises(DataError, match="at least one item"):
+        Mapped(np.zeros((0, 2)))
+    with pytest.raises(DataError, match="labels"):
+        Mapped(ARRAYS["gray"], np.arange(3))
+    array = np.random.default_rng(0).normal(size=(40_000, 2))
+    array[1] = np.nan
+    data = Mapped(array)
+    with pytest.raises(DataError, match="NaN or infinity"):
+        data.rows(torch.tensor([0, 1]))
+    levels = np.zeros((40_000, 2), np.int16)
+    levels[1] = 9
+    with pytest.raises(DataError, match=r"values 0\.\.9"):
+        Mapped(levels, levels=4).rows(torch.tensor([1, 0]))
+    np.savez(tmp_path / "x.npz", x=array)
+    with pytest.raises(DataError, match="cannot be mapped"):
+        map_array(tmp_path / "x.npz")
+    (tmp_path / "x.npy").write_bytes(b"no array")
+    with pytest.raises(DataError, match=r"a whole \.npy file"):
+        map_array(tmp_path / "x.npy")
