@@ -187,14 +187,16 @@ class LikelihoodConfig(_Section):
     """Log-likelihood by the probability flow."""
 
     n: int | None = Field(None, ge=1, description="held-out items to score; null: all")
-    method: str = Field("dopri5", min_length=1, description="ODE solver")
-    steps: int | None = Field(None, ge=1, description="steps of a fixed-step solver; null: its default")
+    method: str = Field("multistep", min_length=1, description="ODE solver")
+    steps: int | None = Field(
+        None, ge=1, description="network calls (multistep), or steps of another fixed-step solver; null: its default"
+    )
     rtol: float = Field(1e-5, gt=0, description="relative tolerance of an adaptive solver")
     atol: float = Field(1e-5, gt=0, description="absolute tolerance of an adaptive solver")
     divergence: Literal["auto", "exact", "hutchinson"] = Field(
         "auto", description="trace of the Jacobian; auto: exact for few dimensions, else hutchinson"
     )
-    probes: int = Field(2, ge=1, description="random probes of the Hutchinson estimate; one gives no error of its own")
+    probes: int = Field(1, ge=1, description="random probes of the Hutchinson estimate at each network call")
     dequantizations: int = Field(1, ge=1, description="noise draws averaged per integer-valued item")
     t_min: float | None = Field(None, gt=0, lt=1, description="time at which the flow meets the data; null: default")
     seed: int = Field(0, ge=0, description="seed of probes and dequantisation")
@@ -242,7 +244,7 @@ PRESETS: dict[str, Preset] = {
                 "time_sampling": "log-snr",
                 "checkpoint_every": 250,
             },
-            "likelihood": {"method": "rk4", "steps": 15, "probes": 2, "batch": 120},
+            "likelihood": {"steps": 80, "batch": 120},
         },
     ),
     "toy2d": Preset(
@@ -260,7 +262,7 @@ PRESETS: dict[str, Preset] = {
                 "checkpoint_every": 1000,
             },
             "sample": {"n": 2000, "batch": 2000},
-            "likelihood": {"method": "rk4", "steps": 25, "divergence": "exact", "batch": 2000},
+            "likelihood": {"divergence": "exact", "batch": 2000},
         },
     ),
 }

@@ -25,7 +25,12 @@ from scoresde.models import ScoreModel
 from scoresde.sampling import time_range, trajectory
 from scoresde.sde import SDE
 
-SAMPLERS = {"pc": "predictor and corrector (the reverse SDE)", "ode": "the probability flow (an ODE)"}
+SAMPLERS = {
+    "pc": "predictor and corrector (the reverse SDE)",
+    "ode": "the probability flow (an ODE)",
+    "dpm": "the multistep solver (of the same ODE)",
+    "ddim": "DDIM (the same ODE, to first order)",
+}
 PROCESSES = {
     "vp": "variance-preserving (VP)",
     "vp-cosine": "variance-preserving (VP) with the cosine clock",

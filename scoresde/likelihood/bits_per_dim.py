@@ -39,6 +39,8 @@ class BitsPerDim:
         t_min: the end of the flow.
         below, prior_gap: bits/dim ``(N,)`` included in ``bits``: that of the stretch from t_min to 0, where the network
             is not asked; and what matching the prior adds to the SDE's own (NaN where the moments are not known).
+        defect: bits/dim ``(N,)`` that tell, in absolute value, whether the grid was fine enough
+            (:class:`~scoresde.likelihood.log_likelihood.Likelihood`).
         method, accuracy: the solver, and its tolerances ``{"rtol", "atol"}`` or ``{"steps"}`` (None: its default).
         dequantization: its law and number of draws.
         seed: of the generator, None without one.
@@ -58,6 +60,7 @@ class BitsPerDim:
     t_min: float
     below: Tensor
     prior_gap: Tensor
+    defect: Tensor
     method: str
     accuracy: dict[str, float | int | None]
     dequantization: Dequantization
@@ -204,7 +207,7 @@ def bits_per_dim(
         "prior": prior, "chunk": chunk,
     }  # fmt: skip
     N, dims = len(images), images[0].numel()
-    columns = {name: [] for name in ("nats", "total", "probes", "below", "prior_gap")}
+    columns = {name: [] for name in ("nats", "total", "probes", "below", "prior_gap", "defect")}
     nfe = 0
     for part, some, generators in parts(N, batch, cond, generator):
         draws, weights = [], []
@@ -213,19 +216,19 @@ def bits_per_dim(
             weights.append(weight.cpu().double())
             x = x.to(model.device)
             draws.append(log_likelihood(model, x, divergence, generator=generators, cond=some, **settings))
-        log_prob, stderr, below, prior_gap = (
+        log_prob, stderr, *others = (
             torch.stack([getattr(draw, name).cpu().double() for draw in draws])
-            for name in ("log_prob", "stderr", "below", "prior_gap")
+            for name in ("log_prob", "stderr", "below", "prior_gap", "defect")
         )
         log_prob = log_prob + torch.stack(weights)
         spread = log_prob.var(0) if len(draws) > 1 else torch.zeros_like(log_prob[0])  # of probes and draws
-        values = (log_prob.mean(0), spread / len(draws), stderr.square().mean(0) / len(draws), below.mean(0))
-        for column, value in zip(columns.values(), (*values, prior_gap.mean(0)), strict=True):
+        values = (log_prob.mean(0), spread / len(draws), stderr.square().mean(0) / len(draws))
+        for column, value in zip(columns.values(), (*values, *(other.mean(0) for other in others)), strict=True):
             column.append(value)
         nfe = max(nfe, *(draw.nfe for draw in draws))
         if callback is not None:
             callback(part.stop, N)
-    nats, total, probes, below, prior_gap = (torch.cat(column) for column in columns.values())
+    nats, total, probes, below, prior_gap, defect = (torch.cat(column) for column in columns.values())
     per_bit = dims * math.log(2)
     bits = -nats / per_bit
     if dequantization.samples == 1:
@@ -249,6 +252,7 @@ def bits_per_dim(
         t_min=draws[0].t_min,
         below=-below / per_bit,
         prior_gap=-prior_gap / per_bit,
+        defect=-defect / per_bit,
         method=draws[0].method,
         accuracy={"steps": steps} if fixed else {"rtol": rtol or 1e-6, "atol": atol or 1e-6},
         dequantization=dequantization,

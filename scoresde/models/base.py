@@ -42,6 +42,10 @@ class Model(nn.Module):
             raise ArgumentError("cond", type(cond).__name__, "a mapping from names to tensors, such as {'y': labels}")
         return self.estimate(x, self.sde.level(t, x), cond)
 
+    def knows_mean(self, cond: Mapping[str, Tensor] | None = None) -> bool:
+        """Whether :attr:`moments` has the mean of the data that ``cond`` leaves; given any, it has their scale only."""
+        return self.moments is not None and cond is None
+
     def under(self, sde: SDE) -> Model:
         """This model under another SDE, by matching log-SNR: the same x0 and eps (P12 for a respaced DDPM)."""
         from scoresde.models.under import ModelUnder

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from functools import cached_property
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -11,9 +12,13 @@ from torch import Tensor
 from scoresde.errors import ArgumentError, DTypeError, ShapeError
 from scoresde.models.base import Model
 from scoresde.models.estimate import Estimate
+from scoresde.models.guidance import LABEL, check_labels, of_class
 from scoresde.models.moments import Moments
 from scoresde.sde import SDE
 from scoresde.sde.times import randn
+
+if TYPE_CHECKING:
+    from scoresde.models.operators import LinearOperator
 
 
 class GaussianMixture:
@@ -88,6 +93,44 @@ class GaussianMixture:
         """log p(x) in nats, ``(B,)`` for x ``(B, *D)``."""
         return self.model(None).log_prob(x)
 
+    def posterior(self, A: Tensor | LinearOperator, y: Tensor, noise: float) -> GaussianMixture:
+        """p(x_0 | y) for y = A x_0 + noise n, n ~ N(0, I): a Gaussian mixture again, exactly.
+
+        With S_k = A C_k A' + noise^2 I and K_k = C_k A' S_k^{-1}: means m_k + K_k (y - A m_k), covariances
+        (I - K_k A) C_k, weights in proportion to w_k N(y; A m_k, S_k). Its model under an SDE is the exact conditional
+        one: grad log p_t(y | x_t) is the difference of the two scores.
+
+        Args:
+            A: a matrix ``(m, n)`` on x flattened, or a :class:`~scoresde.models.operators.LinearOperator`.
+            y: the observation, m numbers in any shape.
+            noise: a positive standard deviation.
+
+        Raises:
+            ShapeError: A or y that do not fit. ArgumentError: a noise that is not positive.
+        """
+        A = torch.as_tensor(A.matrix() if hasattr(A, "matrix") else A, dtype=torch.float64, device="cpu")
+        K, n = self.means.shape
+        if A.ndim != 2 or A.shape[1] != n:
+            raise ShapeError("A", tuple(A.shape), f"(m, {n})")
+        y = torch.as_tensor(y, dtype=torch.float64, device="cpu")
+        if y.numel() != len(A):
+            raise ShapeError("y", tuple(y.shape), f"{len(A)} numbers, one a row of A")
+        if not 0 < noise < math.inf:
+            raise ArgumentError("noise", noise, "a positive standard deviation")
+        C = torch.diag_embed(self.values)
+        if self.vectors is not None:
+            C = self.vectors @ C @ self.vectors.mT
+        S = A @ C @ A.T + noise**2 * torch.eye(len(A), dtype=torch.float64)
+        r = y.flatten() - self.means @ A.T
+        gain = torch.linalg.solve(S, A @ C).mT
+        kept = torch.eye(n, dtype=torch.float64) - gain @ A
+        covariances = kept @ C @ kept.mT + noise**2 * gain @ gain.mT  # Joseph's form: positive whatever the rounding
+        distance = (r * torch.linalg.solve(S, r[..., None])[..., 0]).sum(1)
+        weights = (self.weights.log() - 0.5 * (distance + torch.linalg.slogdet(S)[1])).softmax(0)
+        weights = weights.clamp_min(torch.finfo(weights.dtype).tiny)
+        means = (self.means + torch.einsum("kij,kj->ki", gain, r)).reshape(K, *self.shape)
+        return GaussianMixture(means, (covariances + covariances.mT) / 2, weights)
+
     def model(self, sde: SDE) -> GaussianMixtureModel:
         """The perfect model of this mixture under ``sde``: exact x_0, eps and score at every t."""
         return GaussianMixtureModel(self, sde)
@@ -100,6 +143,9 @@ class GaussianMixtureModel(Model):
     x0 = sum_k r_k [m_k + alpha C_k (alpha^2 C_k + sigma^2 I)^{-1} (x - alpha m_k)];
 
     nothing is divided by alpha or sigma, so both are exact at every t. The inverses are taken in the eigenbases of C_k.
+
+    The components are classes: with ``cond={"y": k}``, ``(B,)`` int64, it is the exact model of N(m_k, C_k), and with
+    y = -1 that of the mixture.
     """
 
     def __init__(self, mixture: GaussianMixture, sde: SDE):
@@ -131,6 +177,11 @@ class GaussianMixtureModel(Model):
 
     def estimate(self, x, level, cond=None):
         log_r, z, c, alpha, sigma = self._terms(x, level.alpha, level.sigma)
+        y = (cond or {}).get(LABEL)
+        if y is not None:
+            y = check_labels(y, len(x), log_r.shape[1])[:, None]
+            other = (y >= 0) & (y != torch.arange(log_r.shape[1], device=y.device))
+            log_r = log_r.masked_fill(other, -math.inf)
         r = log_r.softmax(1)
         y = z / c
         eps = self._combine(r, sigma * y, x)
@@ -142,3 +193,14 @@ class GaussianMixtureModel(Model):
         alpha, sigma = (1.0, 0.0) if t is None else self.sde.level(t, x)[1:3]
         log_r, z, *_ = self._terms(x, alpha, sigma)
         return log_r.logsumexp(1) - 0.5 * z.shape[-1] * math.log(2 * math.pi)
+
+    def log_responsibilities(self, x: Tensor, t: float | Tensor | None = None, y: Tensor | None = None) -> Tensor:
+        """log p(k | x_t) ``(B, K)`` of the components: an exact classifier, differentiable in x ``(B, *D)``.
+
+        Args:
+            t: ``()`` or ``(B,)``; None for the mixture itself, at t = 0.
+            y: ``(B,)`` int64, to have only log p(y | x_t) ``(B,)``; 0 where y = -1.
+        """
+        alpha, sigma = (1.0, 0.0) if t is None else self.sde.level(t, x)[1:3]
+        log_r = self._terms(x, alpha, sigma)[0].log_softmax(1)
+        return log_r if y is None else of_class(log_r, y)

@@ -26,6 +26,9 @@ class ModelUnder(Model):
         self.model, self.sde = model, sde
         self.moments, self.scaling = model.moments, getattr(model, "scaling", None)
 
+    def knows_mean(self, cond=None):
+        return self.model.knows_mean(cond)
+
     def estimate(self, x, level, cond=None):
         inner = self.model.sde
         if isinstance(level.log_snr, float):

@@ -16,7 +16,7 @@ TINY_POINTS = [
     "--batch-size", "16", "--set", "data.n=64", "--set", "data.held_out=20", "--set", "train.log_every=2",
     "--set", "net.options={width: 8, blocks: 1}", "--set", "sample.steps=3",
 ]  # fmt: skip
-QUICK_SCORES = ["--set", "likelihood.steps=2"]
+QUICK_SCORES = ["--set", "likelihood.method=rk4", "--set", "likelihood.steps=2"]
 
 
 def invoke(*arguments, code: int = 0) -> Result:

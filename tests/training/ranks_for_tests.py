@@ -75,7 +75,13 @@ def commands(folder):
     """Commands that several processes share."""
     out, cpu = folder / "commands", ("--device", "cpu")
     settings = ["train.log_every=2", "train.checkpoint_every=2", "train.warmup=0", "data.n=64", "data.held_out=5"]
-    settings += ["net.options={width: 8, blocks: 1}", "train.batch_size=8", "likelihood.steps=2", "sample.steps=3"]
+    settings += [
+        "net.options={width: 8, blocks: 1}",
+        "train.batch_size=8",
+        "likelihood.method=rk4",
+        "likelihood.steps=2",
+    ]
+    settings += ["sample.steps=3"]
     settings = [part for setting in settings for part in ("--set", setting)]
     return [
         ["train", "--out", out, "--data", "two-moons", "--steps", 4, *cpu, *settings],

@@ -71,6 +71,20 @@ def test_the_same_generator_gives_the_same_weights(data):
     assert not torch.equal(first, fit(1))
 
 
+def test_the_weights_are_averages_and_the_networks_input_has_unit_scale(data):
+    """Under VE x_t has standard deviations up to 50."""
+    net, last, stds = small(2, 3), [], []
+    net.register_forward_pre_hook(lambda net, inputs: stds.append(inputs[0].std().item()))
+
+    def keep(step, loss):
+        last[:] = [p.detach().clone() for p in net.parameters()]
+
+    fit_classifier(VESDE(), data, net, steps=30, generator=torch.Generator().manual_seed(0), callback=keep)
+    moved = [(a - b).abs().max().item() for a, b in zip(last, net.parameters(), strict=True)]
+    assert 0 < max(moved) < 0.1
+    assert 0.7 < min(stds) < max(stds) < 1.5
+
+
 def test_images_and_records():
     train, _ = load_data("digits")
     seen = []

@@ -165,7 +165,7 @@ def test_commands_run_on_several_processes_and_rank_0_speaks_and_writes(two, tmp
     _, draw, score = commands(tmp_path)
     for shared, (command, *rest) in ((drawn, draw), (scored, score)):
         assert results(shared) == results(said(command, alone, *rest[1:]))
-    a, b = (np.load(folder / "samples-pc.npz")["x"] for folder in (out, alone))
+    a, b = (np.load(folder / "samples-dpm.npz")["x"] for folder in (out, alone))
     np.testing.assert_allclose(a, b, rtol=0, atol=1e-6)
     a, b = (np.loadtxt(folder / "likelihood.csv", delimiter=",", skiprows=1) for folder in (out, alone))
     np.testing.assert_allclose(a, b, rtol=0, atol=1e-4)

@@ -1,0 +1,235 @@
+"""Classes of digits: how many guided samples are recognised, and classification by conditional likelihoods.
+
+    python -m benchmarks.classes [--quick] [--model FOLDER] [--samples 1000] [--images 360] [--steps 40]
+
+A class-conditional U-Net is trained on the digits, with 15 % of the labels hidden, and a noise-aware classifier. The
+judge of the samples has seen neither: a support-vector machine on the pixels of the real training digits. ``spread`` is
+the variance of the samples within a class over that of the real digits: below 1, variety is lost.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import math
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+from benchmarks import common  # first: it sets how threads wait
+
+# isort: split
+import torch
+from torch import Tensor
+
+from scoresde import (
+    VPSDE,
+    Classification,
+    Data,
+    Model,
+    NoiseAwareClassifier,
+    ScoreModel,
+    Trainer,
+    TrainerConfig,
+    classifier_free_guidance,
+    classifier_guidance,
+    classify,
+    fit_classifier,
+    load_data,
+    sample,
+)
+from scoresde.nets import build_net
+from scoresde.sde.times import streams
+
+STEPS, CLASSIFIER_STEPS = 4000, 1500
+LABEL_DROPOUT = 0.15
+CONFIDENCES = (0.0, 0.5, 0.9, 0.99, 0.999, 1.0)
+
+
+def trained(train: Data, steps: int = STEPS) -> ScoreModel:
+    """A small class-conditional U-Net under VP; 4000 steps take about 6 minutes on one core."""
+    net = build_net({"name": "unet", "shape": list(train.shape), "classes": train.classes, "dropout": 0.1}, seed=0)
+    model = ScoreModel.for_data(net, VPSDE(), train)
+    trainer = Trainer(
+        model,
+        config=TrainerConfig(
+            steps=steps,
+            batch_size=64,
+            lr=2e-3,
+            warmup=min(100, steps // 2),
+            ema_half_life=100.0,
+            conditional=True,
+            label_dropout=LABEL_DROPOUT,
+            device="cpu",
+        ),
+    )
+    trainer.fit(train)
+    return trainer.averaged_model()
+
+
+def guided(model: ScoreModel, classifier: NoiseAwareClassifier) -> dict[str, Model]:
+    """What is compared, by name."""
+    unlabelled = classifier_free_guidance(model, 0.0)
+    return {
+        "no guidance, labels ignored": unlabelled,
+        "conditional": model,
+        "classifier-free, w = 1.5": classifier_free_guidance(model, 1.5),
+        "classifier-free, w = 2": classifier_free_guidance(model, 2.0),
+        "classifier-free, w = 3": classifier_free_guidance(model, 3.0),
+        "classifier-free, w = 3, -6 < log-SNR < 4": classifier_free_guidance(model, 3.0, interval=(-6.0, 4.0)),
+        "classifier-free, w = 3, rescale 0.7": classifier_free_guidance(model, 3.0, rescale=0.7),
+        "classifier, w = 1": classifier_guidance(unlabelled, classifier, 1.0, conditional=True),
+        "classifier, w = 2": classifier_guidance(unlabelled, classifier, 2.0, conditional=True),
+    }
+
+
+def spread(x: Tensor, labels: Tensor) -> float:
+    """The variance within a class, summed over the entries; the mean over classes."""
+    flat, classes = x.flatten(1).double(), labels.unique()
+    return sum(flat[labels == k].var(0, correction=0).sum().item() for k in classes) / len(classes)
+
+
+def recognised(models: dict[str, Model], train: Data, held_out: Data, n: int) -> Iterator[dict]:
+    """For real held-out digits, and for ``n`` samples of each model: the share that the judge gives their class."""
+    from sklearn.svm import SVC
+
+    def pixels(raw: Tensor):
+        return raw.flatten(1).numpy() / 16
+
+    judge = SVC(C=10.0, gamma=0.05).fit(pixels(train.raw), train.labels.numpy())
+    whole = spread(train.raw, train.labels)
+
+    def row(name: str, raw: Tensor, labels: Tensor) -> dict:
+        share = float(judge.score(pixels(raw), labels.numpy()))
+        error = math.sqrt(share * (1 - share) / len(raw))
+        found = {"digits": name, "n": len(raw), "recognised": share, "stderr": error}
+        return found | {"spread": spread(raw, labels) / whole}
+
+    yield row("real, held out", held_out.raw, held_out.labels)
+    labels = torch.arange(n) % train.classes
+    for name, model in models.items():
+        generator = torch.Generator().manual_seed(0)
+        begun = time.perf_counter()
+        x = sample(model, (n, *train.shape), cond={"y": labels}, generator=generator, chunk=250)
+        yield row(name, train.to_raw(x), labels) | {"seconds": time.perf_counter() - begun}
+
+
+def bayes(model: Model, data: Data, steps: int, batch: int = 60) -> Classification:
+    """The classes of items by likelihoods under each label, one dequantisation of each item."""
+    generator = torch.Generator().manual_seed(0)
+    parts = []
+    for begin in range(0, len(data), batch):
+        raw = data.raw[begin : begin + batch]
+        x = data.to_model(raw, generator)
+        parts.append(classify(model, x, data.classes, steps=steps, generator=streams(generator, len(raw))))
+    columns = [torch.cat(column) for column in list(zip(*parts, strict=True))[:3]]
+    return Classification(*columns, parts[0].classes)
+
+
+def reliability(found: Classification, labels: Tensor) -> list[dict]:
+    """Bins of confidence: what the posterior promises, and what comes true."""
+    confidence, right = found.log_posterior.exp().amax(1), found.label == labels
+    rows = []
+    for low, high in itertools.pairwise(CONFIDENCES):
+        inside = (confidence > low) & (confidence <= high)
+        n = int(inside.sum())
+        if n:
+            rows.append(
+                {
+                    "confidence": f"{low:g} to {high:g}",
+                    "n": n,
+                    "mean_confidence": confidence[inside].mean().item(),
+                    "right": right[inside].double().mean().item(),
+                }
+            )
+    return rows
+
+
+def summary(found: Classification, labels: Tensor) -> dict:
+    """Accuracy, -log posterior of the true class in nats, and the expected calibration error over the bins above."""
+    rows, n = reliability(found, labels), len(labels)
+    return {
+        "n": n,
+        "accuracy": (found.label == labels).double().mean().item(),
+        "nats": -found.log_posterior.gather(1, labels[:, None]).mean().item(),
+        "calibration_error": sum(row["n"] * abs(row["mean_confidence"] - row["right"]) for row in rows) / n,
+        "stderr_of_a_likelihood": found.stderr.mean().item(),
+    }
+
+
+def draw(path: Path, rows: list[dict]) -> None:
+    """A reliability diagram."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(4, 4), layout="constrained")
+    axes = figure.subplots()
+    axes.plot([0, 1], [0, 1], color="0.8")
+    axes.plot([row["mean_confidence"] for row in rows], [row["right"] for row in rows], "o-")
+    for row in rows:
+        axes.annotate(
+            f"n = {row['n']}",
+            (row["mean_confidence"], row["right"]),
+            xytext=(-4, -12),
+            textcoords="offset points",
+            ha="right",
+        )
+    axes.set(xlabel="mean confidence in a bin", ylabel="share that is right", xlim=(0, 1.02), ylim=(0, 1.02))
+    figure.savefig(path, dpi=120)
+
+
+def table(rows: list[dict]) -> str:
+    """The rows in Markdown; columns that some lack stay empty there."""
+    names = list({name: None for row in rows for name in row})
+    cells = [[row.get(name, "") for name in names] for row in rows]
+    return common.markdown(names, [[f"{c:.3g}" if isinstance(c, float) else str(c) for c in line] for line in cells])
+
+
+def parse(arguments: list[str] | None) -> argparse.Namespace:
+    """The options."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.classes", description=__doc__.splitlines()[0])
+    parser.add_argument("--quick", action="store_true", help="an untrained model, to see that all runs")
+    parser.add_argument("--parts", default="recognised,bayes", help="which tables")
+    parser.add_argument("--model", type=Path, help="a folder with a class-conditional model of the digits")
+    parser.add_argument("--samples", type=int, default=1000)
+    parser.add_argument("--images", type=int, default=360, help="held-out digits to classify")
+    parser.add_argument("--steps", type=int, default=40, help="network calls of a likelihood")
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--out", type=Path, default=common.RESULTS / "classes")
+    return parser.parse_args(arguments)
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run, print the tables and write them with CSV files and a picture to the output folder."""
+    options = parse(arguments)
+    quick, parts = options.quick, options.parts.split(",")
+    torch.set_num_threads(options.threads)
+    options.out.mkdir(parents=True, exist_ok=True)
+    train, held_out = load_data("digits")
+    if options.model is None:
+        model = trained(train, 4 if quick else STEPS)
+    else:
+        model = ScoreModel.from_pretrained(options.model)
+    text = ["# Classes of digits", ""]
+    text += [f"- {name}: {value}" for name, value in common.environment().items()]
+    if "recognised" in parts:
+        generator = torch.Generator().manual_seed(0)
+        classifier = fit_classifier(model.sde, train, steps=4 if quick else CLASSIFIER_STEPS, generator=generator)
+        n = 10 if quick else options.samples
+        rows = list(recognised(guided(model, classifier), train, held_out, n))
+        common.write_csv(options.out / "recognised.csv", [{"seconds": "", **row} for row in rows])
+        text += ["", "## Recognised by a support-vector machine trained on real digits", "", table(rows), ""]
+    if "bayes" in parts:
+        items = held_out.take(2 if quick else options.images)
+        found = bayes(model, items, 12 if quick else options.steps)
+        rows, bins = [summary(found, items.labels)], reliability(found, items.labels)
+        common.write_csv(options.out / "bayes.csv", rows)
+        common.write_csv(options.out / "reliability.csv", bins)
+        draw(options.out / "reliability.png", bins)
+        text += ["", "## Bayes by likelihoods, held-out digits", "", table(rows), "", table(bins), ""]
+    written = "\n".join(text) + "\n"
+    (options.out / "classes.md").write_text(written)
+    print(written)
+
+
+if __name__ == "__main__":
+    main()

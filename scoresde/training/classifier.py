@@ -1,0 +1,174 @@
+"""A classifier that knows of noise, log p(y | x_t), as classifier guidance needs one, and its trainer."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from scoresde.data import Data
+from scoresde.data.batches import Batches
+from scoresde.errors import ArgumentError, CheckpointError, DataError, NonFiniteError, ScoreSDEError, ShapeError
+from scoresde.files import atomic_folder, load_tensors, read_json, save_tensors
+from scoresde.models import Moments
+from scoresde.models.guidance import of_class
+from scoresde.models.predictions import total_std
+from scoresde.nets import build_net
+from scoresde.sampling.grids import check_steps
+from scoresde.sde import SDE, build_sde
+from scoresde.training.ema import EMA
+from scoresde.training.times import UniformTime
+
+FORMAT = "scoresde-classifier-1"
+FILES = ("config.json", "model.safetensors")
+CHECK_EVERY = 100  # steps between looks at the loss
+
+
+class NoiseAwareClassifier(nn.Module):
+    """log p(y | x_t) by a network that sees x_t / sqrt(alpha^2 s_d^2 + sigma^2) and the log-SNR of t.
+
+    ``classifier(x_t, t, y)``: x_t ``(B, *D)``, t ``(B,)`` or ``()``, y ``(B,)`` int64, to log p(y | x_t) ``(B,)`` (0
+    where y = -1, "no class"); without y all classes' log p ``(B, K)``. It is what
+    :func:`~scoresde.models.classifier_guidance` takes, and :func:`fit_classifier` makes one.
+
+    Args:
+        net: ``net(x (B, n), label (B,))`` to logits ``(B, K)``, x flattened.
+        sde: the process that x_t comes from.
+        data_std: the standard deviation s_d of the data.
+
+    Raises:
+        ArgumentError: a standard deviation that is not positive; when called, a class that there is not.
+        ShapeError, DTypeError: when called, tensors that do not fit.
+    """
+
+    def __init__(self, net: nn.Module, sde: SDE, data_std: float = 1.0):
+        super().__init__()
+        if not 0 < data_std < math.inf:
+            raise ArgumentError("data_std", data_std, "a positive number")
+        self.net, self.sde, self.data_std = net, sde, float(data_std)
+
+    def logits(self, x_t: Tensor, t: float | Tensor) -> Tensor:
+        """The network's output ``(B, K)``, log p(y | x_t) up to a number a sample."""
+        level = self.sde.level(t, x_t)
+        label = torch.as_tensor(level.log_snr, dtype=torch.promote_types(x_t.dtype, torch.float32))
+        scaled = (x_t / total_std(level.alpha, level.sigma, self.data_std)).reshape(len(x_t), -1)
+        dtype = next(self.parameters()).dtype
+        logits = self.net(scaled.to(dtype), label.to(x_t.device).expand(len(x_t)))
+        if logits.ndim != 2 or len(logits) != len(x_t):
+            raise ShapeError("net's output", tuple(logits.shape), f"({len(x_t)}, K) logits")
+        return logits.to(x_t.dtype)
+
+    def forward(self, x_t: Tensor, t: float | Tensor, y: Tensor | None = None) -> Tensor:
+        log_p = self.logits(x_t, t).log_softmax(1)
+        return log_p if y is None else of_class(log_p, y)
+
+    def save_pretrained(self, folder: str | Path) -> None:
+        """Write ``config.json`` and ``model.safetensors`` into ``folder``, a new one or a classifier's, or nothing.
+
+        Raises:
+            CheckpointError: the folder cannot be written, or holds anything else.
+            ArgumentError: a network or process that cannot be rebuilt from a description.
+        """
+        if not hasattr(self.net, "config"):
+            raise ArgumentError("net", type(self.net).__name__, "a registered network with a `config` (register_net)")
+        config = {"format": FORMAT, "sde": self.sde.config, "net": self.net.config, "data_std": self.data_std}
+        folder = Path(folder)
+        others = sorted({file.name for file in folder.iterdir()} - set(FILES)) if folder.is_dir() else []
+        if others:
+            raise CheckpointError("folder", f"{folder}, which holds {others[0]}", "a new folder, or a classifier's")
+        with atomic_folder(folder) as new:
+            save_tensors(self.net.state_dict(), new / "model.safetensors")
+            (new / "config.json").write_text(json.dumps(config, indent=2) + "\n")
+
+    @classmethod
+    def from_pretrained(cls, folder: str | Path, device: str | torch.device = "cpu") -> NoiseAwareClassifier:
+        """The classifier saved in ``folder``, in evaluation mode.
+
+        Raises:
+            CheckpointError: not a folder with a classifier, a truncated or foreign file, weights that do not fit.
+        """
+        folder = Path(folder)
+        config = read_json(folder / "config.json", "folder")
+        if config.get("format") != FORMAT:
+            raise CheckpointError("folder", folder, f"a classifier written by save_pretrained (format {FORMAT!r})")
+        tensors = load_tensors(folder / "model.safetensors")
+        try:
+            classifier = cls(build_net(config["net"]), build_sde(config["sde"]), config["data_std"])
+            classifier.net.load_state_dict(tensors)
+        except (KeyError, TypeError, ValueError, RuntimeError, ScoreSDEError) as error:
+            raise CheckpointError("folder", f"{folder} ({error})", "a classifier this version can build") from error
+        return classifier.to(device).eval()
+
+
+def fit_classifier(
+    sde: SDE,
+    data: Data,
+    net: nn.Module | None = None,
+    *,
+    steps: int = 2000,
+    batch_size: int = 128,
+    lr: float = 1e-3,
+    generator: torch.Generator | None = None,
+    device: str | torch.device = "cpu",
+    callback: Callable[[int, float], None] | None = None,
+) -> NoiseAwareClassifier:
+    """A :class:`NoiseAwareClassifier`, trained on -log p(y | x_t) for t uniform between the SDE's default ends.
+
+    Adam with the learning rate falling to 0 along a cosine, weights averaged with a half-life of ``steps``/20. The same
+    generator gives the same weights, bit for bit on one device.
+
+    Args:
+        data: labelled data.
+        net: see :class:`NoiseAwareClassifier`; by default a residual MLP of width 256 with 3 blocks.
+        generator: on the CPU, of weights, batches, times and noise; None seeds one from torch's random state.
+        callback: called with the step and the mean loss in nats, every 100 steps.
+
+    Raises:
+        DataError: data without labels. ArgumentError: numbers out of range.
+        NonFiniteError: the loss turned NaN or infinite (names the step).
+
+    Source: Song et al. 2021, appendix I; Dhariwal & Nichol 2021, section 4.
+    """
+    if data.labels is None:
+        raise DataError("data", f"{data.name!r}, without labels", "labelled data")
+    check_steps(steps)
+    if not 0 < lr < math.inf:
+        raise ArgumentError("lr", lr, "a positive number")
+    if generator is None:
+        generator = torch.Generator().manual_seed(int(torch.randint(2**62, ())))
+    if net is None:
+        config = {"name": "mlp", "shape": [math.prod(data.shape)], "width": 256, "blocks": 3}
+        config["out_channels"] = data.classes
+        net = build_net(config, seed=int(torch.randint(2**62, (), generator=generator)))
+    classifier = NoiseAwareClassifier(net, sde, Moments(*data.moments()).std).to(device).train()
+    batches, times = Batches(data, batch_size, generator), UniformTime()
+    ema = EMA(net, max(1.0, steps / 20))
+    optimizer = torch.optim.Adam(net.parameters(), lr=lr)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
+    losses: list[Tensor] = []
+    for step in range(1, steps + 1):
+        batch = next(batches)
+        x0, y = batch["x"].to(device), batch["label"].to(device)
+        t = times.draw(len(x0), sde, None, None, generator, x0.device)[0]
+        x_t = sde.perturb(x0, t, generator)[0]
+        loss = F.cross_entropy(classifier.logits(x_t, t), y)
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        optimizer.step()
+        schedule.step()
+        ema.update()
+        losses.append(loss.detach())
+        if step % CHECK_EVERY == 0 or step == steps:
+            mean = torch.stack(losses).mean().item()
+            if not math.isfinite(mean):
+                raise NonFiniteError(f"the classifier's loss is {mean} by step {step}")
+            losses.clear()
+            if callback is not None:
+                callback(step, mean)
+    net.load_state_dict(ema.state_dict())
+    return classifier.eval()
