@@ -392,13 +392,13 @@ def test_the_defect_tells_a_grid_that_is_too_coarse():
     """16 peaks a 46th of the data's standard deviation wide, and points beside them: the mean error of log p and the
     mean |defect| agree within a factor of 3 while the levels are too few, and fall together.
     """
-    mixture = GaussianMixture(torch.linspace(-1.7, 1.7, 16).double()[:, None], (1 / 46) ** 2)
+    peaks = S.GaussianMixture(torch.linspace(-1.7, 1.7, 16).double()[:, None], (1 / 46) ** 2)
     g = torch.Generator().manual_seed(0)
-    x = mixture.sample(200, g)
+    x = peaks.sample(200, g)
     x = x + 0.1 * torch.rand(x.shape, generator=g, dtype=torch.float64)
     for steps, most in ((50, 10.0), (100, 0.5), (200, 0.01)):
-        result = log_likelihood(mixture.model(VPSDE()), x, steps=steps)
-        error, defect = (result.log_prob - mixture.log_prob(x)).abs().mean(), result.defect.abs().mean()
+        result = S.log_likelihood(peaks.model(S.VPSDE()), x, steps=steps)
+        error, defect = (result.log_prob - peaks.log_prob(x)).abs().mean(), result.defect.abs().mean()
         assert error / 3 < defect < 3 * error
         assert error < most
-    assert not log_likelihood(mixture.model(VPSDE()), x, method="rk4").defect.any()
+    assert not S.log_likelihood(peaks.model(S.VPSDE()), x, method="rk4").defect.any()
