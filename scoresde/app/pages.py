@@ -91,7 +91,7 @@ def _held_out(run, config, model, held_out, evaluation) -> dict[str, Any] | None
         return {"unit": evaluation["unit"], **evaluation["held_out"]}
     if held_out.shape != (2,):
         return None
-    scores = score(model, held_out, config.likelihood, f"scoring held-out {held_out.name}")
+    scores = score(model, held_out, config, f"scoring held-out {held_out.name}")
     run.write("likelihood.csv", scores.csv())
     return {"unit": scores.unit, **scores.summary}
 

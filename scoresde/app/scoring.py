@@ -15,13 +15,13 @@ from torch import Tensor
 from scoresde.app import build, plots
 from scoresde.app.baselines import fit_baselines
 from scoresde.app.comparing import Measured, auroc, paired_difference
-from scoresde.app.config import LikelihoodConfig, RunConfig
+from scoresde.app.config import RunConfig
 from scoresde.app.runs import RunFolder
 from scoresde.app.terminal import Update, progress, say, table
 from scoresde.data import Data, corrupt
 from scoresde.data.corrupt import CORRUPTIONS
 from scoresde.errors import ArgumentError
-from scoresde.likelihood import Uniform, bits_per_dim, log_likelihood
+from scoresde.likelihood import TruncatedNormal, Uniform, bits_per_dim, log_likelihood
 from scoresde.models import ScoreModel
 from scoresde.sde.times import streams
 from scoresde.training.distributed import Ranks, over_ranks, share_of
@@ -82,15 +82,16 @@ def in_unit(nats: Tensor, data: Data) -> Tensor:
     return nats if data.levels is None else -nats / (math.prod(data.shape) * math.log(2))
 
 
-def score(model: ScoreModel, data: Data, config: LikelihoodConfig, what: str = "scoring") -> Scores:
-    """Log-likelihoods of the first ``config.n`` items by the probability flow.
+def score(model: ScoreModel, data: Data, config: RunConfig, what: str = "scoring") -> Scores:
+    """Log-likelihoods of the first ``likelihood.n`` items by the probability flow, dequantised as in training.
 
     Raises:
         ShapeError, ArgumentError: the data do not fit the model.
     """
     build.check_fits(model, data)
-    if config.n is not None and config.n < len(data):
-        data = data.take(config.n)
+    n, seed = config.likelihood.n, config.likelihood.seed
+    if n is not None and n < len(data):
+        data = data.take(n)
     ranks, own = Ranks(), []
 
     def work(items: range, generator: torch.Generator) -> Tensor:
@@ -100,18 +101,17 @@ def score(model: ScoreModel, data: Data, config: LikelihoodConfig, what: str = "
         return torch.stack([column.double() for column in columns], 1)
 
     with progress(what, len(share_of(len(data), ranks))) as update:
-        rows = over_ranks(work, len(data), torch.Generator().manual_seed(config.seed))
+        rows = over_ranks(work, len(data), torch.Generator().manual_seed(seed))
     nats, values, errors, calls = rows.T.contiguous()
     facts = ranks.on_first(lambda: json.dumps([own[0].unit, own[0].method, own[0].t_min, own[0].offset]))
     unit, method, t_min, offset = json.loads(facts)
     return Scores(data.name, nats, values, errors, unit, int(calls.max()), method, t_min, offset)
 
 
-def _score(
-    model: ScoreModel, data: Data, config: LikelihoodConfig, generator: torch.Generator, update: Update
-) -> Scores:
+def _score(model: ScoreModel, data: Data, run_config: RunConfig, generator: torch.Generator, update: Update) -> Scores:
     """The scores of all of ``data``, found by this process."""
-    n = math.prod(data.shape)
+    n, config = math.prod(data.shape), run_config.likelihood
+    law = TruncatedNormal if run_config.train.dequantization == "truncated-normal" else Uniform
     cond = build.cond(model, data.labels)
     settings = {
         "divergence": build.divergence(config, n),
@@ -125,7 +125,7 @@ def _score(
         result = bits_per_dim(
             model,
             data.raw,
-            Uniform(config.dequantizations),
+            law(config.dequantizations),
             cond=cond,
             batch=config.batch,
             callback=lambda done, _: update(done, "items"),
@@ -162,7 +162,7 @@ def other_data(config: RunConfig, source: str, spoiling: Data | None = None) -> 
 def likelihood(run: RunFolder, config: RunConfig, data: Data, name: str = "likelihood") -> Scores:
     """Score ``data``, write ``name.csv`` and a histogram, and say what came out."""
     with run.stage(name):
-        scores = score(run.model(config.train.device), data, config.likelihood, f"scoring {data.name}")
+        scores = score(run.model(config.train.device), data, config, f"scoring {data.name}")
         path = run.write(f"{name}.csv", scores.csv())
         run.picture(f"{name}-histogram", plots.histograms({scores.name: scores.values}, _axis(scores.unit)))
     _say(scores)
@@ -173,7 +173,7 @@ def likelihood(run: RunFolder, config: RunConfig, data: Data, name: str = "likel
 def against(run: RunFolder, config: RunConfig, scores: Scores, other: Data, name: str) -> Measured:
     """Score a second set, write ``name.csv`` and a histogram of both, and say how well log p tells them apart."""
     with run.stage(name):
-        others = score(run.model(config.train.device), other, config.likelihood, f"scoring {other.name}")
+        others = score(run.model(config.train.device), other, config, f"scoring {other.name}")
         path = run.write(f"{name}.csv", others.csv())
         sets = {scores.name: scores.values, others.name: others.values}
         picture = run.picture(f"{name}-histogram", plots.histograms(sets, _axis(scores.unit)))
@@ -190,7 +190,7 @@ def paired(run: RunFolder, config: RunConfig, scores: Scores, data: Data, other:
     if model.scaling.levels != data.levels:
         raise ArgumentError("--paired", f"{other.path}, a model of {model.scaling.levels} levels", f"{data.levels}")
     with run.stage(name):
-        others = score(model, data, config.likelihood, f"scoring {data.name} under {other.path}")
+        others = score(model, data, config, f"scoring {data.name} under {other.path}")
         difference = paired_difference(scores.values, others.values)
         rows = ["index,run,other,difference"]
         for i, (a, b) in enumerate(zip(scores.values.tolist(), others.values.tolist(), strict=True)):
@@ -224,14 +224,14 @@ def evaluate(run: RunFolder, config: RunConfig, corrupted: int = CORRUPTED) -> d
         if settings.n is not None and settings.n < len(held_out):
             held_out = held_out.take(settings.n)
         model = run.model(config.train.device)
-        scores = score(model, held_out, settings, f"scoring held-out {held_out.name}")
+        scores = score(model, held_out, config, f"scoring held-out {held_out.name}")
         run.write("likelihood.csv", scores.csv())
         spoiled = {}
         if held_out.is_image and held_out.levels is not None and corrupted:
             few = held_out.take(min(corrupted, len(held_out)))
             for i, kind in enumerate(SPOILED):
                 other = corrupt(few, kind, torch.Generator().manual_seed(settings.seed + i))
-                spoiled[kind] = score(model, other, settings, f"scoring {kind}")
+                spoiled[kind] = score(model, other, config, f"scoring {kind}")
         say("fitting baselines")
         fitted = fit_baselines(train, held_out, settings.seed)
         baselines = {}

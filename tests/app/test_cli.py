@@ -115,6 +115,13 @@ def test_likelihood_lists_every_item(run):
         assert word in output
 
 
+def test_a_model_of_bin_centres_is_scored_by_the_noise_it_was_trained_for(tmp_path):
+    train(tmp_path / "run", "--set", "train.dequantization=truncated-normal", steps=2)
+    model = RunFolder.open(tmp_path / "run").model()
+    t_min = model.sde.time_of(scoresde.TruncatedNormal().log_snr(model.scaling)).item()
+    assert f"t_min = {t_min:.3g}" in invoke("likelihood", tmp_path / "run", "-n", 2, *QUICK_SCORES).output
+
+
 def test_other_data_are_scored_whole_and_in_order(run, tmp_path):
     raw = load_data("digits")[1].raw[:4, 0].numpy()
     np.save(tmp_path / "mine.npy", raw)
