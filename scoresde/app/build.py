@@ -28,7 +28,7 @@ from scoresde.sampling import (
     Sampler,
 )
 from scoresde.sampling.ode import ADAPTIVE
-from scoresde.sde import SDE, build_sde
+from scoresde.sde import DDPM, SDE, build_sde
 from scoresde.training import DenoisingScoreMatching, SlicedScoreMatching, Trainer, TrainerConfig
 
 PREDICTORS = {"reverse-diffusion": ReverseDiffusion, "ancestral": Ancestral, "euler-maruyama": EulerMaruyama}
@@ -73,6 +73,8 @@ def all_data(config: DataConfig) -> Data:
 
 def sde(config: SDEConfig) -> SDE:
     """The forward process."""
+    if config.name == "ddpm":
+        return DDPM.linear(config.levels, config.beta_min, config.beta_max)
     return build_sde(
         {"name": config.name, **{option: getattr(config, option) for option in SDE_OPTIONS.get(config.name, ())}}
     )
@@ -118,12 +120,21 @@ def trainer(config: RunConfig, model: ScoreModel, folder: str | Path) -> Trainer
     lives = {name: life if life >= 1 else max(1.0, life * c.steps) for name, life in lives.items()}
     law, t_min = dequantization(config, model)
     same = ("steps", "batch_size", "lr", "warmup", "lr_decay", "clip", "accumulate", "precision", "compile")
-    same += ("channels_last", "on_nan", "conditional", "label_dropout", "workers", "log_every", "checkpoint_every")
+    same += (
+        "flip",
+        "channels_last",
+        "on_nan",
+        "conditional",
+        "label_dropout",
+        "workers",
+        "log_every",
+        "checkpoint_every",
+    )
     same += ("keep", "seed", "device")
     return Trainer(
         model,
         OBJECTIVES[c.objective](weighting=c.weighting, time_sampling=c.time_sampling, t_min=t_min),
-        TrainerConfig(ema_half_life=lives, **{name: getattr(c, name) for name in same}),
+        TrainerConfig(ema_half_life=lives, betas=(0.9, c.beta2), **{name: getattr(c, name) for name in same}),
         folder,
         law,
     )

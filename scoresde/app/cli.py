@@ -96,6 +96,9 @@ _settings = _options(
 )
 _new_run = _options(
     click.option("--data", metavar="NAME|PATH", help="digits (the default), a 2-D toy such as two-moons, or a path."),
+    click.option(
+        "--preset", metavar="NAME", help="Settings by name: those of the data (the default), or cifar10-ddpm..."
+    ),
     click.option("-c", "--config", type=click.Path(path_type=Path), metavar="FILE", help="A YAML file of settings."),
     click.option("--sde", metavar="NAME", help=f"The forward process: {', '.join(SDES)}."),
     click.option("--steps", type=int, help="Training steps."),
@@ -122,7 +125,9 @@ def _overrides(given: Sequence[str], shortcuts: Mapping[str, str], values: Mappi
     return [*given, *(f"{key}={json.dumps(values[o])}" for o, key in shortcuts.items() if values[o] is not None)]
 
 
-def _begin(out: Path | None, config: Path | None, resume: bool, overrides: Sequence[str], **given: Any) -> RunFolder:
+def _begin(
+    out: Path | None, config: Path | None, preset: str | None, resume: bool, overrides: Sequence[str], **given: Any
+) -> RunFolder:
     """A new run in ``out``, or with ``resume`` the one that is there, its settings changed where that can be."""
     from scoresde.app.config import load_config
     from scoresde.app.runs import RunFolder, refuse_full
@@ -130,10 +135,12 @@ def _begin(out: Path | None, config: Path | None, resume: bool, overrides: Seque
 
     changes = _overrides(overrides, _TRAIN, given)
     if not resume:
-        settings = load_config(config, overrides=changes)
+        settings = load_config(config, preset, changes)
         out = out or Path("runs") / Path(settings.data.source).stem
         refuse_full(out)
         return RunFolder.create(out, settings, shlex.join(["scoresde", *sys.argv[1:]]))
+    if preset is not None:
+        raise ConfigError("preset", preset, "none with --resume: a run has its settings; --set changes them")
     if config is not None:
         raise ConfigError("config", str(config), "no file with --resume: a run has its settings; --set changes them")
     if out is None:

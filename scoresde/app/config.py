@@ -22,6 +22,8 @@ from pydantic.fields import FieldInfo
 
 from scoresde.errors import ConfigError, UnknownNameError
 from scoresde.files import write_atomically
+from scoresde.nets.presets import PRESETS as NET_PRESETS
+from scoresde.nets.presets import net_preset
 
 
 class _Section(BaseModel):
@@ -55,9 +57,12 @@ class DataConfig(_Section):
 class SDEConfig(_Section):
     """The forward process."""
 
-    name: Literal["vp", "vp-cosine", "subvp", "ve", "flow"] = Field("vp", description="family and clock of the SDE")
-    beta_min: float = Field(0.1, ge=0, description="rate beta at t = 0 (vp, subvp)")
-    beta_max: float = Field(20.0, gt=0, description="rate beta at t = 1 (vp, subvp)")
+    name: Literal["vp", "vp-cosine", "subvp", "ve", "flow", "ddpm"] = Field(
+        "vp", description="family and clock of the SDE"
+    )
+    beta_min: float = Field(0.1, ge=0, description="rate beta at t = 0 (vp, subvp); the first beta of a ddpm: 1e-4")
+    beta_max: float = Field(20.0, gt=0, description="rate beta at t = 1 (vp, subvp); the last beta of a ddpm: 0.02")
+    levels: int = Field(1000, ge=2, description="levels of a ddpm")
     sigma_min: float = Field(0.01, gt=0, description="noise standard deviation at t = 0 (ve)")
     sigma_max: float = Field(50.0, gt=0, description="noise standard deviation at t = 1 (ve)")
 
@@ -65,6 +70,8 @@ class SDEConfig(_Section):
     def _ordered(self) -> Self:
         if self.beta_max < self.beta_min:
             raise ConfigError("sde.beta_max", self.beta_max, f"a number >= sde.beta_min = {self.beta_min}")
+        if self.name == "ddpm" and not 0 < self.beta_min <= self.beta_max < 1:
+            raise ConfigError("sde.beta_max", self.beta_max, "betas between 0 and 1 for a ddpm, such as 1e-4 and 0.02")
         if self.sigma_max <= self.sigma_min:
             raise ConfigError("sde.sigma_max", self.sigma_max, f"a number > sde.sigma_min = {self.sigma_min}")
         return self
@@ -76,7 +83,9 @@ class ModelConfig(_Section):
     predicts: Literal["noise", "data", "velocity", "score", "flow", "edm"] = Field(
         "edm", description="what the network puts out; edm mixes data and noise by the signal-to-noise ratio"
     )
-    label: Literal["log_snr", "time"] = Field("log_snr", description="what the network is told about t")
+    label: Literal["log_snr", "time", "ddpm", "score_sde_vp"] = Field(
+        "log_snr", description="what the network is told about t"
+    )
     data_std: float | None = Field(
         None, gt=0, description="standard deviation of the data in model space (edm); null: measured"
     )
@@ -85,7 +94,9 @@ class ModelConfig(_Section):
 class NetConfig(_Section):
     """The network."""
 
-    name: Literal["auto", "unet", "mlp"] = Field("auto", description="architecture; auto: unet for images, else mlp")
+    name: Literal["auto", "unet", "dit", "mlp"] = Field(
+        "auto", description="architecture; auto: unet for images, else mlp"
+    )
     options: dict[str, Any] = Field({}, description="options of the network's builder, e.g. {channels: 64}")
 
 
@@ -96,6 +107,7 @@ class TrainConfig(_Section):
     batch_size: int = Field(128, ge=1, description="items in a step")
     lr: float = Field(5e-4, gt=0, description="learning rate after the warm-up")
     warmup: int = Field(500, ge=0, description="steps over which the learning rate rises from 0")
+    beta2: float = Field(0.99, gt=0, lt=1, description="decay rate of Adam's squared gradients; the gradients' is 0.9")
     clip: float | None = Field(1.0, gt=0, description="largest norm of the gradient; null: no clipping")
     ema_half_life: float = Field(
         0.05, gt=0, description="half-life of the weights' moving average: steps, or a fraction of train.steps if < 1"
@@ -109,7 +121,7 @@ class TrainConfig(_Section):
     weighting: Literal["simple", "likelihood", "min-snr", "edm"] = Field(
         "simple", description="weight of the loss over t: sigma^2 (samples), g^2 (likelihoods), min-SNR or EDM's"
     )
-    time_sampling: Literal["uniform", "low-discrepancy", "log-snr", "log-normal"] = Field(
+    time_sampling: Literal["uniform", "low-discrepancy", "log-snr", "log-normal", "levels"] = Field(
         "low-discrepancy", description="how a batch's times are drawn; log-snr suits likelihood, log-normal edm"
     )
     dequantization: Literal["uniform", "truncated-normal", "none"] = Field(
@@ -121,6 +133,7 @@ class TrainConfig(_Section):
     label_dropout: float = Field(
         0.0, ge=0, lt=1, description="share of labels hidden in training, for classifier-free guidance (conditional)"
     )
+    flip: bool = Field(False, description="mirror half of the images at random, left to right")
     accumulate: int = Field(1, ge=1, description="pieces in which a batch goes through the network, to save memory")
     precision: Literal["float32", "bfloat16", "float16"] = Field(
         "float32", description="of the network's matrix products and convolutions; float16 with loss scaling"
@@ -278,9 +291,10 @@ def load_config(
 ) -> RunConfig:
     """Resolve a run's settings: defaults < preset < YAML file < overrides.
 
-    ``preset`` names an entry of ``PRESETS``; None picks by ``data.source``, ``"none"`` takes none. ``overrides`` are
-    texts like ``"train.steps=100"``, their values read as YAML. ``net.options`` of the file replaces the preset's as a
-    whole, and a preset's net gives way to another ``net.name``; an override adds to what is there.
+    ``preset`` names an entry of ``PRESETS``, or a network's of ``scoresde.nets.PRESETS``; None picks by
+    ``data.source``, ``"none"`` takes none. ``overrides`` are texts like ``"train.steps=100"``, their values read as
+    YAML. ``net.options`` of the file replaces the preset's as a whole, and a preset's net gives way to another
+    ``net.name``; an override adds to what is there.
 
     Raises ``ConfigError`` for an unreadable or malformed file (with the line), an unknown key (with the nearest one), a
     value of the wrong type or out of range; ``UnknownNameError`` for an unknown preset.
@@ -294,10 +308,14 @@ def load_config(
     source = (explicit.get("data") or {}).get("source", DataConfig().source)
     if preset is None:
         preset = preset_for(source) if isinstance(source, str) else None
-    elif preset != "none" and preset not in PRESETS:
-        raise UnknownNameError("preset", preset, (*PRESETS, "none"))
+    elif preset != "none" and preset not in PRESETS and preset not in NET_PRESETS:
+        raise UnknownNameError("preset", preset, (*PRESETS, *NET_PRESETS, "none"))
 
     base = copy.deepcopy(PRESETS[preset].settings) if preset in PRESETS else {}
+    if preset in NET_PRESETS:
+        chosen_net = net_preset(preset)
+        options = {key: value for key, value in chosen_net.net.items() if key not in ("name", "shape")}
+        base = {**chosen_net.run, "net": {"name": chosen_net.net["name"], "options": options}}
     net, chosen = base.get("net", {}), (explicit.get("net") or {}).get("name")
     if chosen is not None and chosen != net.get("name"):
         base.pop("net", None)

@@ -34,6 +34,7 @@ class BatchStream(Iterator):
             processes with equal generators make up the batches of one.
         dequantization: the law of the noise that integers get, uniform by default.
         scaling: the map to model space for the integers of a foreign dataset; 8-bit ones have one of their own.
+        flip: mirror half of the items at random along their last axis, left to right; not for foreign datasets.
         pin: put batches in page-locked memory, from which they are copied to a CUDA device without waiting.
 
     Raises:
@@ -51,6 +52,7 @@ class BatchStream(Iterator):
         share: tuple[int, int] = (0, 1),
         dequantization: Dequantization | None = None,
         scaling: Scaling | None = None,
+        flip: bool = False,
         pin: bool = False,
     ):
         if isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1:
@@ -62,7 +64,7 @@ class BatchStream(Iterator):
         if generator.device.type != "cpu":
             raise DeviceError("generator", generator.device, "a generator on the CPU, where batches are made")
         self.data, self.batch_size, self.generator, self.share, self.pin = data, batch_size, generator, share, pin
-        self.reader = Reader(data, share, dequantization, scaling)
+        self.reader = Reader(data, share, dequantization, scaling, flip)
 
     def _seed(self) -> int:
         return int(torch.randint(SEEDS, (), generator=self.generator))

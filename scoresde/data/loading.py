@@ -123,6 +123,10 @@ class Reader:
             that of the whole batch.
         dequantization: the law of the noise that integers get; default :class:`Uniform`.
         scaling: the map to model space for a foreign dataset's integers (:func:`scaling_of`).
+        flip: mirror half of the items at random, along their last axis.
+
+    Raises:
+        ArgumentError: ``flip`` for a foreign dataset, whose augmentation is its own.
     """
 
     def __init__(
@@ -131,8 +135,11 @@ class Reader:
         share: tuple[int, int] = (0, 1),
         dequantization: Dequantization | None = None,
         scaling: Scaling | None = None,
+        flip: bool = False,
     ):
-        self.data, self.share, self.scaling = data, share, scaling
+        self.data, self.share, self.scaling, self.flip = data, share, scaling, flip
+        if flip and not isinstance(data, (Data, Mapped)):
+            raise ArgumentError("flip", flip, "False for a foreign dataset: its own transforms augment it")
         self.dequantization = Uniform() if dequantization is None else dequantization
 
     def __call__(self, rows: Tensor, seed: int) -> dict[str, Tensor]:
@@ -141,7 +148,11 @@ class Reader:
         if isinstance(self.data, (Data, Mapped)):
             raw = self.data.rows(rows) if isinstance(self.data, Mapped) else self.data.raw[rows]
             generator = torch.Generator().manual_seed(seed)
-            x = self.dequantization.training_data(raw, self.data.scaling, generator)[index::count]
+            x = self.dequantization.training_data(raw, self.data.scaling, generator)
+            if self.flip:
+                mirrored = torch.rand(len(x), generator=generator) < 0.5
+                x = torch.where(mirrored.reshape(-1, *(1,) * (x.ndim - 1)), x.flip(-1), x)
+            x = x[index::count]
             return {"x": x} if self.data.labels is None else {"x": x, "label": self.data.labels[rows][index::count]}
         own = rows[index::count].tolist()
         with _seeded(seed + index):

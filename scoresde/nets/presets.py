@@ -13,7 +13,7 @@ class NetPreset(NamedTuple):
     """A network for one kind of data.
 
     ``data`` names the data, ``net`` is for :func:`~scoresde.nets.build_net`, ``run`` holds the settings of the
-    paper's training by section (data, sde, model, train), empty where no paper prescribes any, and ``source`` says
+    paper's training by section (sde, model, train), empty where no paper prescribes any, and ``source`` says
     which paper. ``train.ema_half_life`` is in steps: a decay of 0.9999 a step halves in ln 2 / -ln 0.9999 = 6931.
     """
 
@@ -24,7 +24,14 @@ class NetPreset(NamedTuple):
 
 
 _EMA_9999 = math.log(2) / -math.log(0.9999)
-_ADAM = {"lr": 2e-4, "betas": [0.9, 0.999], "batch_size": 128, "ema_half_life": _EMA_9999, "lr_decay": "none"}
+_ADAM = {
+    "lr": 2e-4,
+    "beta2": 0.999,
+    "batch_size": 128,
+    "ema_half_life": _EMA_9999,
+    "lr_decay": "none",
+    "flip": True,
+}
 _CIFAR10 = {
     "name": "unet",
     "shape": [3, 32, 32],
@@ -39,13 +46,11 @@ _CIFAR10 = {
     "fused_attention": True,
 }
 _DDPM_RUN = {
-    "data": {"flip": True},
-    "sde": {"name": "ddpm", "steps": 1000, "beta_min": 1e-4, "beta_max": 0.02},
+    "sde": {"name": "ddpm", "levels": 1000, "beta_min": 1e-4, "beta_max": 0.02},
     "model": {"predicts": "noise", "label": "ddpm"},
     "train": {**_ADAM, "steps": 800_000, "warmup": 5000, "clip": 1.0, "weighting": "simple", "time_sampling": "levels"},
 }
 _VP_RUN = {
-    "data": {"flip": True},
     "sde": {"name": "vp", "beta_min": 0.1, "beta_max": 20.0},
     "model": {"predicts": "noise", "label": "score_sde_vp"},
     "train": {

@@ -58,6 +58,7 @@ class TrainerConfig:
         on_nan: what to do when the loss is NaN or infinite: ``"stop"``, or ``"skip"`` the step, at most 100 in a row.
         conditional: pass the data's labels to the network as ``y``.
         label_dropout: probability with which a label is replaced by -1, "no class", for classifier-free guidance.
+        flip: mirror half of the images at random, left to right (data of ours; a foreign dataset augments itself).
         workers: processes that read ahead from a dataset that is not in memory.
         log_every: steps between records.
         checkpoint_every: steps between checkpoints, if a folder is given.
@@ -81,6 +82,7 @@ class TrainerConfig:
     on_nan: str = "stop"
     conditional: bool = False
     label_dropout: float = 0.0
+    flip: bool = False
     workers: int = 0
     log_every: int = 20
     checkpoint_every: int = 1_000
@@ -319,6 +321,7 @@ class Trainer:
             share=(self.ranks.rank, self.ranks.world),
             dequantization=self.dequantization,
             scaling=self.model.scaling,
+            flip=self.config.flip,
             pin=self.device.type == "cuda",
         )
         if held_out is not None and not isinstance(held_out, (Data, Mapped)):

@@ -1,11 +1,19 @@
 """Settings: round trips, precedence, and errors that name the key and the nearest right one."""
 
+import numpy as np
 import pytest
+import torch
 import yaml
 
+from scoresde import DDPM
+from scoresde.app import build
 from scoresde.app.config import PRESETS, RunConfig, config_reference, load_config, preset_for, save_config, settings
+from scoresde.data import from_array
 from scoresde.data.load import SOURCES
 from scoresde.errors import ConfigError, UnknownNameError
+from scoresde.nets import build_net
+from scoresde.nets.presets import PRESETS as NET_PRESETS
+from scoresde.nets.presets import net_preset
 
 
 def write(tmp_path, text):
@@ -159,7 +167,7 @@ def test_unknown_key_of_a_file_has_its_full_name(tmp_path):
         ("net.options=3", "net.options: got 3, expected a mapping"),
         (
             "sde.name=vpp",
-            "sde.name: got 'vpp', expected one of 'vp', 'vp-cosine', 'subvp', 've', 'flow' (did you mean 'vp'?)",
+            "sde.name: got 'vpp', expected one of 'vp', 'vp-cosine', 'subvp', 've', 'flow', 'ddpm' (did you mean 'vp'?)",  # noqa: E501
         ),
         ("sde.beta_max=0.01", "sde.beta_max: got 0.01, expected a number >= sde.beta_min = 0.1"),
         ("sde.sigma_max=0.001", "sde.sigma_max: got 0.001, expected a number > sde.sigma_min = 0.002"),
@@ -212,3 +220,29 @@ def test_reference_has_every_key_with_default_and_description():
 def test_a_config_cannot_be_changed_in_place():
     with pytest.raises(ValueError, match="frozen"):
         load_config().train.steps = 3
+
+
+@pytest.mark.parametrize("name", NET_PRESETS)
+def test_a_networks_preset_is_its_papers_run(name):
+    """Every preset of a network is a whole run: its settings are those of the preset, its network has its size."""
+    preset = net_preset(name)
+    config = load_config(None, name)
+    for section, values in preset.run.items():
+        for key, value in values.items():
+            found = getattr(getattr(config, section), key)
+            assert found == value, (section, key)
+    shape = preset.net["shape"]
+    data = from_array(np.zeros((4, *shape), np.uint8) + np.arange(4, dtype=np.uint8).reshape(-1, 1, 1, 1))
+    with torch.device("meta"):
+        net = build.net(config, data)
+        expected = build_net(preset.net)
+    assert sum(p.numel() for p in net.parameters()) == sum(p.numel() for p in expected.parameters())
+    sde = build.sde(config.sde)
+    if config.sde.name == "ddpm":
+        assert torch.equal(sde.betas, DDPM.linear(1000).betas)
+    assert load_config(None, name, ["train.lr=1e-3"]).train.lr == 1e-3
+
+
+def test_the_betas_of_a_ddpm_are_checked():
+    with pytest.raises(ConfigError, match=r"sde\.beta_max: got 20"):
+        load_config(None, None, ["sde.name=ddpm"])

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch.utils.data import DataLoader, TensorDataset
 
-from scoresde.data import Batches, Data
+from scoresde.data import Batches, Data, from_array
 from scoresde.errors import ArgumentError, CheckpointError, DataError
 
 
@@ -108,3 +108,21 @@ def test_bad_arguments_are_refused():
         Batches(counted(9), 2, generator()).load_state_dict(Batches(counted(), 2, generator()).state_dict())
     with pytest.raises(CheckpointError, match="without order"):
         Batches(counted(), 2, generator()).load_state_dict({"generator": 0, "epoch": 0, "position": 0})
+
+
+def test_half_of_the_images_are_mirrored_by_the_seed_and_the_shares_are_those_of_the_whole():
+    raw = torch.arange(24, dtype=torch.uint8).reshape(4, 1, 2, 3)
+    data = from_array(raw.numpy(), levels=24)
+
+    def batches(**settings):
+        return Batches(data, 64, torch.Generator().manual_seed(0), **settings)
+
+    plain, flipped = next(batches())["x"], next(batches(flip=True))["x"]
+    same = (flipped == plain).flatten(1).all(1)
+    mirrored = (flipped == plain.flip(-1)).flatten(1).all(1)
+    assert bool((same ^ mirrored).all())
+    assert 16 < int(mirrored.sum()) < 48  # 64 fair coins: outside with probability 4e-5
+    shares = [next(batches(flip=True, share=(i, 2)))["x"] for i in range(2)]
+    assert torch.equal(torch.stack(shares, 1).flatten(0, 1), flipped)
+    with pytest.raises(ArgumentError, match="flip"):
+        Batches([1.0, 2.0], 2, torch.Generator(), flip=True)
