@@ -108,7 +108,7 @@ def test_cifar10_ddpm_is_trained_as_in_the_paper():
     train, sde = preset.run["train"], preset.run["sde"]
     assert (train["lr"], train["batch_size"], train["warmup"], train["clip"]) == (2e-4, 128, 5000, 1.0)
     assert 0.5 ** (1 / train["ema_half_life"]) == pytest.approx(0.9999, abs=1e-12)
-    process = DDPM.linear(sde["steps"], sde["beta_min"], sde["beta_max"])
+    process = DDPM.linear(sde["levels"], sde["beta_min"], sde["beta_max"])
     assert (process.N, process.betas[0].item(), process.betas[-1].item()) == (1000, 1e-4, 0.02)
     model = ScoreModel(on_meta("cifar10-ddpm"), process, **preset.run["model"])
     assert model.label in LABELS
