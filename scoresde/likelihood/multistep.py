@@ -33,7 +33,7 @@ from torch import Tensor
 
 from scoresde.models import Moments
 from scoresde.sampling.flow import flat
-from scoresde.sampling.multistep import _gauss_legendre, _lagrange
+from scoresde.sampling.multistep import gauss_legendre, lagrange
 from scoresde.sde import SDE, Level
 
 BLOCK = 4  # levels solved together near the data
@@ -84,9 +84,9 @@ class Plan(NamedTuple):
 
 def _integral(nodes: Sequence[float], start: float, end: float, factor=lambda p: 1.0) -> np.ndarray:
     """w_j = int_start^end factor(p) L_j(p) dp, L_j the nodes' Lagrange basis."""
-    x, w = _gauss_legendre()
+    x, w = gauss_legendre()
     points = (start + end) / 2 + (end - start) / 2 * x
-    return _lagrange(nodes, points) @ (w * (end - start) / 2 * factor(points))
+    return lagrange(nodes, points) @ (w * (end - start) / 2 * factor(points))
 
 
 def _derivative(nodes: Sequence[float], at: int) -> list[float]:

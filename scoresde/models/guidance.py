@@ -256,12 +256,7 @@ class _ClassifierFree(Wrapper):
         std, target = (value.reshape(len(x0), -1).std(1, correction=0) for value in (x0, like))
         factor = torch.where(std > 0, target / std, 1.0)
         factor = (1 - self.rescale + self.rescale * factor).reshape(-1, *(1,) * (x0.ndim - 1))
-        alpha, sigma = level.alpha, level.sigma
-        if isinstance(sigma, Tensor):
-            ratio = torch.where(sigma > 0, alpha / sigma, 0.0)
-        else:
-            ratio = alpha / sigma if sigma > 0 else 0.0
-        return factor * x0, eps + ratio * (1 - factor) * x0
+        return factor * x0, eps + level.ratio * (1 - factor) * x0
 
 
 def classifier_free_guidance(

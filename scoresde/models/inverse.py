@@ -21,6 +21,7 @@ An observation y ``(*E)`` is one for all samples. One a sample goes through ``co
 from __future__ import annotations
 
 import math
+from abc import abstractmethod
 from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
@@ -145,9 +146,9 @@ class _Guided(_Observed):
         u = self.weigh(r, noise, level)
         return network.vjp(self.operator.At(u)), per_sample_dot(r, u)
 
+    @abstractmethod
     def weigh(self, r: Tensor, noise: Tensor, level: Level) -> Tensor:
         """u ``(B, *E)``."""
-        raise NotImplementedError
 
 
 class _DPS(_Guided):
@@ -231,11 +232,7 @@ class _Replacement(_Observed):
         total = (alpha * noise) ** 2 + sigma**2
         c = torch.where(total > 0, sigma**2 / total, 1.0)
         move = self.operator.At(c * self.operator.gram_solve(r, c, 1 - c + PROJECTION_FLOOR))
-        if isinstance(level.sigma, Tensor):
-            ratio = torch.where(level.sigma > 0, level.alpha / level.sigma, 0.0)
-        else:
-            ratio = level.alpha / level.sigma if level.sigma > 0 else 0.0
-        return Estimate(estimate.x0 + move, estimate.eps - ratio * move, level, estimate.v)
+        return Estimate(estimate.x0 + move, estimate.eps - level.ratio * move, level, estimate.v)
 
 
 class _WithLikelihood(Wrapper):

@@ -23,12 +23,8 @@ class _Limited(Wrapper):
     def estimate(self, x, level, cond=None):
         estimate = self.model.estimate(x, level, cond)
         x0 = self.limit(estimate.x0)
-        if isinstance(level.sigma, Tensor):
-            ratio = torch.where(level.sigma > 0, level.alpha / level.sigma, 0.0)
-        else:
-            ratio = level.alpha / level.sigma if level.sigma > 0 else 0.0
         # the difference, not (x - alpha x0)/sigma: exact where nothing is limited
-        return Estimate(x0, estimate.eps + ratio * (estimate.x0 - x0), level, estimate.v)
+        return Estimate(x0, estimate.eps + level.ratio * (estimate.x0 - x0), level, estimate.v)
 
 
 class _Clipped(_Limited):

@@ -35,11 +35,12 @@ END_LEVELS = 4  # levels that the flow's last stretch is extrapolated from
 
 
 @cache
-def _gauss_legendre() -> tuple[np.ndarray, np.ndarray]:
+def gauss_legendre() -> tuple[np.ndarray, np.ndarray]:
+    """16 nodes on [-1, 1] and their weights: exact up to degree 31."""
     return np.polynomial.legendre.leggauss(16)
 
 
-def _lagrange(nodes: Sequence[float], points: np.ndarray) -> np.ndarray:
+def lagrange(nodes: Sequence[float], points: np.ndarray) -> np.ndarray:
     """The Lagrange polynomials of ``nodes`` at ``points``, ``(nodes, points)``."""
     rows = np.ones((len(nodes), len(points)))
     for j, a in enumerate(nodes):
@@ -55,10 +56,10 @@ def exponential_weights(start: float, end: float, nodes: tuple[float, ...], tau:
 
     They sum to 1 - e^{-r (end - start)}; for one node that is the exponential Euler step, DDIM (D6).
     """
-    x, w = _gauss_legendre()
+    x, w = gauss_legendre()
     points, w = (start + end) / 2 + (end - start) / 2 * x, (end - start) / 2 * w
     rate = 1 + tau**2
-    return tuple((_lagrange(nodes, points) @ (w * rate * np.exp(-rate * (end - points)))).tolist())
+    return tuple((lagrange(nodes, points) @ (w * rate * np.exp(-rate * (end - points)))).tolist())
 
 
 def end_weights(rhos: Sequence[float]) -> list[float]:
@@ -67,9 +68,9 @@ def end_weights(rhos: Sequence[float]) -> list[float]:
     dy/d(rho^2) = (eps/rho)/2, and eps/rho = -alpha score is smooth in rho^2 near the data: here it is the polynomial
     through the last levels. One level gives w = rho^2/2, the half Tweedie step.
     """
-    x, w = _gauss_legendre()
+    x, w = gauss_legendre()
     square = rhos[-1] ** 2
-    return (0.5 * _lagrange([rho**2 for rho in rhos], square / 2 * (1 + x)) @ (square / 2 * w)).tolist()
+    return (0.5 * lagrange([rho**2 for rho in rhos], square / 2 * (1 + x)) @ (square / 2 * w)).tolist()
 
 
 def automatic_order(calls: int, tau: float = 0.0) -> int:

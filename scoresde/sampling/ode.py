@@ -30,8 +30,8 @@ Where = Callable[[float, float], str]
 class Tableau:
     """An explicit Runge-Kutta method: its coefficients and its declared order.
 
-    ``error`` holds b - b*, the difference to the embedded method; None for a method without one. A first-same-as-last
-    method's last stage is the next step's first.
+    ``error`` holds b - b*, the difference to the embedded method; None for a method without one. The last stage of
+    those with one is the next step's first.
     """
 
     name: str
@@ -40,10 +40,6 @@ class Tableau:
     a: tuple[tuple[float, ...], ...]
     b: tuple[float, ...]
     error: tuple[float, ...] | None = None
-
-    @property
-    def first_same_as_last(self) -> bool:
-        return bool(self.a) and self.c[-1] == 1 and (*self.a[-1], 0.0) == self.b
 
 
 TABLEAUX = {

@@ -27,6 +27,13 @@ class Level(NamedTuple):
     sigma: float | Tensor
     log_snr: float | Tensor
 
+    @property
+    def ratio(self) -> float | Tensor:
+        """alpha/sigma, and 0 where sigma = 0: eps moves by -ratio times what x0 moves by, at a given x_t."""
+        if isinstance(self.sigma, Tensor):
+            return torch.where(self.sigma > 0, self.alpha / self.sigma, 0.0)
+        return self.alpha / self.sigma if self.sigma > 0 else 0.0
+
 
 class SDE(ABC):
     r"""A forward process dx = f(x, t) dt + g(t) dW (E1) with p(x_t | x_0) = N(alpha(t) x_0, sigma(t)^2 I).
