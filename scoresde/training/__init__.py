@@ -19,7 +19,7 @@ from scoresde.training.times import (
 )
 from scoresde.training.trainer import Record, Skip, Trainer, TrainerConfig
 from scoresde.training.variational import VLB, HybridVLB
-from scoresde.training.weightings import EDM, MinSNR, Theorem1, Weighting
+from scoresde.training.weightings import EDM, MinSNR, Sigmoid, Theorem1, Weighting
 
 __all__ = [
     "EDM",
@@ -38,6 +38,7 @@ __all__ = [
     "Objective",
     "Ranks",
     "Record",
+    "Sigmoid",
     "Skip",
     "SlicedScoreMatching",
     "TensorBoard",

@@ -151,7 +151,8 @@ class DenoisingScoreMatching(ScoreMatching):
 
     Args:
         weighting: ``"simple"``, lambda = sigma^2 (P6, N2); ``"likelihood"``, lambda = g^2, half of which bounds the
-            negative log-likelihood up to a constant (Song et al. 2021b, E12); ``"min-snr"``; ``"edm"``;
+            negative log-likelihood up to a constant (Song et al. 2021b, E12); ``"sigmoid"``, the same and more where
+            there is much noise, which samples gain by; ``"min-snr"``; ``"edm"``;
             ``"theorem-1"``, the variational bound of DDIM's family (D4); or your own, see :class:`ScoreMatching`.
         time_sampling: ``"low-discrepancy"``, ``"uniform"``, ``"log-snr"`` (the importance sampling of the likelihood
             weighting), ``"log-normal"`` (EDM's), ``"levels"`` (those of a DDPM or an NCSN), ``"loss-aware"``, a

@@ -29,7 +29,7 @@ from scoresde.training.network import PRECISIONS, training_view
 from scoresde.training.objectives import DenoisingScoreMatching, Objective, Terms
 
 DEVICES = ("auto", "cpu", "cuda", "mps")
-LR_DECAYS = ("none", "cosine")
+LR_DECAYS = ("none", "cosine", "linear")
 ON_NAN = ("stop", "skip")
 LEVELS = 8  # bins of log-SNR in a record
 SKIPS = 100  # bad steps in a row that end a run which skips them
@@ -42,15 +42,18 @@ class TrainerConfig:
 
     Attributes:
         steps: optimiser steps in all.
+        minutes: train for so long instead, whatever ``steps`` says; the learning rate then falls with the time, not
+            with the steps. Measuring, saving and hooks do not count. One process only.
         batch_size: items in a step, over all devices and accumulated pieces together.
         lr: learning rate of Adam after the warm-up.
         warmup: steps over which it rises linearly from 0.
-        lr_decay: ``"cosine"`` lets it fall to 0 at the last step, ``"none"`` keeps it.
+        lr_decay: ``"cosine"`` or ``"linear"`` let it fall to 0 at the last step, ``"none"`` keeps it.
         betas: Adam's decay rates.
         clip: largest norm of the gradient, None for no clipping.
         accumulate: pieces in which a batch goes through the network, one after another, to save memory. Times and noise
             are those of the whole batch.
         ema_half_life: of the averaged weights, in steps; or several by name, the first the one that is used by default.
+            With ``minutes`` one below 1 is a fraction of the steps that fit in, at the mean speed so far.
         precision: ``"float32"``, or ``"bfloat16"`` or ``"float16"`` (with loss scaling) for the network's matrix
             products and convolutions, by autocast; weights, loss and optimiser stay as they are.
         compile: run the network through ``torch.compile``; a text names the backend.
@@ -68,6 +71,7 @@ class TrainerConfig:
     """
 
     steps: int = 20_000
+    minutes: float | None = None
     batch_size: int = 128
     lr: float = 5e-4
     warmup: int = 500
@@ -96,6 +100,8 @@ class TrainerConfig:
             if not isinstance(value, int) or value < 1:
                 raise ArgumentError(name, value, "a whole number, 1 or more")
         check_half_lives(self.ema_half_life, "ema_half_life")
+        if self.minutes is not None and not 0 < self.minutes < math.inf:
+            raise ArgumentError("minutes", self.minutes, "a positive number, or None")
         if not 0 < self.lr < math.inf:
             raise ArgumentError("lr", self.lr, "a positive number")
         if self.clip is not None and not self.clip > 0:
@@ -130,7 +136,7 @@ class Record:
     """What is known after some steps; times in seconds.
 
     Attributes:
-        step, steps: how many are done, of how many.
+        step, steps: how many are done, of how many (with ``minutes`` an estimate).
         loss: the mean over the steps since the last record, per entry of the data.
         grad_norm: the mean norm of the gradient before clipping.
         lr: the learning rate.
@@ -236,10 +242,13 @@ class Trainer:
         dequantization: the law of the noise that integer data get, uniform by default.
 
     Attributes:
-        step: optimiser steps done.
+        step, seconds_trained: optimiser steps done, and the time spent in them.
         ema: the averaged weights; :meth:`averaged_model` puts them to use.
         ranks: this process among those of the run.
+        clock: what measures that time, in seconds; a subclass may count the processor's instead.
     """
+
+    clock = staticmethod(time.perf_counter)
 
     def __init__(
         self,
@@ -255,12 +264,14 @@ class Trainer:
         if config.batch_size < self.ranks.world * config.accumulate:
             pieces = self.ranks.world * config.accumulate
             raise ArgumentError("batch_size", config.batch_size, f"at least {pieces}: processes x accumulate")
+        if config.minutes is not None and self.ranks.world > 1:
+            raise ArgumentError("minutes", config.minutes, "None: the clocks of several processes differ")
         self.device = pick_device(config.device)
         self.model = model.to(self.device)
         if config.channels_last:
             self.model.net.to(memory_format=torch.channels_last)
         self.folder, self.dequantization = None if folder is None else Path(folder), dequantization
-        self.step = 0
+        self.step, self.seconds_trained = 0, 0.0
         self.held_out: float | None = None
         self.parameters = [p for p in model.parameters() if p.requires_grad]
         view = training_view(model, self.device, config.precision, config.compile, config.channels_last)
@@ -355,12 +366,13 @@ class Trainer:
         config, tally, agreement = self.config, _Tally(), Agreement(self.ranks)
         at_once = self.device.type == "cpu" and not self.scaler.is_enabled()  # elsewhere, asking waits for the device
         clock, since, saved = time.perf_counter(), self.step, self.step
-        while self.step < config.steps and not agreement.ask(self._stop):
-            lr = self.learning_rate(self.step)
+        while not self.finished and not agreement.ask(self._stop):
+            begun, lr = self.clock(), self.learning_rate(self.step)
             tally.add(*self._one_step(next(self._batches), lr))
             norm = tally.new[-1][-1]
             self.step += 1
-            last = self.step == config.steps
+            self.seconds_trained += self.clock() - begun
+            last = self.finished
             log = last or self.step % config.log_every == 0
             due = self.folder is not None and (last or self.step % config.checkpoint_every == 0)
             if due or log or (at_once and not math.isfinite(norm)):
@@ -369,11 +381,12 @@ class Trainer:
                 self._measure(held_out)
             if log:
                 rate = (self.step - since) / (time.perf_counter() - clock)
-                left = (config.steps - self.step) / rate
+                steps = config.steps if config.minutes is None else max(self.step, self._steps_that_fit())
+                left = (steps - self.step) / rate
                 totals = tally.totals(self.model.sde)
                 yield Record(
                     self.step,
-                    config.steps,
+                    steps,
                     lr=lr,
                     steps_per_second=rate,
                     seconds_left=left,
@@ -415,7 +428,7 @@ class Trainer:
         self.scaler.unscale_(self.optimizer)
         norm = nn.utils.clip_grad_norm_(self.parameters, math.inf if config.clip is None else config.clip)
         self._update(norm)
-        self.ema.update()
+        self._update_averages()
         return entries, found, norm
 
     def _labels(self, batch: dict[str, Tensor]) -> Tensor:
@@ -440,6 +453,13 @@ class Trainer:
             self.optimizer.step()
         elif bool(norm.isfinite()):
             self.optimizer.step()
+
+    def _update_averages(self) -> None:
+        if self.config.minutes is not None and self.step:
+            lives = check_half_lives(self.config.ema_half_life)
+            fit = self._steps_that_fit()
+            self.ema.half_lives = {k: life if life >= 1 else max(1.0, life * fit) for k, life in lives.items()}
+        self.ema.update()
 
     def _check(self, tally: _Tally) -> None:
         """Look for steps that were bad: note them as skipped, or raise the error that they are.
@@ -488,13 +508,32 @@ class Trainer:
                 for hook in due:
                     hook(self)
 
+    @property
+    def finished(self) -> bool:
+        """Whether all steps are done, or the minutes are over."""
+        minutes = self.config.minutes
+        return self.step >= self.config.steps if minutes is None else self.seconds_trained >= 60 * minutes
+
+    def _steps_that_fit(self) -> int:
+        """Steps in ``minutes`` at the mean speed so far."""
+        return max(1, round(60 * self.config.minutes * self.step / self.seconds_trained))
+
     def learning_rate(self, step: int) -> float:
-        """The learning rate of the step counted from 0: linear warm-up, then constant or falling as a cosine."""
+        """The learning rate of the step counted from 0: linear warm-up, then constant or falling to 0.
+
+        It falls with the steps after the warm-up, or with the time where the training is given ``minutes``.
+        """
         config = self.config
         rate = config.lr * min(1.0, (step + 1) / max(1, config.warmup))
-        if config.lr_decay == "cosine":
+        if config.minutes is None:
             past = max(0, step - config.warmup) / max(1, config.steps - config.warmup)
-            rate *= 0.5 * (1 + math.cos(math.pi * min(1.0, past)))
+        else:
+            past = self.seconds_trained / (60 * config.minutes)
+        past = min(1.0, past)
+        if config.lr_decay == "cosine":
+            rate *= 0.5 * (1 + math.cos(math.pi * past))
+        elif config.lr_decay == "linear":
+            rate *= 1 - past
         return rate
 
     def stop(self) -> None:
@@ -539,6 +578,7 @@ class Trainer:
             "ema": {"updates": self.ema.updates, "half_lives": self.ema.half_lives},
             "scaler": self.scaler.state_dict(),
             "held_out": self.held_out,
+            "seconds": self.seconds_trained,
             "config": asdict(self.config),
         }
         folder = self.folder / f"step-{self.step:09d}"
@@ -590,7 +630,7 @@ class Trainer:
             if f"cuda{rank}" in rng and self.device.type == "cuda":
                 torch.cuda.set_rng_state(rng[f"cuda{rank}"], self.device)
             self._stream_state, self._batches = parts["batches"], None
-            self.held_out, self.step = info["held_out"], info["step"]
+            self.held_out, self.step, self.seconds_trained = info["held_out"], info["step"], info.get("seconds", 0.0)
         except (KeyError, RuntimeError, ValueError) as error:
             raise CheckpointError("checkpoint", f"{folder} ({error})", "a checkpoint of this model") from error
         return self.step

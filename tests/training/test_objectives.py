@@ -10,7 +10,7 @@ from scipy.integrate import quad
 import scoresde as S
 from scoresde.errors import ArgumentError, UnknownNameError
 from scoresde.sampling import time_range
-from scoresde.training import EDM, Levels, LogNormal, MinSNR, Theorem1, UniformLogSNR, UniformTime
+from scoresde.training import EDM, Levels, LogNormal, MinSNR, Sigmoid, Theorem1, UniformLogSNR, UniformTime
 from scoresde.training.weightings import WEIGHTINGS
 from tests.reference import edm
 
@@ -120,6 +120,16 @@ def test_weights_are_those_of_the_papers_on_the_error_of_x0(name, weighting):
     torch.testing.assert_close(w / r**2, expected, rtol=1e-3, atol=0, check_dtype=False)
 
 
+@pytest.mark.parametrize("name", SDES)
+def test_E6_sigmoid_weighs_shape_more_than_detail_and_never_less_than_the_likelihood(name):
+    sde, t = SDES[name], torch.tensor([0.0321, 0.2043, 0.5067, 0.8071])
+    snr = (sde.alpha(t.double()) / sde.sigma(t.double())) ** 2
+    model = Zero(sde)
+    ratio = WEIGHTINGS["sigmoid"]()(model, t) / WEIGHTINGS["likelihood"]()(model, t)
+    torch.testing.assert_close(ratio, 1 + 20 / (1 + snr * math.exp(-2)), rtol=1e-4, atol=0, check_dtype=False)
+    assert torch.equal(Sigmoid(gain=0)(model, t), WEIGHTINGS["likelihood"]()(model, t))
+
+
 def test_edm_draw_by_draw_is_the_papers_loss():
     """lambda(r) |D(x; r) - y|^2 with log r ~ N(-1.2, 1.2^2), D written as in the paper; the density cancels."""
     sde, g = S.VESDE.linear(80.0), generator(1)
@@ -173,6 +183,7 @@ def test_terms_are_the_loss_with_its_time_and_without_the_weight_of_the_draw():
     [
         ("simple", UniformTime),
         ("likelihood", UniformLogSNR),
+        ("sigmoid", UniformLogSNR),
         ("min-snr", UniformTime),
         ("edm", LogNormal),
         ("theorem-1", Levels),
@@ -195,6 +206,10 @@ def test_unknown_names_are_refused():
         S.DenoisingScoreMatching(time_sampling="sometimes")
     with pytest.raises(ArgumentError, match="gamma"):
         MinSNR(0.0)
+    with pytest.raises(ArgumentError, match="gain"):
+        Sigmoid(gain=-1.0)
+    with pytest.raises(ArgumentError, match="bias"):
+        Sigmoid(bias=math.inf)
     with pytest.raises(ArgumentError, match="data_std"):
         EDM(data_std=-1.0)
     with pytest.raises(ArgumentError, match=r"eta: got 1\.5"):
