@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -14,7 +15,7 @@ from scoresde.data.base import count_of
 from scoresde.data.load import HELD_OUT
 from scoresde.errors import ArgumentError, ConfigError, DataError, ShapeError
 from scoresde.likelihood.divergence import Divergence, Exact, Hutchinson, default_divergence
-from scoresde.models import Model, ScoreModel, classifier_free_guidance
+from scoresde.models import Model, ScoreModel, classifier_free_guidance, classifier_guidance
 from scoresde.nets import build_net
 from scoresde.sampling import (
     DDIM,
@@ -29,7 +30,13 @@ from scoresde.sampling import (
 )
 from scoresde.sampling.ode import ADAPTIVE
 from scoresde.sde import DDPM, SDE, build_sde
-from scoresde.training import DenoisingScoreMatching, SlicedScoreMatching, Trainer, TrainerConfig
+from scoresde.training import (
+    DenoisingScoreMatching,
+    NoiseAwareClassifier,
+    SlicedScoreMatching,
+    Trainer,
+    TrainerConfig,
+)
 
 PREDICTORS = {"reverse-diffusion": ReverseDiffusion, "ancestral": Ancestral, "euler-maruyama": EulerMaruyama}
 OBJECTIVES = {"denoising": DenoisingScoreMatching, "sliced": SlicedScoreMatching}
@@ -117,9 +124,10 @@ def trainer(config: RunConfig, model: ScoreModel, folder: str | Path) -> Trainer
     """A trainer that writes its checkpoints into ``folder``."""
     c = config.train
     lives = {"ema": c.ema_half_life, **c.ema_extra}
-    lives = {name: life if life >= 1 else max(1.0, life * c.steps) for name, life in lives.items()}
+    if c.minutes is None:
+        lives = {name: life if life >= 1 else max(1.0, life * c.steps) for name, life in lives.items()}
     law, t_min = dequantization(config, model)
-    same = ("steps", "batch_size", "lr", "warmup", "lr_decay", "clip", "accumulate", "precision", "compile")
+    same = ("steps", "minutes", "batch_size", "lr", "warmup", "lr_decay", "clip", "accumulate", "precision", "compile")
     same += (
         "flip",
         "channels_last",
@@ -162,17 +170,21 @@ def divergence(config: LikelihoodConfig, n: int) -> Divergence:
     return Hutchinson(config.probes)
 
 
-def labels(config: SampleConfig, model: ScoreModel, n: int) -> Tensor | None:
-    """The classes ``(n,)`` to draw, or None for a model without classes.
+def labels(
+    config: SampleConfig, model: ScoreModel, n: int, classifier: NoiseAwareClassifier | None = None
+) -> Tensor | None:
+    """The classes ``(n,)`` to draw, or None for a model without classes that no classifier guides.
 
     Raises:
-        ConfigError: a label for a model without classes, or one that the model does not have.
+        ConfigError: a label for a model without classes, or one that the model or the classifier does not have.
     """
-    classes = model.net.config.get("classes")
-    if classes is None:
+    known = [model.net.config.get("classes"), None if classifier is None else classifier.net.config["out_channels"]]
+    if known == [None, None]:
         if config.label is not None:
-            raise ConfigError("sample.label", config.label, "null: the model was trained without labels")
+            expected = "null, or a sample.classifier: the model was trained without labels"
+            raise ConfigError("sample.label", config.label, expected)
         return None
+    classes = min(count for count in known if count is not None)
     if config.label is None:
         return torch.arange(n) % classes
     if config.label >= classes:
@@ -180,18 +192,45 @@ def labels(config: SampleConfig, model: ScoreModel, n: int) -> Tensor | None:
     return torch.full((n,), config.label)
 
 
-def guided(config: SampleConfig, model: ScoreModel) -> Model:
-    """The model with classifier-free guidance, where a scale is set."""
-    return model if config.guidance == 1 else classifier_free_guidance(model, config.guidance)
+def classifier(config: SampleConfig, model: ScoreModel) -> NoiseAwareClassifier | None:
+    """The classifier to guide by, if the settings name one.
+
+    Raises:
+        CheckpointError: not a folder with a classifier.
+        ConfigError: a classifier of items of another shape or under another process than the model's.
+    """
+    if config.classifier is None:
+        return None
+    found = NoiseAwareClassifier.from_pretrained(config.classifier, model.device)
+    shape = tuple(model.net.config["shape"])
+    if math.prod(found.net.config["shape"]) != math.prod(shape):
+        got = f"{config.classifier}, of {math.prod(found.net.config['shape'])} entries"
+        raise ConfigError("sample.classifier", got, f"one of items {shape}, as the model's")
+    if found.sde.config != model.sde.config:
+        raise ConfigError("sample.classifier", f"{config.classifier}, under {found.sde}", f"one under {model.sde}")
+    return found
 
 
-def cond(model: ScoreModel, labels: Tensor | None) -> Mapping[str, Tensor] | None:
-    """What the network is told besides x and t: the labels, if it knows classes.
+def guided(config: SampleConfig, model: ScoreModel, classifier: NoiseAwareClassifier | None = None) -> Model:
+    """The model with classifier-free guidance, where a scale is set, and with that of a classifier, if there is one."""
+    found: Model = model
+    if config.guidance != 1:
+        found = classifier_free_guidance(model, config.guidance, config.interval, config.rescale)
+    if classifier is None:
+        return found
+    conditional = model.net.config.get("classes") is not None
+    return classifier_guidance(found, classifier, config.scale, conditional=conditional)
+
+
+def cond(
+    model: ScoreModel, labels: Tensor | None, classifier: NoiseAwareClassifier | None = None
+) -> Mapping[str, Tensor] | None:
+    """What the model is told besides x and t: the labels, if its network or the classifier that guides it knows any.
 
     Raises:
         DataError: the model knows classes, the data have no labels.
     """
-    if model.net.config.get("classes") is None:
+    if model.net.config.get("classes") is None and classifier is None:
         return None
     if labels is None:
         raise DataError("data", "items without labels", "labelled items: the model is one of each class")

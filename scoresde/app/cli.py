@@ -242,6 +242,10 @@ def train(out, **options) -> None:
 @click.option("--batch", type=int, help="Samples drawn at a time; does not change them.")
 @click.option("--label", type=int, help="The class to draw, of a conditional model.")
 @click.option("--guidance", type=float, help="Scale of classifier-free guidance: 1 is none, 2 or 3 sharper classes.")
+@click.option("--interval", type=float, nargs=2, metavar="LOW HIGH", help="Log-SNRs between which it guides.")
+@click.option("--rescale", type=float, help="0 to 1: how far the guided contrast is taken back to the unguided.")
+@click.option("--classifier", metavar="FOLDER", help="Guide by this classifier, made by `scoresde classifier`.")
+@click.option("--scale", type=float, help="Scale of its guidance: 1 is Bayes' rule, 0 none, more sharper classes.")
 @click.option("--seed", type=int, help="Seed of the draw.")
 @click.option("--out", type=click.Path(path_type=Path), metavar="FILE", help="Write here, not in RUN.")
 @_settings
@@ -258,16 +262,174 @@ def sample(run, out, stochastic, overrides, **options) -> None:
       scoresde sample runs/digits --sampler dpm --stochastic --steps 50 -n 10000 --batch 500
       scoresde sample runs/digits --sampler ode --seed 1 --out more.npz
       scoresde sample runs/classes --label 3 --guidance 2
+      scoresde sample runs/classes --guidance 3 --interval -6 4 --rescale 0.7
+      scoresde sample runs/digits --label 3 --classifier runs/digits/classifier --scale 2
     """
     from scoresde.app.drawing import sample as work
     from scoresde.app.runs import RunFolder
     from scoresde.app.training import on_ranks
 
     folder = RunFolder.open(run)
-    keys = {name: f"sample.{name}" for name in ("n", "sampler", "steps", "batch", "label", "guidance", "seed")}
-    config = _with(folder, _overrides(overrides, keys | {"device": "train.device"}, options))
+    keys = {name: "train.device" if name == "device" else f"sample.{name}" for name in options}
+    config = _with(folder, _overrides(overrides, keys, options))
     with on_ranks(options["device"]):
         work(folder, config, out, stochastic)
+
+
+_restoring = _options(
+    click.option("--data", metavar="NAME|PATH", help="Items to restore; by default the run's held-out data."),
+    click.option(
+        "--noise",
+        type=float,
+        default=0.05,
+        show_default=True,
+        help="Standard deviation of the observation's noise; images run from -1 to 1, other data have deviation 1.",
+    ),
+    click.option(
+        "--method",
+        metavar="NAME",
+        default="pigdm",
+        show_default=True,
+        help="pigdm, gaussian-data, moment-matching, dps or replacement.",
+    ),
+    click.option("--scale", type=float, help="Step of dps (0.1 unless given)."),
+    click.option(
+        "--particles",
+        type=click.IntRange(1),
+        help="Particles a sample, weighted against the error of the method (8 unless given; 1: none).",
+    ),
+    click.option(
+        "--sampler",
+        metavar="NAME",
+        help="particles, dpm (the default of dps), resampling (that of replacement) or pc.",
+    ),
+    click.option("--steps", type=click.IntRange(1), help="Steps from noise to data."),
+    click.option("--samples", type=click.IntRange(2), default=8, show_default=True, help="Samples an item."),
+    click.option("--limit", type=click.IntRange(1), default=8, show_default=True, help="Restore so many items."),
+    click.option(
+        "--label", type=click.IntRange(0), help="The class of the items, if it is known, for a conditional model."
+    ),
+    click.option("--seed", type=int, default=0, show_default=True, help="Seed of noise and samples."),
+    click.option("--out", type=click.Path(path_type=Path), metavar="FOLDER", help="Write here, not in RUN/restored."),
+    _settings,
+)
+
+
+def _restore(run: Path, data: str | None, out: Path | None, overrides: Sequence[str], device, problem, **settings):
+    """What the three commands share; ``problem(data, seed)`` is what is seen."""
+    from scoresde.app import build, restoring
+    from scoresde.app.runs import RunFolder
+    from scoresde.app.training import on_ranks
+
+    folder = RunFolder.open(run)
+    config = _with(folder, _overrides(overrides, {"device": "train.device"}, {"device": device}))
+    if data is None:
+        items = build.data(config.data)[1]
+    else:
+        items = build.all_data(config.data.model_copy(update={"source": data}))
+    seen = problem(items, settings["seed"])
+    if data is not None:
+        seen = seen._replace(name=f"{seen.name}-{Path(data).stem}")
+    with on_ranks(device):
+        restoring.restore(folder, config, items, seen, restoring.Settings(**settings), out)
+
+
+@main.command()
+@_run
+@click.option(
+    "--mask",
+    required=True,
+    metavar="MASK",
+    help="half, center, random:SHARE (the share that is known), an .npy file of 0 and 1, or a black and white picture.",
+)
+@_restoring
+def inpaint(mask, **options) -> None:
+    """Draw the unknown part of items from the rest of them.
+
+    Held-out items are masked, and drawn back from what is left with noise on it. Writes arrays.npz (truth, observation,
+    samples, mean, std), sheet.png and figures.json into RUN/restored/inpaint-MASK; `scoresde report` shows them.
+
+    \b
+    Examples:
+      scoresde inpaint runs/digits --mask half
+      scoresde inpaint runs/digits --mask random:0.3 --limit 16 --samples 32
+      scoresde inpaint runs/digits --mask mask.png --data mine.npy --method replacement --noise 0
+    """
+    from scoresde.app.restoring import inpainting
+
+    _restore(problem=lambda data, seed: inpainting(data, mask, seed), **options)
+
+
+@main.command()
+@_run
+@_restoring
+def colorize(**options) -> None:
+    """Draw the colours of grey images.
+
+    The grey image is the mean of the three channels, with noise on it. Writes arrays.npz, sheet.png and figures.json
+    into RUN/restored/colorize.
+
+    \b
+    Example:
+      scoresde colorize runs/cifar10 --limit 16
+    """
+    from scoresde.app.restoring import colorization
+
+    _restore(problem=lambda data, seed: colorization(data), **options)
+
+
+@main.command()
+@_run
+@click.option(
+    "--task",
+    required=True,
+    metavar="NAME",
+    help="superresolution (means of blocks), bicubic, deblur, projection (random ones) or tomography.",
+)
+@click.option("--factor", type=int, help="Of superresolution, bicubic and projection: how many entries to one (2).")
+@click.option("--width", type=float, help="Of deblur: the Gaussian's standard deviation in pixels (1).")
+@click.option("--lines", type=int, help="Of tomography: how many directions are seen (8).")
+@_restoring
+def restore(task, factor, width, lines, **options) -> None:
+    """Draw items from a small, blurred or projected version of them.
+
+    Writes arrays.npz, sheet.png and figures.json into RUN/restored/TASK.
+
+    \b
+    Examples:
+      scoresde restore runs/digits --task superresolution --factor 2
+      scoresde restore runs/digits --task deblur --width 1.5 --noise 0.02
+      scoresde restore runs/digits --task projection --factor 4 --particles 32
+    """
+    from scoresde.app.restoring import restoration
+
+    _restore(problem=lambda data, seed: restoration(data, task, factor, width, lines, seed), **options)
+
+
+@main.command()
+@_run
+@click.option("--steps", type=int, default=2000, show_default=True, help="Training steps.")
+@click.option("--batch-size", type=int, default=128, show_default=True, help="Items in a step.")
+@click.option("--lr", type=float, default=1e-3, show_default=True, help="Learning rate.")
+@click.option("--seed", type=int, default=0, show_default=True, help="Seed of weights, batches and noise.")
+@click.option("--out", type=click.Path(path_type=Path), metavar="FOLDER", help="Write here, not in RUN/classifier.")
+@_settings
+def classifier(run, out, overrides, device, **options) -> None:
+    """Train a classifier of noisy data, to guide the model in RUN towards a class.
+
+    It learns the classes of the run's training data at every noise level. `scoresde sample RUN --label 3
+    --classifier RUN/classifier` draws by it, from a model that need not know classes itself.
+
+    \b
+    Example:
+      scoresde classifier runs/digits
+    """
+    from scoresde.app.classifying import train_classifier
+    from scoresde.app.runs import RunFolder
+
+    folder = RunFolder.open(run)
+    config = _with(folder, _overrides(overrides, {"device": "train.device"}, {"device": device}))
+    train_classifier(folder, config, out, **options)
 
 
 _LIKELIHOOD = {"n": "likelihood.n", "seed": "likelihood.seed", "device": "train.device"}

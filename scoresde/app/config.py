@@ -105,6 +105,9 @@ class TrainConfig(_Section):
 
     steps: int = Field(20_000, ge=1, description="optimiser steps")
     batch_size: int = Field(128, ge=1, description="items in a step")
+    minutes: float | None = Field(
+        None, gt=0, description="train for so long instead of train.steps, saving and measuring not counted"
+    )
     lr: float = Field(5e-4, gt=0, description="learning rate after the warm-up")
     warmup: int = Field(500, ge=0, description="steps over which the learning rate rises from 0")
     beta2: float = Field(0.99, gt=0, lt=1, description="decay rate of Adam's squared gradients; the gradients' is 0.9")
@@ -118,8 +121,9 @@ class TrainConfig(_Section):
     objective: Literal["denoising", "sliced"] = Field(
         "denoising", description="score matching against the noise that was added, or by random projections"
     )
-    weighting: Literal["simple", "likelihood", "min-snr", "edm"] = Field(
-        "simple", description="weight of the loss over t: sigma^2 (samples), g^2 (likelihoods), min-SNR or EDM's"
+    weighting: Literal["simple", "likelihood", "sigmoid", "min-snr", "edm"] = Field(
+        "simple",
+        description="weight of the loss over t: sigma^2 (samples), g^2 (likelihoods), sigmoid (both), min-SNR or EDM's",
     )
     time_sampling: Literal["uniform", "low-discrepancy", "log-snr", "log-normal", "levels"] = Field(
         "low-discrepancy", description="how a batch's times are drawn; log-snr suits likelihood, log-normal edm"
@@ -142,7 +146,7 @@ class TrainConfig(_Section):
     channels_last: bool = Field(False, description="hold images channels last: faster on CUDA with tensor cores")
     on_nan: Literal["stop", "skip"] = Field("stop", description="what to do where the loss is NaN or infinite")
     workers: int = Field(0, ge=0, description="processes that read data ahead (mmap)")
-    lr_decay: Literal["none", "cosine"] = Field("cosine", description="learning rate after the warm-up")
+    lr_decay: Literal["none", "cosine", "linear"] = Field("cosine", description="learning rate after the warm-up")
     checkpoint_every: int = Field(1_000, ge=1, description="steps between checkpoints")
     log_every: int = Field(20, ge=1, description="steps between lines of the log")
     keep: int = Field(2, ge=1, description="checkpoints kept, besides the best on held-out data; others are removed")
@@ -178,6 +182,16 @@ class SampleConfig(_Section):
     guidance: float = Field(
         1.0, ge=0, description="scale of classifier-free guidance (models trained with label_dropout); 1: none"
     )
+    interval: list[float] | None = Field(
+        None, description="log-SNR [low, high] between which there is classifier-free guidance; null: everywhere"
+    )
+    rescale: float = Field(
+        0.0, ge=0, le=1, description="how far classifier-free guidance keeps the contrast of the conditional model"
+    )
+    classifier: str | None = Field(
+        None, min_length=1, description="folder of a classifier to guide by, made by `scoresde classifier`; null: none"
+    )
+    scale: float = Field(1.0, ge=0, description="scale of the guidance by the classifier")
     predictor: Literal["reverse-diffusion", "ancestral", "euler-maruyama"] = Field(
         "reverse-diffusion", description="step of the reverse SDE (pc)"
     )
@@ -194,6 +208,17 @@ class SampleConfig(_Section):
     atol: float = Field(1e-5, gt=0, description="absolute tolerance of adaptive solvers (ode)")
     seed: int = Field(0, ge=0, description="seed of the draw")
     batch: int = Field(256, ge=1, description="samples drawn at a time; does not change the samples")
+
+    @model_validator(mode="after")
+    def _guidance_fits(self) -> Self:
+        if self.interval is not None and not (len(self.interval) == 2 and self.interval[0] < self.interval[1]):
+            raise ConfigError("sample.interval", self.interval, "two log-SNRs [low, high] with low < high, or null")
+        for name in ("interval", "rescale"):
+            if self.guidance == 1 and getattr(self, name):
+                raise ConfigError(f"sample.{name}", getattr(self, name), "none without sample.guidance")
+        if self.classifier is None and self.scale != 1:
+            raise ConfigError("sample.scale", self.scale, "1 without sample.classifier")
+        return self
 
 
 class LikelihoodConfig(_Section):
@@ -493,8 +518,20 @@ def _translate(error: ValidationError, values: Mapping[str, Any]) -> ConfigError
     return ConfigError(f"{section}.{key}", repr(got), expected + (f" (did you mean {near[0]!r}?)" if near else ""))
 
 
-_WORDS = {int: "a whole number", float: "a number", str: "text", bool: "true or false", dict: "a mapping"}
-_BOUNDS = {annotated_types.Ge: ("ge", ">="), annotated_types.Gt: ("gt", ">"), annotated_types.Lt: ("lt", "<")}
+_WORDS = {
+    int: "a whole number",
+    float: "a number",
+    str: "text",
+    bool: "true or false",
+    list: "a list of numbers",
+    dict: "a mapping",
+}
+_BOUNDS = {
+    annotated_types.Ge: ("ge", ">="),
+    annotated_types.Gt: ("gt", ">"),
+    annotated_types.Le: ("le", "<="),
+    annotated_types.Lt: ("lt", "<"),
+}
 
 
 def _accepts(field: FieldInfo) -> str:

@@ -30,9 +30,11 @@ STOCHASTIC = {"dpm": lambda: DPMSolver(stochastic=True), "ddim": lambda: DDIM(et
 
 
 def draw_samples(
-    model: ScoreModel, config: SampleConfig, stochastic: bool = False
+    model: ScoreModel, config: SampleConfig, stochastic: bool = False, labels: Tensor | None = None
 ) -> tuple[Tensor, Tensor | None, int]:
     """``(x, labels, calls)``: samples ``(n, *D)`` on the CPU, their classes, and network calls a sample.
+
+    ``labels`` ``(n,)``, if given, are drawn instead of those of the settings, and n is their number.
 
     Raises:
         ConfigError: ``stochastic`` with a sampler that is so, or cannot be.
@@ -43,7 +45,9 @@ def draw_samples(
         if config.sampler not in STOCHASTIC:
             raise ConfigError("sample.sampler", repr(config.sampler), "'dpm' or 'ddim' with --stochastic")
         sampler = STOCHASTIC[config.sampler]()
-    labels, guided = build.labels(config, model, config.n), build.guided(config, model)
+    classifier = build.classifier(config, model)
+    labels = build.labels(config, model, config.n, classifier) if labels is None else labels
+    n, guided = config.n if labels is None else len(labels), build.guided(config, model, classifier)
     shape = tuple(model.net.config["shape"])
     generator = torch.Generator().manual_seed(config.seed)
     batches, calls, drawn = 0, 0, 0
@@ -59,7 +63,7 @@ def draw_samples(
         for begin in range(items.start, items.stop, config.batch):
             size = min(config.batch, items.stop - begin)
             some = None if labels is None else labels[begin : begin + size]
-            cond = build.cond(model, some)
+            cond = build.cond(model, some, classifier)
             parts.append(
                 draw(guided, (size, *shape), sampler, steps, cond=cond, generator=streams(generator, size)).cpu()
             )
@@ -69,8 +73,8 @@ def draw_samples(
 
     hook = model.net.register_forward_hook(count)
     try:
-        with progress(f"sampling ({config.sampler})", len(share_of(config.n, Ranks()))) as update:
-            x = over_ranks(work, config.n, generator)
+        with progress(f"sampling ({config.sampler})", len(share_of(n, Ranks()))) as update:
+            x = over_ranks(work, n, generator)
     finally:
         hook.remove()
     return x, labels, calls // max(1, batches)

@@ -15,6 +15,8 @@ from scoresde.app import build, plots
 from scoresde.app.config import RunConfig
 from scoresde.app.drawing import draw_samples, load_samples
 from scoresde.app.report import Report
+from scoresde.app.restoring import FOLDER, load_records
+from scoresde.app.restoring import rows_of as rows_restored
 from scoresde.app.runs import RunFolder
 from scoresde.app.scoring import figure, histogram, rows_of, score
 from scoresde.app.terminal import duration, progress
@@ -40,6 +42,7 @@ PROCESSES = {
 }
 STRIP_LOG_SNR = (6.0, 4.0, 2.5, 1.0, -0.5, -2.0, -4.0)  # the noise levels of a strip, besides both ends
 STRIP_STEPS, STRIP_ROWS = 150, 4
+CLASSES, A_CLASS, GUIDANCE = 20, 8, 2.0  # rows, samples in a row, and the scale where none is set
 FIELD_NOISE = (0.1, 0.5, 2.0)  # sigma/alpha of the score fields
 DENSITY_NODES, DENSITY_STEPS, DENSITY_CHUNK = 80, 25, 3200
 
@@ -59,11 +62,13 @@ def write_report(run: RunFolder, config: RunConfig, command: str = "train") -> P
     page.figures_of_merit(_cards(run, evaluation, held, held_out))
     _samples(page, run, config, model, train)
     if train.is_image:
+        _classes(page, run, config, model, train)
         _strips(page, run, model, train)
     if train.shape == (2,):
         _plane(page, run, model, train)
     if evaluation:
         _likelihoods(page, run, evaluation)
+    _restored(page, run)
     _training(page, run, config, model)
     page.section("Go on from here", "Each command can be copied as it stands; `--help` explains its options.")
     page.commands(_commands(run, config, train, evaluation))
@@ -157,6 +162,27 @@ def _samples(page: Report, run: RunFolder, config: RunConfig, model: ScoreModel,
             f"Samples by {SAMPLERS[name]}{spent}.",
             f"{shown} items of {train.name} beside {shown} samples of the model by {name}",
         )
+
+
+def _classes(page: Report, run: RunFolder, config: RunConfig, model: ScoreModel, train: Data) -> None:
+    """Samples of each class, guided if the model can be; nothing for a model without classes."""
+    classes = model.net.config.get("classes")
+    if classes is None:
+        return
+    shown = min(classes, CLASSES)
+    guidance = config.sample.guidance
+    if guidance == 1 and config.train.label_dropout:
+        guidance = GUIDANCE
+    settings = config.sample.model_copy(update={"guidance": guidance})
+    labels = torch.arange(shown).repeat_interleave(A_CLASS)
+    x = draw_samples(model, settings, labels=labels)[0].reshape(shown, A_CLASS, *train.shape)
+    names = train.class_names or [str(k) for k in range(classes)]
+    picture = plots.rows_of_images({str(names[k]): train.to_image(x[k]) for k in range(shown)})
+    run.picture("classes", picture)
+    how = "without guidance" if guidance == 1 else f"by classifier-free guidance of scale {guidance:g}"
+    more = "" if shown == classes else f" The first {shown} of {classes} classes."
+    page.section("Classes", "What the model draws when it is told the class: a row a class.")
+    page.figure(picture, f"Samples of each class, {how}.{more}", f"{A_CLASS} samples of each of {shown} classes")
 
 
 def _times(sde: SDE) -> list[float]:
@@ -313,6 +339,28 @@ def _likelihoods(page: Report, run: RunFolder, evaluation: dict[str, Any]) -> No
     page.figure(picture, caption, f"histograms of {unit} of the scored sets")
 
 
+def _restored(page: Report, run: RunFolder) -> None:
+    """What ``inpaint``, ``colorize`` and ``restore`` have left in the run."""
+    records = load_records(run)
+    if not records:
+        return
+    page.section(
+        "Restored",
+        "Items were observed in part, with noise, and drawn back from the observation alone. If the samples are from "
+        "the posterior, y - A x is as large as the noise, the squared error of a sample is nearly twice that of their "
+        "mean, and the truth lies within 2 standard deviations of the mean as often as is given in brackets.",
+    )
+    for record, picture in records:
+        what = f"{record['title']} of {record['data']}"
+        page.figure(picture, f"{what}, by {record['method']}. {record['caption']}", f"{what}: truth, seen and restored")
+        page.table(
+            ["figure", "mean"],
+            rows_restored(record, "±"),
+            f"{what}: means over {record['n']} items ± their standard errors; {record['samples']} samples each by "
+            f"{record['method']}, {record['calls']} network calls. Model units, {record['units']}.",
+        )
+
+
 def _training(page: Report, run: RunFolder, config: RunConfig, model: ScoreModel) -> None:
     page.section("Training")
     records = [record for record in run.records() if {"step", "loss"} <= record.keys()]
@@ -355,6 +403,8 @@ def _commands(run: RunFolder, config: RunConfig, train: Data, evaluation: dict |
         commands.append(("Compare with baselines:", f"scoresde evaluate {folder}"))
     if train.levels is not None:
         commands.append(("Score images of your own (N, H, W):", f"scoresde likelihood {folder} --data images.npy"))
+    if train.is_image and not (run.path / FOLDER).exists():
+        commands.append(("Draw the lower half from the upper:", f"scoresde inpaint {folder} --mask half"))
     commands += [
         ("Train twice as long:", f"scoresde train --out {folder} --resume --steps {2 * config.train.steps}"),
         ("Train with another process:", f"scoresde train --data {source} --sde {other} --out {again}"),

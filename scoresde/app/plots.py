@@ -29,6 +29,7 @@ from scoresde.errors import ArgumentError, ShapeError
 BLUE, ORANGE, GREEN, PINK, SKY, AMBER = "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00"
 PALETTE = (BLUE, ORANGE, GREEN, PINK, SKY, AMBER)
 INK, FAINT = "#24292f", "#d0d7de"
+NOTHING = (0.72, 0.85, 0.96)  # where an image has no pixels
 DASHES = ("-", (0, (5, 2)), (0, (1.2, 1.6)), (0, (6, 2, 1.2, 2)))
 DENSITY = LinearSegmentedColormap.from_list("density", ["#ffffff", "#d6e6f4", "#6baed6", "#2171b5", "#08306b"])
 
@@ -147,6 +148,57 @@ def strip(states: Sequence[tuple[float, Array]]) -> Figure:
     return page.figure("" if len(times) <= 5 else "t")
 
 
+@_styled
+def columns_of_images(blocks: Mapping[str, Sequence[Array]]) -> Figure:
+    """Images ``(N, C, H, W)`` in [0, 1], a row an item: blocks of columns side by side with their names above.
+
+    Pixels that are NaN are drawn in light blue: there is nothing there.
+    """
+    stacks = {name: [_with_gaps(f"blocks[{name!r}]", images) for images in stack] for name, stack in blocks.items()}
+    every = [images for stack in stacks.values() for images in stack]
+    if not every:
+        raise ArgumentError("blocks", "none", "at least one block of images")
+    for images in every:
+        if images.shape != every[0].shape:
+            raise ShapeError("blocks", f"images {images.shape[:3]}", f"{every[0].shape[:3]}, like the first")
+    page = _Page(every[0].shape[1:3], len(every), len(every[0]), above=1.3)
+    column = 0
+    for name, stack in stacks.items():
+        page.head(name, column, len(stack))
+        for images in stack:
+            for row, image in enumerate(images):
+                page.put(image, row, column)
+            column += 1
+    return page.figure()
+
+
+@_styled
+def rows_of_images(rows: Mapping[str, Array]) -> Figure:
+    """Images ``(N, C, H, W)`` in [0, 1]: a row for each name, which is written left of it."""
+    stacks = {name: _images(f"rows[{name!r}]", images) for name, images in rows.items()}
+    if not stacks:
+        raise ArgumentError("rows", "none", "at least one row of images")
+    first = next(iter(stacks.values()))
+    for name, images in stacks.items():
+        if images.shape != first.shape:
+            raise ShapeError(f"rows[{name!r}]", f"images {images.shape[:3]}", f"{first.shape[:3]}, like the first")
+    page = _Page(first.shape[1:3], len(first), len(stacks))
+    for row, (name, images) in enumerate(stacks.items()):
+        page.label(name, row)
+        for column, image in enumerate(images):
+            page.put(image, row, column)
+    return page.figure()
+
+
+def _with_gaps(name: str, images: Array) -> np.ndarray:
+    """Images as :func:`_images` gives them, NaN in light blue."""
+    images = _array(name, images)
+    missing = np.isnan(images).any(axis=1) if images.ndim == 4 else False
+    images = _images(name, np.nan_to_num(images, nan=0.0)).copy()
+    images[missing] = NOTHING
+    return images
+
+
 class _Page:
     """A sheet of ``rows`` x ``columns`` images laid out in whole pixels, with lines of type above, below or between.
 
@@ -168,6 +220,7 @@ class _Page:
         self.top, self.row = round(above * self.line), self.height + self.gap + round(below * self.line)
         self.sheet = np.ones((self.top + rows * self.row - self.gap, self.sheet_width, 3))
         self.texts: list[tuple[float, float, float, str]] = []  # x and y of the middle, room, text
+        self.labels: list[tuple[float, str]] = []  # y of the middle and text, left of the rows
 
     def _left(self, column: int) -> int:
         return column * (self.width + self.gap) + (4 * self.gap if self.split and column >= self.split else 0)
@@ -184,9 +237,14 @@ class _Page:
         left, right = self._left(column), self._left(column + span - 1) + self.width
         self.texts.append(((left + right) / 2, self.top - 0.65 * self.line, right - left + self.gap, text))
 
+    def label(self, text: str, row: int) -> None:
+        self.labels.append((self.top + row * self.row + self.height / 2, text))
+
     def figure(self, corner: str = "") -> Figure:
         """The finished sheet; ``corner`` is written left of the headings."""
         margin = round(0.9 * self.line) if corner else 0
+        if self.labels:
+            margin = round((0.5 + 0.45 * max(len(text) for _, text in self.labels)) * self.line)
         pad = self.gap
         height, width = self.sheet.shape[0] + 2 * pad, self.sheet_width + margin + 2 * pad
         figure = Figure(figsize=(width / self.dpi, height / self.dpi), dpi=self.dpi)
@@ -201,6 +259,8 @@ class _Page:
         points = max(6.0, min(STYLE["font.size"], room / 0.58 * 72 / self.dpi))
         for x, y, _, text in self.texts:
             axes.text(left + x, pad + y, text, ha="center", va="center", fontsize=points)
+        for y, text in self.labels:
+            axes.text(left - 2 * self.gap, pad + y, text, ha="right", va="center", fontsize=points)
         if corner:
             axes.text(pad, pad + self.top - 0.65 * self.line, corner, ha="left", va="center", fontsize=points)
         return figure
@@ -317,6 +377,52 @@ def scatter_pair(real: Array, samples: Array, names: tuple[str, str] = ("real", 
         axes.scatter(*points.T, s=_dot(len(points)), color=color, alpha=0.5, linewidths=0)
         axes.set_title(name)
         _plane(axes, *limits)
+    return figure
+
+
+@_styled
+def restored_points(data: Array, truth: Array, samples: Array) -> Figure:
+    """Points in the plane and what was drawn given an observation of each, over data ``(M, 2)`` in grey.
+
+    ``truth (N, 2)`` are crosses, ``samples (N, S, 2)`` dots of the same colour; at most six points.
+    """
+    data, truth, samples = _points("data", data), _points("truth", truth), _array("samples", samples)
+    if samples.ndim != 3 or len(samples) != len(truth) or samples.shape[2] != 2:
+        raise ShapeError("samples", f"shape {samples.shape}", f"({len(truth)}, S, 2)")
+    if len(truth) > len(PALETTE):
+        raise ArgumentError("truth", f"{len(truth)} points", f"1 to {len(PALETTE)}")
+    figure, axes = _axes(0.9)
+    axes.scatter(*data[:2000].T, s=1.6 * _dot(min(2000, len(data))), color=FAINT, linewidths=0)
+    for color, point, drawn in zip(PALETTE, truth, samples, strict=False):
+        axes.scatter(*drawn.T, s=22, color=color, alpha=0.7, linewidths=0)
+        axes.scatter(*point, s=90, color=color, marker="X", edgecolors="white", linewidths=1.2, zorder=3)
+    _plane(axes, *_frame(data, samples.reshape(-1, 2)))
+    return figure
+
+
+@_styled
+def restored_curves(truth: Array, seen: Array, mean: Array, std: Array, samples: Array) -> Figure:
+    """Items as curves over their n entries, one panel each: the truth, what was seen, and draws given that.
+
+    ``truth``, ``seen`` (NaN where nothing was), ``mean`` and ``std`` are ``(N, n)``, ``samples`` ``(N, S, n)``.
+    """
+    truth, seen, mean, std, samples = (
+        _array(name, value)
+        for name, value in (("truth", truth), ("seen", seen), ("mean", mean), ("std", std), ("samples", samples))
+    )
+    for name, value in (("seen", seen), ("mean", mean), ("std", std), ("samples", samples[:, 0])):
+        if value.shape != truth.shape or truth.ndim != 2:
+            raise ShapeError(name, f"shape {value.shape}", f"{truth.shape}, like the truth, (N, n)")
+    figure = Figure(figsize=(WIDTH, (0.5 + 1.5 * len(truth))), layout="constrained")
+    entry = np.arange(truth.shape[1])
+    panels = np.atleast_1d(figure.subplots(len(truth), 1, sharex=True))
+    for i, axes in enumerate(panels):
+        axes.fill_between(entry, mean[i] - 2 * std[i], mean[i] + 2 * std[i], color=SKY, alpha=0.35, linewidth=0)
+        axes.plot(entry, samples[i].T, color=BLUE, linewidth=0.8, alpha=0.6)
+        axes.plot(entry, truth[i], color=INK, linestyle=DASHES[1], linewidth=1.6)
+        axes.plot(entry, seen[i], "o", color=ORANGE, markersize=4)
+    panels[-1].xaxis.set_major_locator(MaxNLocator(6, integer=True))
+    panels[-1].set_xlabel("entry")
     return figure
 
 

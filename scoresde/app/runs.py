@@ -7,6 +7,8 @@ tensorboard/       the same for TensorBoard, if train.tensorboard is on
 checkpoints/       step-N folders, each a model for ``ScoreModel.from_pretrained`` and the state of its training
 samples-*.npz      samples, one file a sampler
 likelihood*.csv    log-likelihoods, an item a line
+restored/          items drawn from observations of them, a folder for each kind of observation
+classifier/        a classifier of noisy data, for ``NoiseAwareClassifier.from_pretrained``
 evaluation.json    the model against baselines and corrupted data
 pictures/          PNG files; in training/, samples drawn on the way
 report.html        all of it on one page

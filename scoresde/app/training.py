@@ -80,7 +80,7 @@ def train(run: RunFolder, command: str = "train") -> None:
         trainer.resume()
     run.sweep()
     run.rewind_log(trainer.step)
-    if trainer.step >= config.train.steps:
+    if trainer.finished:
         say(f"Trained already: {trainer.step} steps.")
         return
     weights = sum(p.numel() for p in model.parameters())
@@ -94,7 +94,9 @@ def train(run: RunFolder, command: str = "train") -> None:
     begun = time.monotonic() - before
     with ExitStack() as stack:
         signals = stack.enter_context(on_signals(trainer.stop))
-        update = stack.enter_context(progress("training", config.train.steps, trainer.step))
+        minutes = config.train.minutes
+        work = ("training", config.train.steps) if minutes is None else ("training, seconds", round(60 * minutes))
+        update = stack.enter_context(progress(*work, _done(trainer)))
         stack.enter_context(run.stage("train", since=before, weights=weights, device=devices))
         board = _board(run, stack) if ranks.first else None
         if config.train.sample_every is not None:
@@ -104,7 +106,7 @@ def train(run: RunFolder, command: str = "train") -> None:
                 run.log({**dataclasses.asdict(record), "seconds": round(time.monotonic() - begun, 2)})
                 if board is not None:
                     board(record)
-                update(record.step, _line(record))
+                update(_done(trainer), _line(record))
                 for skip in record.skipped:
                     where = "" if skip.t is None else f" at t = {skip.t:.4g} (log-SNR {skip.log_snr:.3g})"
                     say(f"Step {skip.step} left out: loss or gradient NaN or infinite{where}.")
@@ -113,8 +115,13 @@ def train(run: RunFolder, command: str = "train") -> None:
         except NonFiniteError as error:
             kept = "there is no checkpoint yet" if run.step is None else f"the last good checkpoint is step {run.step}"
             raise NonFiniteError(f"{error}; {kept}; a smaller train.lr may help") from error
-    if signals or trainer.step < config.train.steps:  # by a signal to this process, or to another one
+    if signals or not trainer.finished:  # by a signal to this process, or to another one
         raise Interrupted(signals[0] if signals else signal.SIGTERM, resume_command(run, command))
+
+
+def _done(trainer: Trainer) -> int:
+    """Steps done; or seconds, where those are what the training is given."""
+    return trainer.step if trainer.config.minutes is None else int(trainer.seconds_trained)
 
 
 def _line(record: Record) -> str:

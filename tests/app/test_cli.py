@@ -16,7 +16,15 @@ import torch
 from runs_for_tests import QUICK_SCORES, TINY, TINY_POINTS, error, invoke, train
 
 import scoresde
-from scoresde import DPMSolver, ScoreModel, classifier_free_guidance, load_data, sample
+from scoresde import (
+    DPMSolver,
+    NoiseAwareClassifier,
+    ScoreModel,
+    classifier_free_guidance,
+    classifier_guidance,
+    load_data,
+    sample,
+)
 from scoresde.app import baselines, pages
 from scoresde.app.runs import RunFolder
 from scoresde.data import from_array
@@ -54,7 +62,11 @@ def test_runs_as_a_module():
     assert done.stdout == f"scoresde, version {scoresde.__version__}\n"
 
 
-@pytest.mark.parametrize("command", ["demo", "train", "sample", "likelihood", "evaluate", "report"])
+COMMANDS = ["demo", "train", "sample", "likelihood", "evaluate", "report"]
+COMMANDS += ["inpaint", "colorize", "restore", "classifier"]
+
+
+@pytest.mark.parametrize("command", COMMANDS)
 def test_every_command_explains_itself_with_an_example(command):
     text = invoke(command, "--help").output
     assert f"scoresde {command} " in text.partition("Example")[2]
@@ -237,6 +249,67 @@ def test_guidance_from_the_command_line(tmp_path):
     assert torch.equal(found, expected)
     assert "a number >= 0" in error("sample", run, "--guidance", -1)
     assert "sample.guidance" in error("sample", run, "--guidance", 2, "--set", "train.label_dropout=0")
+
+    invoke("sample", run, *settings, "--guidance", 2, "--interval", -3, 4, "--rescale", 0.5)
+    found = torch.from_numpy(np.load(run / "samples-dpm.npz")["x"])
+    model = classifier_free_guidance(RunFolder.open(run).model(), 2.0, (-3.0, 4.0), 0.5)
+    generators = streams(torch.Generator().manual_seed(0), 3)
+    assert torch.equal(found, sample(model, (3, 1, 8, 8), DPMSolver(), 4, cond=cond, generator=generators))
+    assert "low < high" in error("sample", run, "--guidance", 2, "--interval", 4, -3)
+    assert "sample.rescale" in error("sample", run, "--guidance", 2, "--rescale", 1.5)
+    assert "<= 1" in error("sample", run, "--guidance", 2, "--rescale", 1.5)
+    assert "none without sample.guidance" in error("sample", run, "--rescale", 0.5)
+    assert "0 to 9" in error("sample", run, "--label", 10)
+
+
+def test_a_classifier_is_trained_and_guides(run, tmp_path):
+    """A model that was told no classes draws the one it is asked for, as the library does with the same classifier."""
+    output = invoke("classifier", run, "--steps", 3, "--batch-size", 8).output
+    assert "right of 360 held out" in output
+    folder = run / "classifier"
+    classifier = NoiseAwareClassifier.from_pretrained(folder)
+    settings = ["-n", 3, "--steps", 4, "--classifier", folder]
+    invoke("sample", run, *settings, "--label", 3, "--scale", 2)
+    found = np.load(run / "samples-dpm.npz")
+    assert found["labels"].tolist() == [3, 3, 3]
+    model = classifier_guidance(RunFolder.open(run).model(), classifier, 2.0)
+    generators, cond = streams(torch.Generator().manual_seed(0), 3), {"y": torch.full((3,), 3)}
+    expected = sample(model, (3, 1, 8, 8), DPMSolver(), 4, cond=cond, generator=generators)
+    assert torch.equal(torch.from_numpy(found["x"]), expected)
+    assert "0 to 9" in error("sample", run, *settings, "--label", 10)
+    assert "sample.classifier" in error("sample", run, "--scale", 2)
+    assert "config.json" in error("sample", run, "--classifier", tmp_path)
+    config = json.loads((folder / "config.json").read_text())
+    config["sde"]["beta_max"] = 12.0
+    (folder / "config.json").write_text(json.dumps(config))
+    assert "one under VPSDE(beta_min=0.1, beta_max=20)" in error("sample", run, *settings)
+    moons = tmp_path / "moons"
+    train(moons, "--data", "two-moons", steps=2, options=TINY_POINTS)
+    assert "of 64 entries" in error("sample", moons, *settings)
+    assert "without labels" in error("classifier", moons)
+
+
+def test_the_report_of_a_conditional_run_has_a_row_a_class(tmp_path, monkeypatch):
+    drawn = []
+
+    def remember(rows):
+        drawn.append({name: np.asarray(images) for name, images in rows.items()})
+        return rows_of_images(rows)
+
+    rows_of_images = pages.plots.rows_of_images
+    monkeypatch.setattr(pages.plots, "rows_of_images", remember)
+    monkeypatch.setattr(pages, "STRIP_STEPS", 5)
+    monkeypatch.setattr(pages, "A_CLASS", 2)
+    run = tmp_path / "run"
+    train(run, "--set", "train.conditional=true", "--set", "train.label_dropout=0.2", "--set", "sample.n=2")
+    invoke("report", run)
+    assert "guidance of scale 2" in (run / "report.html").read_text()
+    assert (run / "pictures" / "classes.png").is_file()
+    assert list(drawn[0]) == [str(k) for k in range(10)]
+    model = classifier_free_guidance(RunFolder.open(run).model(), 2.0)
+    generators, cond = streams(torch.Generator().manual_seed(0), 20), {"y": torch.arange(10).repeat_interleave(2)}
+    expected = sample(model, (20, 1, 8, 8), DPMSolver(), 3, cond=cond, generator=generators)
+    np.testing.assert_allclose(np.concatenate(list(drawn[0].values())), load_data("digits")[0].to_image(expected))
 
 
 @pytest.mark.parametrize(("shape", "net"), [((5,), "ResidualMLP"), ((2, 12), "UNet")])

@@ -53,7 +53,7 @@ def test_nothing_is_overwritten(run, tmp_path):
     assert [p.name for p in (tmp_path / "mine").iterdir()] == ["thesis.txt"]
 
 
-@pytest.mark.parametrize("command", ["sample", "likelihood", "evaluate", "report"])
+@pytest.mark.parametrize("command", ["sample", "likelihood", "evaluate", "report", "colorize", "classifier"])
 def test_a_folder_that_is_no_run(tmp_path, digits, command):
     assert "does not exist" in error(command, tmp_path / "nothing")
     assert "no config.yaml" in error(command, tmp_path)

@@ -32,6 +32,10 @@ DRAWN = {
     "side_by_side": lambda f: plots.side_by_side(f(IMAGES), f(IMAGES[:4])),
     "strip": lambda f: plots.strip([(t, f(IMAGES)) for t in (0.0, 0.5, 1.0)]),
     "strip of many": lambda f: plots.strip([(t, f(IMAGES)) for t in np.linspace(0, 1, 12)]),
+    "columns": lambda f: plots.columns_of_images({"truth": [f(IMAGES)], "samples": [f(1 - IMAGES), f(IMAGES)]}),
+    "rows": lambda f: plots.rows_of_images({"a": f(IMAGES), "a long name": f(1 - IMAGES)}),
+    "restored points": lambda f: plots.restored_points(f(POINTS), f(POINTS[:3]), f(POINTS[:60].reshape(3, 20, 2))),
+    "restored curves": lambda f: plots.restored_curves(*(f(T[None]) for _ in range(4)), f(T[None, None])),
     "loss_curve": lambda f: plots.loss_curve(f(np.arange(50)), f(np.exp(-T) + 0.1)),
     "loss_curve ema": lambda f: plots.loss_curve(f(np.arange(50)), f(np.exp(-T) - 0.5), ema=f(np.exp(-T) - 0.5)),
     "histograms": lambda f: plots.histograms({"a": f(POINTS[:, 0]), "b": f(POINTS[:50, 1] + 3)}, "bits/dim"),
@@ -54,6 +58,18 @@ def test_tensor_and_array_draw_the_same_picture(name, monkeypatch):
     np.testing.assert_array_equal(
         picture, pixels(DRAWN[name](lambda a: torch.tensor(a, requires_grad=a.dtype == float)))
     )
+
+
+def test_what_was_not_seen_is_blue_and_names_stand_left_of_their_rows():
+    gaps = IMAGES.copy()
+    gaps[2, 0, :4] = np.nan
+    whole, seen = (pixels(plots.columns_of_images({"a": [images], "b": [IMAGES]})) for images in (IMAGES, gaps))
+    changed = (whole != seen).any(2)
+    assert 0 < changed.mean() < 0.06
+    assert np.abs(seen[changed] - 255 * np.array(plots.NOTHING)).max() <= 1
+    with_name, without = (pixels(plots.rows_of_images({name: IMAGES})) for name in ("digit", ""))
+    assert with_name.shape[1] > without.shape[1]
+    assert (with_name[:, : with_name.shape[1] // 20] < 128).any()
 
 
 def test_half_precision_tensors_are_taken():
@@ -122,6 +138,12 @@ def test_arrows_point_along_the_vectors():
         (lambda: plots.image_grid(IMAGES, captions=["a"]), ArgumentError, "captions"),
         (lambda: plots.image_grid("text"), ArgumentError, "images"),
         (lambda: plots.side_by_side(IMAGES, IMAGES[..., :4]), ShapeError, "samples"),
+        (lambda: plots.columns_of_images({}), ArgumentError, "blocks"),
+        (lambda: plots.columns_of_images({"a": [IMAGES], "b": [IMAGES[:2]]}), ShapeError, "blocks"),
+        (lambda: plots.rows_of_images({"a": IMAGES, "b": IMAGES[:2]}), ShapeError, "rows"),
+        (lambda: plots.restored_points(POINTS, POINTS[:7], np.zeros((7, 2, 2))), ArgumentError, "truth"),
+        (lambda: plots.restored_points(POINTS, POINTS[:3], np.zeros((2, 2, 2))), ShapeError, "samples"),
+        (lambda: plots.restored_curves(*[np.zeros((1, 4))] * 4, np.zeros((1, 2, 3))), ShapeError, "samples"),
         (lambda: plots.strip([]), ArgumentError, "states"),
         (lambda: plots.strip([(0, IMAGES), (1, IMAGES[:2])]), ShapeError, r"states\[1\]"),
         (lambda: plots.loss_curve([1, 2], [1.0]), ShapeError, "loss"),
