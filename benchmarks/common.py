@@ -1,4 +1,16 @@
-"""What the benchmarks share: where results go and what is written beside them."""
+"""What the benchmarks share: their options, the peers' import, and the record each leaves of a run.
+
+A benchmark is a module with a docstring whose first line says what it measures, ``QUICK_SECONDS`` (what ``--quick``
+takes on one core) and a ``main(arguments=None)`` of this shape::
+
+    options = common.parser("quality", __doc__, quick="fewer mixtures").parse_args(arguments)
+    modules, left_out = common.load_peers({"azula": lambda: import_module("azula")})
+    record = common.Record("quality", options, "Quality per call", arguments=arguments, seeds="0 to 3", peers=modules)
+    ...
+    record.write(rows, text, figure)
+
+``write`` makes ``quality.csv``, ``quality.md`` and ``quality.png`` in ``options.out``, or ``quality-quick.*``.
+"""
 
 from __future__ import annotations
 
@@ -6,43 +18,44 @@ import os
 
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # before torch starts its threads
 
+import argparse
 import csv
+import io
 import platform
 import shlex
+import subprocess
 import sys
+import time
+from collections.abc import Callable, Iterable, Mapping
+from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
+from typing import TYPE_CHECKING, TypeVar
 
 import torch
 
-from scoresde.errors import ArgumentError
+from scoresde.errors import ArgumentError, UnknownNameError
 
-RESULTS = Path(__file__).parent / "results"
-PACKAGES = ("scoresde", "torch", "numpy", "scipy", "diffusers", "k-diffusion", "torchsde", "azula")
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
-
-def environment() -> dict[str, str]:
-    """Machine, versions and command: what a reader needs to judge or repeat a table."""
-    versions = {}
-    for name in PACKAGES:
-        try:
-            versions[name] = metadata.version(name)
-        except metadata.PackageNotFoundError:
-            versions[name] = "not installed"
-    return {
-        "command": " ".join(map(shlex.quote, ["python", "-m", f"benchmarks.{Path(sys.argv[0]).stem}", *sys.argv[1:]])),
-        "machine": f"{_processor()}, {os.cpu_count()} cores, {torch.get_num_threads()} threads used, "
-        f"{platform.system()}, Python {platform.python_version()}",
-        "versions": ", ".join(f"{name} {version}" for name, version in versions.items()),
-    }
+T = TypeVar("T")
+ROOT = Path(__file__).resolve().parents[1]
+RESULTS = ROOT / "benchmarks" / "results"
+PACKAGES = ("torch", "numpy", "scipy", "torchdiffeq")  # whose versions every record has, beside our own
+NOT_INSTALLED = "not installed (pip install 'scoresde[bench]', or as docs/benchmarks.md says)"
 
 
-def _processor() -> str:
-    if (info := Path("/proc/cpuinfo")).exists():
-        for line in info.read_text().splitlines():
-            if line.startswith("model name"):
-                return line.split(":", 1)[1].strip()
-    return platform.processor() or platform.machine()
+# ---- options and peers ----------------------------------------------------------------------------------------------
+
+
+def parser(name: str, doc: str, *, quick: str, threads: int = 1) -> argparse.ArgumentParser:
+    """A parser with what all have: ``--quick`` (``quick`` is its line of help), ``--threads`` and ``--out``."""
+    made = argparse.ArgumentParser(prog=f"python -m benchmarks.{name}", description=doc.splitlines()[0])
+    made.add_argument("--quick", action="store_true", help=quick)
+    made.add_argument("--threads", type=int, default=threads, help="of torch (default: %(default)s)")
+    made.add_argument("--out", type=Path, default=RESULTS, help="folder of the results (default: benchmarks/results)")
+    return made
 
 
 def integers(name: str, text: str) -> list[int]:
@@ -57,16 +70,183 @@ def integers(name: str, text: str) -> list[int]:
     return [int(part) for part in parts]
 
 
+def names(name: str, text: str, known: Iterable[str]) -> list[str]:
+    """``"a,b"`` as ``["a", "b"]``.
+
+    Raises:
+        UnknownNameError: one that is not known.
+    """
+    for part in text.split(","):
+        if part not in (known := list(known)):
+            raise UnknownNameError(name, part, known)
+    return text.split(",")
+
+
+def version(package: str) -> str | None:
+    """The installed version of a distribution; None where there is none."""
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def load_peers(loaders: Mapping[str, Callable[[], T]]) -> tuple[dict[str, T], dict[str, str]]:
+    """``({package: what its loader gives}, {package left out: reason})``; never an exception.
+
+    The keys are names of distributions, as ``pip install`` takes them.
+    """
+    loaded, left_out = {}, {}
+    for package, load in loaders.items():
+        try:
+            loaded[package] = load()
+        except Exception as error:  # a peer's import may fail in any way; the tables say how
+            first = (str(error).splitlines() or [""])[0]
+            missing = version(package) is None
+            left_out[package] = NOT_INSTALLED if missing else f"does not import: {type(error).__name__}: {first}"
+    return loaded, left_out
+
+
+# ---- records --------------------------------------------------------------------------------------------------------
+
+
+class Record:
+    """What a reader needs to judge or repeat a run, taken at its start and end, and the files that it leaves.
+
+    Args:
+        name: the benchmark, ``python -m benchmarks.NAME``, and the files' name.
+        options: with ``quick`` and ``out``.
+        title: of the page.
+        arguments: of the command line; None: those of this process.
+        seeds: which, of what.
+        peers: names of the packages that are measured or used: their versions are recorded.
+        left_out: those that are not there, and why.
+        variant: becomes part of the files' name, ``NAME_VARIANT``.
+
+    ``notes`` may be filled until ``write``: lines of the page's head, by name.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        options: argparse.Namespace,
+        title: str,
+        *,
+        arguments: list[str] | None = None,
+        seeds: str,
+        peers: Iterable[str] = (),
+        left_out: Mapping[str, str] | None = None,
+        variant: str = "",
+    ):
+        self.quick, self.out, self.title, self.seeds = options.quick, Path(options.out), title, seeds
+        self.peers, self.left_out = list(peers), dict(left_out or {})
+        arguments = sys.argv[1:] if arguments is None else arguments
+        self.command = shlex.join(["python", "-m", f"benchmarks.{name}", *arguments])
+        self.stem = name + (f"_{variant}" if variant else "") + ("-quick" if options.quick else "")
+        self.notes: dict[str, str] = {}
+        self._begun, self._load, self._cpu = time.perf_counter(), _load_average(), _cpu_seconds()
+        self._date = datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC")
+
+    def path(self, end: str) -> Path:
+        """``out/NAME.end``, or ``out/NAME-quick.end``."""
+        return self.out / f"{self.stem}.{end}"
+
+    def head(self) -> dict[str, str]:
+        """The lines above the tables, by name."""
+        packages = [f"{package} {version(package) or '(no version)'}" for package in (*PACKAGES, *self.peers)]
+        lines = {
+            "command": f"`{self.command}`",
+            "run": "quick: it shows that all works; its numbers mean little" if self.quick else "full",
+            "date": self._date,
+            "machine": f"{_processor()}, {os.cpu_count()} cores, {platform.system()} {platform.release()}",
+            "threads": f"{torch.get_num_threads()} of torch",
+            "load average": f"{self._load} at the start, {_load_average()} at the end",
+            "time": f"{time.perf_counter() - self._begun:.0f} s, {_cpu_seconds() - self._cpu:.0f} s of CPU",
+            "versions": f"scoresde {version('scoresde')} ({commit()}), Python {platform.python_version()}, "
+            + ", ".join(packages),
+            "seeds": self.seeds,
+        }
+        return lines | self.notes | {f"left out: {package}": reason for package, reason in self.left_out.items()}
+
+    def write(self, rows: list[dict], text: str, figure: Figure | None = None) -> Path:
+        """The CSV file of ``rows``, the figure's PNG, and the page, which is printed too; gives the page's path.
+
+        ``rows`` are measurements, one each; where they are of several kinds, a column says which, and what a row lacks
+        is empty. ``text`` is Markdown that stands below the head.
+        """
+        self.out.mkdir(parents=True, exist_ok=True)
+        write_csv(self.path("csv"), rows)
+        parts = [f"# {self.title}", "\n".join(f"- {name}: {line}" for name, line in self.head().items())]
+        if figure is not None:
+            write_png(self.path("png"), figure)
+            parts.append(f"![{self.title}]({self.path('png').name})")
+        page = "\n\n".join([*parts, text.strip()]) + "\n"
+        self.path("md").write_text(page)
+        print(page)
+        return self.path("md")
+
+
+def commit() -> str:
+    """The commit of the checkout, and whether anything but the results differs from it."""
+
+    def git(*arguments: str) -> str:
+        command = ["git", "--no-optional-locks", *arguments]
+        return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout.strip()
+
+    try:
+        changes = git("status", "--porcelain", "--", ".", ":!benchmarks/results")
+        return f"git {git('rev-parse', '--short', 'HEAD')}, {'dirty' if changes else 'clean'}"
+    except (OSError, subprocess.CalledProcessError):
+        return "not in git"
+
+
+def _processor() -> str:
+    if (info := Path("/proc/cpuinfo")).exists():
+        for line in info.read_text().splitlines():
+            if line.startswith("model name"):
+                return line.split(":", 1)[1].strip()
+    return platform.processor() or platform.machine()
+
+
+def _load_average() -> str:
+    return f"{os.getloadavg()[0]:.2f}" if hasattr(os, "getloadavg") else "unknown"
+
+
+def _cpu_seconds() -> float:
+    return sum(os.times()[:4])  # of this process and the children that have ended
+
+
 def write_csv(path: Path, rows: list[dict]) -> None:
-    """One line a row; the columns are the keys of the first."""
+    """One line a row; the columns are the keys of all, in the order of their first appearance."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("w", newline="") as file:
-        writer = csv.DictWriter(file, list(rows[0]))
+        writer = csv.DictWriter(file, list(dict.fromkeys(key for row in rows for key in row)), restval="")
         writer.writeheader()
         writer.writerows(rows)
 
 
+def write_png(path: Path, figure: Figure, *, dpi: int = 100, colours: int = 128) -> None:
+    """A small PNG: few colours, which plots and sheets of grey images do not miss."""
+    from PIL import Image
+
+    buffer = io.BytesIO()
+    figure.savefig(buffer, dpi=dpi, format="png")
+    image = Image.open(buffer).convert("RGB").quantize(colours, dither=Image.Dither.NONE)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    image.save(path, optimize=True)
+
+
 def markdown(header: list[str], rows: list[list[str]]) -> str:
-    """A Markdown table."""
-    lines = [header, ["---"] * len(header), *rows]
+    """A Markdown table; rows may be shorter than the header."""
+    lines = [header, ["---"] * len(header), *([*row, *[""] * (len(header) - len(row))] for row in rows)]
     return "\n".join("| " + " | ".join(cell.replace("|", "/") for cell in line) + " |" for line in lines)
+
+
+def number(value: object) -> str:
+    """A cell: three digits of a float, nothing for None."""
+    return "" if value is None else f"{value:.3g}" if isinstance(value, float) else str(value)
+
+
+def table(rows: list[dict]) -> str:
+    """A Markdown table of dicts; columns that some lack stay empty there."""
+    names = list(dict.fromkeys(name for row in rows for name in row))
+    return markdown(names, [[number(row.get(name)) for name in names] for row in rows])

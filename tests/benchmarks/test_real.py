@@ -1,0 +1,141 @@
+"""The benchmark of real data runs on idx files, each part again by itself, and measures what it says it measures."""
+
+import csv
+import json
+import struct
+
+import numpy as np
+import pytest
+import torch
+
+from benchmarks import real
+from scoresde import VPSDE, Data, GaussianMixture, Scaling
+from scoresde.errors import ArgumentError, DataError, RunFolderError, UnknownNameError
+
+THREADS = ["--threads", str(torch.get_num_threads())]
+TINY = [
+    "--set=data.n=40",
+    "--set=net.options={channels: 8, multipliers: [1], blocks: 1, num_groups: 2, dropout: 0.0}",
+    "--set=train.batch_size=4",
+    "--minutes=0.005",
+]
+SMALL = ["--images=6", "--check=3", "--flow-calls=9", "--samples=24", "--calls=2,3", "--epochs=1"]
+
+
+def write_idx(path, array):
+    path.write_bytes(struct.pack(f">HBB{array.ndim}I", 0, 8, array.ndim, *array.shape) + array.tobytes())
+
+
+@pytest.fixture(scope="module")
+def fashion(tmp_path_factory):
+    """Idx files: 48 training and 32 test images of 8 x 8 pixels, bright above or below."""
+    folder, generator = tmp_path_factory.mktemp("idx"), np.random.default_rng(0)
+    for part, n in (("train", 48), ("t10k", 32)):
+        labels = np.arange(n, dtype=np.uint8) % 2
+        images = generator.integers(0, 100, (n, 8, 8), dtype=np.uint8)
+        images[labels == 0, :4] += 150
+        images[labels == 1, 4:] += 150
+        write_idx(folder / f"{part}-images-idx3-ubyte", images)
+        write_idx(folder / f"{part}-labels-idx1-ubyte", labels)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def run(fashion, tmp_path_factory):
+    """A finished run."""
+    folder = tmp_path_factory.mktemp("runs") / "one"
+    real.main(["--data", str(fashion), "--out", str(folder), *TINY, *SMALL, *THREADS])
+    return folder
+
+
+def test_a_run_keeps_everything(run):
+    kept = {path.name for path in run.iterdir()}
+    assert kept >= {"config.yaml", "log.jsonl", "checkpoints", "classifier", "results.json", "likelihood.csv"}
+    assert kept >= {"samples-2.npz", "samples-3.npz", "nearest.npz", "sheet.png", "real.md", "real.csv"}
+    results = json.loads((run / "results.json").read_text())
+    assert set(results) == {"train", "likelihood", "frechet", "sheet"}
+    assert results["train"]["minutes"] == 0.005
+    found = results["likelihood"]
+    assert (found["nfe"], found["n"], found["check"]["calls"]) == (9, 6, 18)
+    with (run / "likelihood.csv").open() as file:
+        bits = [float(row["bits_per_dim"]) for row in csv.DictReader(file)]
+    assert found["prefixes"][0]["value"] == pytest.approx(np.mean(bits))
+    assert found["prefixes"][0]["stderr"] == pytest.approx(np.std(bits, ddof=1) / 6**0.5)
+    assert [(row["calls"], row["n"]) for row in results["frechet"]["samples"]] == [(2, 24), (3, 24)]
+    text = (run / "real.md").read_text()
+    for line in ("## Training", "## Bits/dim", "## Frechet distance", "noise of sd 16", "## Nearest training images"):
+        assert line in text
+
+
+def test_a_part_is_run_again_and_another_run_is_compared(run, fashion, tmp_path, capsys):
+    """With another seed of the training, the first run's classifier, and differences that are paired."""
+    other = tmp_path / "two"
+    options = ["--data", str(fashion), "--out", str(other), *SMALL, *THREADS]
+    real.main([*options, *TINY, "--seed=1", "--parts=train,frechet", "--classifier", str(run)])
+    assert not (other / "classifier").exists()
+    before = (other / "samples-2.npz").read_bytes()
+    real.main([*options, "--parts=likelihood,frechet", "--classifier", str(run), "--against", str(run)])
+    assert (other / "samples-2.npz").read_bytes() == before
+    first, second = (json.loads((folder / "results.json").read_text()) for folder in (run, other))
+    ours, theirs = (np.array(found["likelihood"]["bits"]) for found in (second, first))
+    (row,) = second["against"]["rows"]
+    assert row["value"] == pytest.approx((ours - theirs).mean())
+    assert row["stderr"] == pytest.approx((ours - theirs).std(ddof=1) / 6**0.5)
+    assert first["frechet"]["real"] == second["frechet"]["real"]
+    with pytest.raises(ArgumentError, match=r"--out: got .*train\.seed = 1"):
+        real.main([*options, *TINY])
+    with pytest.raises(ArgumentError, match=r"--out: got .*data\.source = "):
+        real.main(["--out", str(other), "--data", "elsewhere", *THREADS])
+
+
+def test_figures_do_not_depend_on_the_batch_and_are_paired(fashion):
+    """Image by image, of the same noise: in other batches, of a prefix, and of other calls."""
+    _, test = real.load(fashion)
+    mean = test.moments()[0].flatten()[None]
+    model = GaussianMixture(mean, torch.tensor(0.09)).model(VPSDE())
+    image = Data("image", test.raw.flatten(1), levels=256)
+    settings = {"calls": 30, "scaling": Scaling.for_levels(256)}
+    whole = real.likelihood(model, image.raw[:8], batch=8, **settings)
+    part = real.likelihood(model, image.raw[:5], batch=2, **settings)
+    assert torch.allclose(part.bits, whole.bits[:5], atol=1e-6)
+    finer = real.likelihood(model, image.raw[:8], **{**settings, "calls": 60})
+    assert torch.allclose(finer.bits, whole.bits, atol=2e-3)
+
+    some, _ = real.draw(model, 6, (64,), 4, scaling=settings["scaling"], batch=6)
+    again, _ = real.draw(model, 4, (64,), 4, scaling=settings["scaling"], batch=3)
+    assert torch.equal(again, some[:4])
+    assert some.dtype == torch.uint8
+
+
+def test_nearest_is_the_nearest():
+    generator = torch.Generator().manual_seed(0)
+    items, queries = torch.rand(50, 7, generator=generator), torch.rand(9, 7, generator=generator)
+    distances, index = real.nearest(queries, items, chunk=4)
+    every = torch.cdist(queries.double(), items.double())
+    assert torch.equal(index, every.argmin(1))
+    assert torch.allclose(distances, every.amin(1), atol=1e-6)
+    assert real.nearest(items[:3], items)[0].max() < 1e-6
+
+
+def test_memorised_images_are_found():
+    """2000 fresh distances give 1 % and 1/2 (within 4 standard errors, 1 seed of 10,000 fails); copies do not."""
+    generator = torch.Generator().manual_seed(0)
+    test, fresh = torch.rand(2, 2000, generator=generator, dtype=torch.float64) + 1
+    found = real.memory(fresh, test)
+    assert abs(found.near.value - 0.01) < 4 * found.near.stderr < 0.02
+    assert abs(found.area.value - 0.5) < 4 * found.area.stderr < 0.05
+    copies = torch.where(torch.arange(2000) < 200, 0.1, fresh)
+    found = real.memory(copies, test)
+    assert found.near.value == pytest.approx(0.109, abs=0.005)
+    assert found.area.value == pytest.approx(0.55, abs=0.02)
+
+
+def test_mistakes_are_named(fashion, tmp_path):
+    with pytest.raises(DataError, match="apt install dataset-fashion-mnist"):
+        real.main(["--data", str(tmp_path), *THREADS])
+    with pytest.raises(UnknownNameError, match="did you mean 'frechet'"):
+        real.main(["--parts", "frechett"])
+    with pytest.raises(ArgumentError, match="--images: got 1"):
+        real.main(["--images", "1"])
+    with pytest.raises(RunFolderError, match="does not exist"):
+        real.main(["--data", str(fashion), "--out", str(tmp_path / "none"), "--parts", "sheet", *THREADS])
