@@ -22,6 +22,8 @@ from scoresde.sde import SDE, Level, build_sde
 
 FORMAT = "scoresde-model-1"
 FILES = ("config.json", "model.safetensors")
+#: the models that come with the package, a folder each; its README.md says what it is and how it was made
+PRETRAINED = Path(__file__).parents[1] / "pretrained"
 
 
 class ScoreModel(Model):
@@ -160,10 +162,15 @@ class ScoreModel(Model):
     def from_pretrained(cls, folder: str | Path, device: str | torch.device = "cpu") -> ScoreModel:
         """The model saved in ``folder``, in evaluation mode. Only safetensors and JSON are read, never a pickle.
 
+        ``folder`` may also be the name (a str) of a model that comes with the package: ``"digits"``, a
+        class-conditional model of scikit-learn's digits (see ``scoresde/pretrained/digits/README.md``). A folder that
+        holds a model and is called so is still the folder: what was saved as ``"digits"`` is what is loaded.
+
         Raises:
-            CheckpointError: not a folder with a model, a truncated or foreign file, weights that do not fit.
+            CheckpointError: not a folder with a model nor a known name, a truncated or foreign file, weights that do
+                not fit.
         """
-        folder = Path(folder)
+        folder = _located(folder)
         config = read_json(folder / "config.json", "folder")
         if config.pop("format", None) != FORMAT:
             raise CheckpointError("folder", folder, f"a model written by save_pretrained (format {FORMAT!r})")
@@ -184,6 +191,22 @@ class ScoreModel(Model):
         except (KeyError, TypeError, ValueError, RuntimeError, ScoreSDEError) as error:
             raise CheckpointError("folder", f"{folder} ({error})", "a model this version can build") from error
         return model.to(device).eval()
+
+
+def shipped() -> tuple[str, ...]:
+    """The names of the models that come with the package."""
+    return tuple(sorted(path.parent.name for path in PRETRAINED.glob(f"*/{FILES[0]}")))
+
+
+def _located(folder: str | Path) -> Path:
+    """The folder that is meant: itself, or that of a shipped model of this name."""
+    path = Path(folder)
+    if isinstance(folder, str) and folder in shipped() and not any((path / name).exists() for name in FILES):
+        return PRETRAINED / folder
+    if not path.is_dir():
+        names = ", ".join(map(repr, shipped()))
+        raise CheckpointError("folder", f"{folder}, which is no folder", f"one with a model, or a name: {names}")
+    return path
 
 
 def check_finite(x: Tensor, what: str) -> Tensor:
