@@ -64,7 +64,7 @@ if TYPE_CHECKING:
 QUICK_SECONDS = 20
 FASHION = Path("/usr/share/datasets/fashion-mnist")
 PACKAGE = "dataset-fashion-mnist"  # Debian's
-PRESET = "fashion-unet"
+PRESET = "fashion-unet-small"
 MINUTES = 30.0
 PARTS = ("train", "likelihood", "frechet", "sheet")
 PREFIXES = (256, 1000)  # numbers of test images whose bits/dim are stated, where so many were scored

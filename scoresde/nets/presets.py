@@ -12,9 +12,9 @@ from scoresde.errors import UnknownNameError
 class NetPreset(NamedTuple):
     """A network for one kind of data.
 
-    ``data`` names the data, ``net`` is for :func:`~scoresde.nets.build_net`, ``run`` holds the settings of the
-    paper's training by section (sde, model, train), empty where no paper prescribes any, and ``source`` says
-    which paper. ``train.ema_half_life`` is in steps: a decay of 0.9999 a step halves in ln 2 / -ln 0.9999 = 6931.
+    ``data`` names the data, ``net`` is for :func:`~scoresde.nets.build_net`, ``run`` holds the settings of its training
+    by section (sde, model, train), those of a paper or of our own experiments, empty where there are neither, and
+    ``source`` says which. ``train.ema_half_life`` is in steps: a decay of 0.9999 a step halves in ln 2 / -ln 0.9999 = 6931.
     """
 
     data: str
@@ -66,6 +66,17 @@ _DIT_RUN = {
     **_DDPM_RUN,
     "train": {**_DDPM_RUN["train"], "lr": 1e-4, "batch_size": 256, "steps": 400_000, "warmup": 0, "clip": None},
 }
+_FASHION_RUN = {  # found by the experiments of docs/experiments.md
+    "train": {
+        "batch_size": 64,
+        "lr": 3e-3,
+        "warmup": 200,
+        "clip": 10.0,
+        "precision": "bfloat16",
+        "weighting": "sigmoid",
+        "time_sampling": "log-snr",
+    },
+}
 _DDPMPP = {**_CIFAR10, "layout": "ddpm++", "resample": "block", "skip_rescale": True}
 _DIT = {"name": "dit", "patch": 2}
 
@@ -85,6 +96,12 @@ PRESETS: dict[str, NetPreset] = {
         },
         {},
         "",
+    ),
+    "fashion-unet-small": NetPreset(
+        "fashion",
+        {"name": "unet", "shape": [1, 28, 28], "channels": 32, "multipliers": [1, 2, 4], "blocks": 1},
+        _FASHION_RUN,
+        "docs/experiments.md: half an hour on two CPU cores",
     ),
     "fashion-dit": NetPreset(
         "fashion", {**_DIT, "shape": [1, 28, 28], "width": 192, "blocks": 7, "heads": 6, "dropout": 0.1}, {}, ""

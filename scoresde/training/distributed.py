@@ -95,30 +95,36 @@ class Ranks:
 
 
 class Agreement:
-    """Whether any rank wants to stop, asked once a step; the answer travels while the step is computed."""
+    """Whether any rank wants to stop, and how long the slowest has trained: asked once a step, known to all alike.
 
-    def __init__(self, ranks: Ranks):
-        self.ranks, self._flag, self._work = ranks, torch.zeros(1), None
+    The answer travels while the step is computed.
 
-    def ask(self, stop: bool) -> bool:
-        """Whether to stop before the step at hand: at once for one process, a step later for several."""
+    Args:
+        seconds: that all have trained before.
+    """
+
+    def __init__(self, ranks: Ranks, seconds: float = 0.0):
+        self.ranks, self._shared, self._work = ranks, torch.tensor([0.0, seconds], dtype=torch.float64), None
+
+    def ask(self, stop: bool, seconds: float) -> tuple[bool, float]:
+        """Whether to stop before the step at hand, and the seconds: at once for one process, else a step late."""
         if self.ranks.world == 1:
-            return stop
-        if self.close():
-            return True
-        self._flag.fill_(float(stop))
-        self._work = distributed.all_reduce(
-            self._flag, distributed.ReduceOp.MAX, group=self.ranks.control, async_op=True
-        )
-        return False
+            return stop, seconds
+        stopping, agreed = self.close(), self._shared[1].item()
+        if not stopping:
+            self._shared[0], self._shared[1] = float(stop), seconds
+            self._work = distributed.all_reduce(
+                self._shared, distributed.ReduceOp.MAX, group=self.ranks.control, async_op=True
+            )
+        return stopping, agreed
 
     def close(self) -> bool:
-        """Wait for the answer that is under way, if any."""
+        """Wait for the answer that is under way, if any: whether to stop."""
         if self._work is None:
             return False
         self._work.wait()
         self._work = None
-        return bool(self._flag)
+        return bool(self._shared[0])
 
 
 def launched() -> bool:

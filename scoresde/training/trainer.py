@@ -43,7 +43,7 @@ class TrainerConfig:
     Attributes:
         steps: optimiser steps in all.
         minutes: train for so long instead, whatever ``steps`` says; the learning rate then falls with the time, not
-            with the steps. Measuring, saving and hooks do not count. One process only.
+            with the steps. Measuring, saving and hooks do not count. Of several processes the slowest clock counts.
         batch_size: items in a step, over all devices and accumulated pieces together.
         lr: learning rate of Adam after the warm-up.
         warmup: steps over which it rises linearly from 0.
@@ -264,8 +264,6 @@ class Trainer:
         if config.batch_size < self.ranks.world * config.accumulate:
             pieces = self.ranks.world * config.accumulate
             raise ArgumentError("batch_size", config.batch_size, f"at least {pieces}: processes x accumulate")
-        if config.minutes is not None and self.ranks.world > 1:
-            raise ArgumentError("minutes", config.minutes, "None: the clocks of several processes differ")
         self.device = pick_device(config.device)
         self.model = model.to(self.device)
         if config.channels_last:
@@ -363,15 +361,21 @@ class Trainer:
         return self
 
     def _train(self, held_out: Data | None) -> Iterator[Record]:
-        config, tally, agreement = self.config, _Tally(), Agreement(self.ranks)
+        config, tally, spent = self.config, _Tally(), self.seconds_trained
+        agreement = Agreement(self.ranks, spent)
         at_once = self.device.type == "cpu" and not self.scaler.is_enabled()  # elsewhere, asking waits for the device
         clock, since, saved = time.perf_counter(), self.step, self.step
-        while not self.finished and not agreement.ask(self._stop):
+        while not self.finished:
+            stopping, self.seconds_trained = agreement.ask(self._stop, spent)
+            if stopping or self.finished:
+                break
             begun, lr = self.clock(), self.learning_rate(self.step)
             tally.add(*self._one_step(next(self._batches), lr))
             norm = tally.new[-1][-1]
             self.step += 1
-            self.seconds_trained += self.clock() - begun
+            spent += self.clock() - begun
+            if self.ranks.world == 1:
+                self.seconds_trained = spent
             last = self.finished
             log = last or self.step % config.log_every == 0
             due = self.folder is not None and (last or self.step % config.checkpoint_every == 0)
@@ -455,7 +459,7 @@ class Trainer:
             self.optimizer.step()
 
     def _update_averages(self) -> None:
-        if self.config.minutes is not None and self.step:
+        if self.config.minutes is not None and self.seconds_trained:
             lives = check_half_lives(self.config.ema_half_life)
             fit = self._steps_that_fit()
             self.ema.half_lives = {k: life if life >= 1 else max(1.0, life * fit) for k, life in lives.items()}
@@ -515,7 +519,9 @@ class Trainer:
         return self.step >= self.config.steps if minutes is None else self.seconds_trained >= 60 * minutes
 
     def _steps_that_fit(self) -> int:
-        """Steps in ``minutes`` at the mean speed so far."""
+        """Steps in ``minutes`` at the mean speed so far; ``steps`` before any is known."""
+        if not self.seconds_trained:
+            return self.config.steps
         return max(1, round(60 * self.config.minutes * self.step / self.seconds_trained))
 
     def learning_rate(self, step: int) -> float:

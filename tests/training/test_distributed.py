@@ -88,6 +88,13 @@ def test_sliced_score_matching_differentiates_twice_and_agrees_too(two, tmp_path
         assert close(found["sliced"], alone.model.net.state_dict())
 
 
+def test_minutes_are_those_of_the_slowest_process_and_the_rates_fall_alike(two):
+    """Of 1 s a step there are 6 in 6 s, and one that was begun before the clocks were compared."""
+    first, second = two[1]
+    assert first["steps"] == second["steps"] == 7
+    assert all(torch.equal(first["timed"][key], second["timed"][key]) for key in first["timed"])
+
+
 def test_records_are_of_the_whole_batch_on_every_rank(two, one):
     for found in two[1]:
         assert found["losses"] == pytest.approx([record.loss for record in one[1]], rel=1e-5)
