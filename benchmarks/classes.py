@@ -1,7 +1,5 @@
 """Classes of digits: how many guided samples are recognised, and classification by conditional likelihoods.
 
-    python -m benchmarks.classes [--quick] [--model FOLDER] [--samples 1000] [--images 360] [--steps 40]
-
 A class-conditional U-Net is trained on the digits, with 15 % of the labels hidden, and a noise-aware classifier. The
 judge of the samples has seen neither: a support-vector machine on the pixels of the real training digits. ``spread`` is
 the variance of the samples within a class over that of the real digits: below 1, variety is lost.
@@ -15,6 +13,7 @@ import math
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from benchmarks import common  # first: it sets how threads wait
 
@@ -41,6 +40,11 @@ from scoresde import (
 from scoresde.nets import build_net
 from scoresde.sde.times import streams
 
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+QUICK_SECONDS = 15
+PARTS = ("recognised", "bayes")
 STEPS, CLASSIFIER_STEPS = 4000, 1500
 LABEL_DROPOUT = 0.15
 CONFIDENCES = (0.0, 0.5, 0.9, 0.99, 0.999, 1.0)
@@ -157,78 +161,72 @@ def summary(found: Classification, labels: Tensor) -> dict:
     }
 
 
-def draw(path: Path, rows: list[dict]) -> None:
-    """A reliability diagram."""
+def figure_of(rows: list[dict]) -> Figure:
+    """How many are recognised and how varied they are; a reliability diagram."""
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(4, 4), layout="constrained")
-    axes = figure.subplots()
-    axes.plot([0, 1], [0, 1], color="0.8")
-    axes.plot([row["mean_confidence"] for row in rows], [row["right"] for row in rows], "o-")
-    for row in rows:
-        axes.annotate(
-            f"n = {row['n']}",
-            (row["mean_confidence"], row["right"]),
-            xytext=(-4, -12),
-            textcoords="offset points",
-            ha="right",
-        )
-    axes.set(xlabel="mean confidence in a bin", ylabel="share that is right", xlim=(0, 1.02), ylim=(0, 1.02))
-    figure.savefig(path, dpi=120)
-
-
-def table(rows: list[dict]) -> str:
-    """The rows in Markdown; columns that some lack stay empty there."""
-    names = list({name: None for row in rows for name in row})
-    cells = [[row.get(name, "") for name in names] for row in rows]
-    return common.markdown(names, [[f"{c:.3g}" if isinstance(c, float) else str(c) for c in line] for line in cells])
+    samples, _, bins = ([row for row in rows if row["part"] == part] for part in (*PARTS, "reliability"))
+    figure = Figure(figsize=(5.5 * bool(samples) + 3.6 * bool(bins), 3.6), layout="constrained")
+    widths = [width for width, mine in ((5.5, samples), (3.6, bins)) if mine]
+    panels = iter(figure.subplots(1, len(widths), squeeze=False, width_ratios=widths)[0])
+    if samples:
+        axes = next(panels)
+        names = [row["digits"] for row in samples][::-1]
+        axes.barh(names, [row["spread"] for row in samples][::-1], color="0.8", label="spread")
+        shares, errors = ([row[name] for row in samples][::-1] for name in ("recognised", "stderr"))
+        axes.errorbar(shares, names, xerr=errors, fmt="o", color="C0", label="recognised")
+        axes.tick_params(labelsize=7)
+        axes.legend(fontsize=7)
+    if bins:
+        axes = next(panels)
+        axes.plot([0, 1], [0, 1], color="0.8")
+        axes.plot([row["mean_confidence"] for row in bins], [row["right"] for row in bins], "o-")
+        for row in bins:
+            place = (row["mean_confidence"], row["right"])
+            axes.annotate(f"n = {row['n']}", place, xytext=(-4, -12), textcoords="offset points", ha="right")
+        axes.set(xlabel="mean confidence in a bin", ylabel="share that is right", xlim=(0, 1.02), ylim=(0, 1.02))
+    return figure
 
 
 def parse(arguments: list[str] | None) -> argparse.Namespace:
     """The options."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.classes", description=__doc__.splitlines()[0])
-    parser.add_argument("--quick", action="store_true", help="an untrained model, to see that all runs")
-    parser.add_argument("--parts", default="recognised,bayes", help="which tables")
+    parser = common.parser("classes", __doc__, quick="an untrained model, to see that all runs")
+    parser.add_argument("--parts", default=",".join(PARTS), help="which tables")
     parser.add_argument("--model", type=Path, help="a folder with a class-conditional model of the digits")
     parser.add_argument("--samples", type=int, default=1000)
     parser.add_argument("--images", type=int, default=360, help="held-out digits to classify")
     parser.add_argument("--steps", type=int, default=40, help="network calls of a likelihood")
-    parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--out", type=Path, default=common.RESULTS / "classes")
     return parser.parse_args(arguments)
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Run, print the tables and write them with CSV files and a picture to the output folder."""
+    """Run the parts, and write the record."""
     options = parse(arguments)
-    quick, parts = options.quick, options.parts.split(",")
+    quick, parts = options.quick, common.names("--parts", options.parts, PARTS)
     torch.set_num_threads(options.threads)
-    options.out.mkdir(parents=True, exist_ok=True)
+    seeds = "0 for training, samples and probes"
+    record = common.Record(
+        "classes", options, "Classes of digits", arguments=arguments, seeds=seeds, peers=["scikit-learn"]
+    )
     train, held_out = load_data("digits")
     if options.model is None:
         model = trained(train, 4 if quick else STEPS)
     else:
         model = ScoreModel.from_pretrained(options.model)
-    text = ["# Classes of digits", ""]
-    text += [f"- {name}: {value}" for name, value in common.environment().items()]
+    measured, text = [], []
     if "recognised" in parts:
         generator = torch.Generator().manual_seed(0)
         classifier = fit_classifier(model.sde, train, steps=4 if quick else CLASSIFIER_STEPS, generator=generator)
-        n = 10 if quick else options.samples
-        rows = list(recognised(guided(model, classifier), train, held_out, n))
-        common.write_csv(options.out / "recognised.csv", [{"seconds": "", **row} for row in rows])
-        text += ["", "## Recognised by a support-vector machine trained on real digits", "", table(rows), ""]
+        rows = list(recognised(guided(model, classifier), train, held_out, 10 if quick else options.samples))
+        measured += [{"part": "recognised", **row} for row in rows]
+        text += ["## Recognised by a support-vector machine trained on real digits", common.table(rows)]
     if "bayes" in parts:
         items = held_out.take(2 if quick else options.images)
         found = bayes(model, items, 12 if quick else options.steps)
         rows, bins = [summary(found, items.labels)], reliability(found, items.labels)
-        common.write_csv(options.out / "bayes.csv", rows)
-        common.write_csv(options.out / "reliability.csv", bins)
-        draw(options.out / "reliability.png", bins)
-        text += ["", "## Bayes by likelihoods, held-out digits", "", table(rows), "", table(bins), ""]
-    written = "\n".join(text) + "\n"
-    (options.out / "classes.md").write_text(written)
-    print(written)
+        measured += [{"part": "bayes", **row} for row in rows] + [{"part": "reliability", **row} for row in bins]
+        text += ["## Bayes by likelihoods, held-out digits", common.table(rows), common.table(bins)]
+    record.write(measured, "\n\n".join(text), figure_of(measured))
 
 
 if __name__ == "__main__":

@@ -18,13 +18,14 @@ from __future__ import annotations
 import argparse
 import math
 import statistics
+import tempfile
 import time
 import weakref
 from collections.abc import Callable, Iterable
 from functools import partial
 from importlib import import_module
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from benchmarks import common, peers  # first: it sets how threads wait
 from benchmarks.quality import Counted, mixture
@@ -35,7 +36,13 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from scoresde import VPSDE, Exact, Hutchinson, Model, log_likelihood
+from scoresde.errors import UnknownNameError
 
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+QUICK_SECONDS = 120
+PARTS = ("exact", "estimated", "network")
 TOLERANCES = (1e-3, 3e-4, 1e-4, 3e-5, 1e-5, 4e-6, 1e-6, 1e-7)
 ESTIMATED_TOLERANCES = (1e-3, 1e-4, 1e-5)
 STEPS = {"midpoint": (10, 20, 34, 50, 100), "rk4": (5, 10, 17, 26, 50)}
@@ -188,19 +195,22 @@ def k_diffusion_method(sampling):
     return run
 
 
+PEERS = {
+    "flow_matching": lambda: (import_module("flow_matching.solver"), import_module("flow_matching.utils")),
+    "k-diffusion": peers.import_k_diffusion,
+}
+
+
 def load(packages: list[str]) -> tuple[dict[str, object], dict[str, str]]:
-    """``({package: what is used of it}, {package left out: reason})``."""
-    loaders = {
-        "flow_matching": lambda: (import_module("flow_matching.solver"), import_module("flow_matching.utils")),
-        "k-diffusion": peers.import_k_diffusion,
-    }
-    modules, left_out = {}, {"torchcfm": "it has no likelihood of its own; its examples use torchdiffeq's recipe"}
+    """``({package: what is used of it}, {package left out: reason})``.
+
+    Raises:
+        UnknownNameError: no such peer.
+    """
     for package in packages:
-        try:
-            modules[package] = loaders[package]()
-        except Exception as error:  # a peer's import may fail in any way; the table says how
-            left_out[package] = f"{type(error).__name__}: {str(error).splitlines()[0]}"
-    return modules, left_out
+        if package not in PEERS:
+            raise UnknownNameError("--peers", package, PEERS)
+    return common.load_peers({package: PEERS[package] for package in packages})
 
 
 def ours(exact: bool) -> list[Method]:
@@ -332,14 +342,14 @@ def estimated_errors(found: list[Method], d: int, seed: int, n: int, repeats: in
 
 
 def trained(run: Path | None, out: Path, steps: int):
-    """The model of a run, and raw held-out images; a small run is trained if none is given."""
+    """The model of a run, and raw held-out images; without a run a small one is trained, in the folder ``out``."""
     from scoresde.app import build
     from scoresde.app.config import load_config
     from scoresde.app.runs import RunFolder
     from scoresde.app.training import train
 
     if run is None:
-        folder = RunFolder.create(out / "run", load_config(None, overrides=[f"train.steps={steps}"]), "benchmark")
+        folder = RunFolder.create(out, load_config(None, overrides=[f"train.steps={steps}"]), "benchmark")
         train(folder)
     else:
         folder = RunFolder.open(run)
@@ -389,7 +399,7 @@ def network_costs(
         with PeakMemory() as memory:
             work(short)
         forwards = statistics.median(seconds[name]) / one
-        costs.append({"method": name, "forwards": forwards, "memory": memory.peak / forward_peak})
+        costs.append({"package": name, "forwards": forwards, "memory": memory.peak / forward_peak})
 
     truth = log_likelihood(model, x, Exact(), steps=converged).log_prob
     errors = []
@@ -405,11 +415,12 @@ def network_costs(
                 draws.append(score_sde(counted, x, setting, g)[0].double())
         draws = torch.stack(draws)
         evaluations = counted.calls / repeats / (1 if name == "scoresde" else 2)  # the recipe calls twice in each
-        forwards = next(cost["forwards"] for cost in costs if cost["method"] == name)
+        forwards = next(cost["forwards"] for cost in costs if cost["package"] == name)
         means = (draws - truth).mean(1) / -bits
         errors.append(
             {
-                "method": name,
+                "package": name,
+                "method": "one probe",
                 "setting": setting,
                 "evaluations": evaluations,
                 "cost_in_forwards": evaluations * forwards,
@@ -431,76 +442,110 @@ def _best(rows: list[dict], key: str, budget: int) -> list[dict]:
     return list(chosen.values())
 
 
-def _number(value) -> str:
-    return "" if value is None else f"{value:.3g}" if isinstance(value, float) else str(value)
+def figure_of(rows: list[dict]) -> Figure:
+    """A panel a table: error or deviation against what it costs; ours in colour."""
+    from matplotlib.figure import Figure
 
-
-def _table(rows: list[dict]) -> str:
-    return common.markdown(list(rows[0]), [[_number(value) for value in row.values()] for row in rows])
+    exact, estimated, network = (
+        [row for row in rows if row["part"] == part] for part in ("exact", "estimated", "network error")
+    )
+    panels = [
+        (f"exact trace, d = {d}", "network calls", "calls", "mean error, nats", "mean_error", mine)
+        for d in dict.fromkeys(row["d"] for row in exact)
+        if (mine := [row for row in exact if row["d"] == d])
+    ]
+    if estimated:
+        panels.append(("one probe, d = 64", "network calls", "calls", "std of log p, nats", "sd", estimated))
+    if network:
+        label = "error of bits/dim"
+        panels.append(("U-Net on digits", "cost in forward passes", "cost_in_forwards", label, "bits_error", network))
+    figure = Figure(figsize=(4 * len(panels), 3.6), layout="constrained")
+    line = figure.subplots(1, len(panels), squeeze=False)[0]
+    for axes, (title, across, x, up, y, mine) in zip(line, panels, strict=True):
+        labelled: set[str] = set()
+        packages = list(dict.fromkeys(row["package"] for row in mine))
+        for package, method in dict.fromkeys((row["package"], row["method"]) for row in mine):
+            points = [(row[x], abs(row[y])) for row in mine if (row["package"], row["method"]) == (package, method)]
+            shade = f"{0.25 + 0.5 * packages.index(package) / len(packages):.2f}"
+            own = package == "scoresde"
+            style = {"color": "C0", "lw": 2, "marker": "o"} if own else {"color": shade, "lw": 1, "marker": "."}
+            axes.loglog(*zip(*points, strict=True), label=None if package in labelled else package, **style)
+            labelled.add(package)
+        costs = [row[x] for row in mine]
+        ticks = [n for n in (10, 20, 50, 100, 200, 500, 1000, 2000, 5000) if min(costs) / 2 < n < 2 * max(costs)]
+        axes.set(title=title, xlabel=across, ylabel=up)
+        axes.set_xticks(ticks, map(str, ticks))
+        axes.xaxis.set_minor_formatter("")
+        axes.legend(fontsize=7)
+        axes.grid(alpha=0.3)
+    return figure
 
 
 def parse(arguments: list[str] | None) -> argparse.Namespace:
     """The options."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.likelihood", description=__doc__.splitlines()[0])
-    parser.add_argument("--quick", action="store_true", help="fewer mixtures, points, repeats and training steps")
-    parser.add_argument("--dims", default="2,64", help="dimensions of the mixtures of the first table")
+    parser = common.parser("likelihood", __doc__, quick="fewer mixtures, points, repeats and training steps")
+    parser.add_argument("--dims", help="dimensions of the mixtures of the first table (default 2,64; quick 2,16)")
     parser.add_argument("--seeds", type=int, help="number of mixtures, seeds 0, 1, ...")
     parser.add_argument("--points", type=int, help="points a mixture in 2 dimensions; 1/25 of them in others")
     parser.add_argument("--repeats", type=int, help="of the estimates")
     parser.add_argument("--images", type=int, help="of digits")
     parser.add_argument("--rounds", type=int, help="of the timings")
-    parser.add_argument("--converged", type=int, default=200, help="calls of the yardstick on digits")
-    parser.add_argument("--peers", default="flow_matching,k-diffusion", help="packages, or none")
-    parser.add_argument("--parts", default="exact,estimated,network", help="which tables")
+    parser.add_argument("--converged", type=int, help="calls of the yardstick on digits (default 200; quick 40)")
+    parser.add_argument("--peers", default=",".join(PEERS), help="packages, or none")
+    parser.add_argument("--parts", default=",".join(PARTS), help="which tables")
     parser.add_argument("--run", type=Path, help="a run of digits; without it one is trained first")
     parser.add_argument("--train", type=int, help="steps of that training")
-    parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--out", type=Path, default=common.RESULTS / "likelihood")
     options = parser.parse_args(arguments)
-    sizes = {"seeds": (1, 4), "points": (50, 400), "repeats": (8, 100), "images": (4, 16), "rounds": (2, 9)}
-    for name, (quick, full) in (sizes | {"train": (50, 2000)}).items():
+    sizes = {"dims": ("2,16", "2,64"), "seeds": (1, 4), "points": (50, 400), "repeats": (8, 100), "images": (2, 16)}
+    for name, (quick, full) in (sizes | {"rounds": (2, 9), "converged": (40, 200), "train": (20, 2000)}).items():
         if getattr(options, name) is None:
             setattr(options, name, quick if options.quick else full)
     return options
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Run, print the tables and write them with CSV files to the output folder."""
+    """Run the parts, and write the record."""
     options = parse(arguments)
-    parts, repeats = options.parts.split(","), options.repeats
+    parts, repeats = common.names("--parts", options.parts, PARTS), options.repeats
     dims = common.integers("--dims", options.dims)
     torch.set_num_threads(options.threads)
     modules, left_out = load([] if options.peers == "none" else options.peers.split(","))
-    options.out.mkdir(parents=True, exist_ok=True)
-    text = ["# Log-likelihoods: error and cost", ""]
-    text += [f"- {name}: {value}" for name, value in common.environment().items()]
-    text += [f"- left out: {package} ({reason})" for package, reason in left_out.items()]
+    record = common.Record(
+        "likelihood",
+        options,
+        "Log-likelihoods: error and cost",
+        arguments=arguments,
+        seeds=f"mixtures 0 to {options.seeds - 1}; repeats 0 to {repeats - 1} for probes; the run's own for training",
+        peers=modules,
+        left_out=left_out,
+    )
     few = max(options.points // 25, 1)
+    absent = [{"package": package, "method": reason} for package, reason in left_out.items()]
+    rows, text = [], []
     if "exact" in parts:
-        seeds = list(range(options.seeds))
         for d in dims:
             n = options.points if d == 2 else few
-            rows = list(exact_errors(methods(modules, exact=True), d, seeds, n, 105))
-            common.write_csv(options.out / f"exact_{d}.csv", rows)
-            text += ["", f"## Exact trace, d = {d}, {len(seeds)} mixtures, {n} points each: best within 105 calls", ""]
-            text += [_table(_best(rows, "mean_error", 105)), ""]
+            found = list(exact_errors(methods(modules, exact=True), d, list(range(options.seeds)), n, 105))
+            rows += [{"part": "exact", **row} for row in found]
+            text.append(f"## Exact trace, d = {d}, {options.seeds} mixtures, {n} points each: best within 105 calls")
+            text.append(common.table(_best(found, "mean_error", 105) + absent))
     if "estimated" in parts:
-        rows = list(estimated_errors(methods(modules, exact=False), 64, 0, few, repeats))
-        common.write_csv(options.out / "estimated.csv", rows)
-        text += ["", f"## One probe, d = 64, {few} points, {repeats} repeats: least deviation within 200 calls", ""]
-        text += [_table(_best(rows, "sd", 200)), "", "Whatever the calls:", "", _table(_best(rows, "sd", 10**9)), ""]
+        found = list(estimated_errors(methods(modules, exact=False), 64, 0, few, repeats))
+        rows += [{"part": "estimated", **row} for row in found]
+        text.append(f"## One probe, d = 64, {few} points, {repeats} repeats: least deviation within 200 calls")
+        text += [common.table(_best(found, "sd", 200) + absent), "Whatever the calls:"]
+        text.append(common.table(_best(found, "sd", 10**9) + absent))
     if "network" in parts:
-        model, raw = trained(options.run, options.out, options.train)
+        with tempfile.TemporaryDirectory() as folder:
+            model, raw = trained(options.run, Path(folder) / "run", options.train)
         sizes = options.images, max(repeats // 10, 2), options.rounds, options.converged
         costs, errors = network_costs(model, raw, *sizes)
-        common.write_csv(options.out / "network_costs.csv", costs)
-        common.write_csv(options.out / "network_errors.csv", errors)
-        text += ["", "## A U-Net on digits: cost of an evaluation, in forward passes and in their memory", ""]
-        text += [_table(costs), "", "Error of the mean bits/dim over images, exact trace converged, by cost:", ""]
-        text += [_table(errors), ""]
-    written = "\n".join(text) + "\n"
-    (options.out / "likelihood.md").write_text(written)
-    print(written)
+        rows += [{"part": "network cost", **row} for row in costs]
+        rows += [{"part": "network error", **row} for row in errors]
+        text.append("## A U-Net on digits: cost of an evaluation, in forward passes and in their memory")
+        text.append(common.table(costs))
+        text += ["Error of the mean bits/dim over images, exact trace converged, by cost:", common.table(errors)]
+    record.write(rows, "\n\n".join(text), figure_of(rows))
 
 
 if __name__ == "__main__":

@@ -10,12 +10,11 @@ the difference of two long runs would drown in their noise.
 
 from __future__ import annotations
 
-import argparse
 import statistics
 import time
 from collections.abc import Callable
-from pathlib import Path
 from types import ModuleType
+from typing import TYPE_CHECKING
 
 from benchmarks import common, peers  # first: it sets how threads wait
 
@@ -26,6 +25,10 @@ from torch import Tensor, nn
 from scoresde import DDIM, VPSDE, DPMSolver, Langevin, PredictorCorrector, ReverseDiffusion, ScoreModel, sample
 from scoresde.nets import build_net
 
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+QUICK_SECONDS = 20
 LENGTHS = (20, 100)  # calls of a short and of a long run
 Runner = Callable[[int], object]
 
@@ -200,57 +203,64 @@ def real_network(batch: int, rounds: int) -> tuple[str, list[dict]]:
     return f"U-Net of {size} parameters, batch {batch} x 1 x 8 x 8: {call / 1000:.1f} ms a call", rows[1:]
 
 
+def figure_of(rows: list[dict]) -> Figure:
+    """Bars of the time beyond the network, one a sampler; ours in colour."""
+    from matplotlib.figure import Figure
+
+    rows = [row for row in rows if row["sampler"] != "the network alone"][::-1]
+    figure = Figure(figsize=(7.5, 1 + 0.24 * len(rows)), layout="constrained")
+    axes = figure.subplots()
+    names = [f"{row['package']}: {row['sampler']}".removeprefix(": ") for row in rows]
+    colours = [{"scoresde": "C0", "": "0.3"}.get(row["package"], "0.65") for row in rows]
+    axes.barh(names, [row["beyond_the_network"] for row in rows], color=colours)
+    axes.set(xscale="log", xlabel="microseconds a call beyond the network")
+    axes.tick_params(labelsize=8)
+    axes.grid(alpha=0.3, axis="x")
+    return figure
+
+
 @torch.no_grad()
 def main(arguments: list[str] | None = None) -> None:
-    """Run, print the tables and write them with the CSV files to the output folder."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.overhead", description=__doc__.splitlines()[0])
-    parser.add_argument("--quick", action="store_true", help="fewer rounds")
+    """Run, and write the record."""
+    parser = common.parser("overhead", __doc__, quick="fewer rounds")
     parser.add_argument("--rounds", type=int, help="rounds of which the median is taken (default 31; quick 7)")
     parser.add_argument("--peers", default=",".join(peers.PEERS), help="packages, or none")
-    parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--out", type=Path, default=common.RESULTS)
     options = parser.parse_args(arguments)
     rounds = options.rounds or (7 if options.quick else 31)
     torch.set_num_threads(options.threads)
     torch.manual_seed(0)
     modules, left_out = peers.load([] if options.peers == "none" else options.peers.split(","))
+    record = common.Record(
+        "overhead",
+        options,
+        "Time per call beyond the network",
+        arguments=arguments,
+        seeds="0 for inputs, weights and noise",
+        peers=modules,
+        left_out=left_out,
+    )
     net, x = Tiny(), torch.randn(16, 2)
     runners = bare(net, x) | ours(net, x)
     for package, module in modules.items():
         runners |= RUNNERS[package](module, net, x)
     rows = measure(runners, rounds)
     title, shares = real_network(64, rounds)
-    text = ["# Time per call beyond the network", ""]
-    text += [f"- {name}: {value}" for name, value in common.environment().items()]
-    text += [f"- left out: {package} ({reason})" for package, reason in left_out.items()]
-    text += ["", f"16 x 2, a network of one multiplication; medians of {rounds} rounds; microseconds.", ""]
-    text.append(
-        common.markdown(
-            ["package", "sampler", "a call", "beyond the network", "set-up, a run"],
-            [
-                [
-                    r["package"],
-                    r["sampler"],
-                    f"{r['a_call']:.1f}",
-                    f"{r['beyond_the_network']:.1f}",
-                    f"{r['set_up']:.0f}",
-                ]
-                for r in rows
-            ],
-        )
-    )
-    text += ["", title, ""]
-    text.append(
-        common.markdown(
-            ["sampler", "microseconds beyond the network", "share of the time"],
-            [[r["sampler"], f"{r['beyond_the_network']:.1f}", f"{100 * r['share_of_unet']:.2f} %"] for r in shares],
-        )
-    )
-    common.write_csv(options.out / "overhead.csv", rows)
-    common.write_csv(options.out / "overhead_unet.csv", shares)
-    written = "\n".join(text) + "\n"
-    (options.out / "overhead.md").write_text(written)
-    print(written)
+    lines = [
+        [r["package"], r["sampler"], f"{r['a_call']:.1f}", f"{r['beyond_the_network']:.1f}", f"{r['set_up']:.0f}"]
+        for r in rows
+    ]
+    lines += [[package, reason] for package, reason in left_out.items()]
+    share_lines = [
+        [r["sampler"], f"{r['beyond_the_network']:.1f}", f"{100 * r['share_of_unet']:.2f} %"] for r in shares
+    ]
+    text = [
+        f"## 16 x 2, a network of one multiplication\n\nMicroseconds, medians of {rounds} rounds.",
+        common.markdown(["package", "sampler", "a call", "beyond the network", "set-up, a run"], lines),
+        f"## {title}",
+        common.markdown(["sampler", "microseconds beyond the network", "share of the time"], share_lines),
+    ]
+    measured = [{"part": "16 x 2", **row} for row in rows] + [{"part": "U-Net", **row} for row in shares]
+    record.write(measured, "\n\n".join(text), figure_of(rows))
 
 
 if __name__ == "__main__":

@@ -1,10 +1,8 @@
 """Peers behind one face: a solver takes a denoiser, the start noise and a number of calls, and gives the end point.
 
 All of them know an exact denoiser D(y; rho) of y = x0 + rho eps; what their own state is (x of a VP process, or y) and
-which levels they take is their business. A peer that is not installed, or does not import, is left out with the reason.
-
-They come with ``python -m pip install 'scoresde[bench]'`` and, without the torchvision that they declare and that may
-replace the installed torch, ``python -m pip install --no-deps azula k-diffusion``.
+which levels they take is their business. A peer that is not installed, or does not import, is left out with the reason;
+docs/benchmarks.md says how to install them.
 """
 
 from __future__ import annotations
@@ -16,6 +14,9 @@ from importlib import import_module, util
 from types import ModuleType
 from typing import NamedTuple
 
+from benchmarks import common  # first: it sets how threads wait
+
+# isort: split
 import torch
 from torch import Tensor
 
@@ -254,15 +255,10 @@ def load(packages: list[str]) -> tuple[dict[str, ModuleType], dict[str, str]]:
     Raises:
         UnknownNameError: no such peer.
     """
-    modules, left_out = {}, {}
     for package in packages:
         if package not in PEERS:
             raise UnknownNameError("--peers", package, PEERS)
-        try:
-            modules[package] = PEERS[package][0]()
-        except Exception as error:  # a peer's import may fail in any way; the table says how
-            left_out[package] = f"{type(error).__name__}: {str(error).splitlines()[0]}"
-    return modules, left_out
+    return common.load_peers({package: PEERS[package][0] for package in packages})
 
 
 def solvers(modules: dict[str, ModuleType], stochastic: bool) -> list[Solver]:

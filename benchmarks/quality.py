@@ -12,10 +12,9 @@ from __future__ import annotations
 
 import argparse
 import math
-import time
 from collections.abc import Callable, Iterable
 from functools import partial
-from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
 
 from benchmarks import common, peers  # first: it sets how threads wait
 
@@ -41,6 +40,10 @@ from scoresde import (
 )
 from scoresde.sampling import Sampler
 
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+QUICK_SECONDS = 120
 SDES: dict[str, Callable[[], SDE]] = {"vp": lambda: VPSDE(0.1, 20.0), "ve": lambda: VESDE(0.01, 50.0)}
 LARGEST_DRAWN = 30.0  # errors beyond leave the plot
 LARGEST_STD = {2: 0.4}  # stds from .05 to this; 1 in other dimensions
@@ -201,8 +204,9 @@ def best(rows: list[dict]) -> dict[tuple[str, str, int], dict]:
     return chosen
 
 
-def table(rows: list[dict], calls: list[int], text: Callable[[dict], str]) -> str:
-    """Markdown: a line for each solver, a column for each number of calls, and the best peer of each column."""
+def table(rows: list[dict], calls: list[int], text: Callable[[dict], str], left_out: dict[str, str]) -> str:
+    """Markdown: a line for each solver, a column for each number of calls, the best peer of each column, and why others
+    are not there."""
     chosen = best(rows)
     lines = []
     for package, name in dict.fromkeys((row["package"], row["solver"]) for row in rows):
@@ -214,6 +218,7 @@ def table(rows: list[dict], calls: list[int], text: Callable[[dict], str]) -> st
         cells.append(text(min(found, key=lambda row: abs(row["mean"]))) if found else "")
     if any(cells):
         lines.append(["best peer", "of each column", *cells])
+    lines += [[package, reason] for package, reason in left_out.items()]
     return common.markdown(["package", "solver", *map(str, calls)], lines)
 
 
@@ -225,99 +230,37 @@ def settings(rows: list[dict], calls: list[int]) -> str:
     return common.markdown(["package", "solver", *map(str, calls)], lines) if lines else ""
 
 
-def plot(rows: list[dict], dims: list[int], path: Path, title: str) -> None:
-    """Error against calls, one panel a dimension; peers in grey tones, ours in colour."""
+def figure_of(rows: list[dict]) -> Figure:
+    """Error against calls, a row of panels a kind of solver, a column a dimension; peers in grey, ours in colour."""
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(5.4 * len(dims), 4.6), layout="constrained")
-    for axes, d in zip(figure.subplots(1, len(dims), squeeze=False)[0], dims, strict=True):
-        chosen = best([row for row in rows if row["d"] == d])
-        names = list(dict.fromkeys((package, name) for package, name, _ in chosen))
-        drawn = 0
-        for package, name in names:
-            points = sorted((n, abs(r["mean"])) for (p, s, n), r in chosen.items() if (p, s) == (package, name))
-            own = package == "scoresde"
-            style = {"color": f"C{drawn}", "lw": 2, "marker": "o"} if own else {"color": "0.65", "lw": 1, "marker": "."}
-            drawn += own
-            axes.loglog(*zip(*points, strict=True), label=name if own else None, zorder=3 if own else 2, **style)
-        if len(names) > drawn:
-            axes.plot([], [], color="0.65", marker=".", label="peers (best setting of each)")
-        numbers = sorted({row["calls"] for row in rows})
-        axes.set(title=f"d = {d}", xlabel="network calls", ylabel=title, xticks=numbers, xticklabels=numbers)
-        axes.minorticks_off()
-        axes.set_ylim(top=min(axes.get_ylim()[1], LARGEST_DRAWN))
-        axes.legend(fontsize=8, loc="lower left")
-        axes.grid(alpha=0.3)
-    figure.savefig(path, dpi=130)
+    kinds, dims = (list(dict.fromkeys(row[name] for row in rows)) for name in ("part", "d"))
+    figure = Figure(figsize=(3 + 3.6 * len(dims), 3.4 * len(kinds)), layout="constrained")
+    for line, kind in zip(figure.subplots(len(kinds), len(dims), squeeze=False), kinds, strict=True):
+        for axes, d in zip(line, dims, strict=True):
+            draw(axes, best([row for row in rows if (row["part"], row["d"]) == (kind, d)]))
+            axes.set(title=f"d = {d}", ylabel=KINDS[kind].title)
+        line[-1].legend(fontsize=8, loc="upper left", bbox_to_anchor=(1.01, 1))
+    return figure
 
 
-def parse(arguments: list[str] | None) -> argparse.Namespace:
-    """The command line."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.quality", description=__doc__.splitlines()[0])
-    parser.add_argument("--sde", choices=SDES, default="vp")
-    parser.add_argument("--quick", action="store_true", help="fewer mixtures, samples and calls: under two minutes")
-    parser.add_argument("--dims", default="2,64", help="dimensions of the data")
-    parser.add_argument("--calls", help="numbers of network calls (default 5,10,20,50,100)")
-    parser.add_argument("--seeds", type=int, help="number of mixtures, seeds 0, 1, ...")
-    parser.add_argument("--samples", type=int, help="end points a mixture")
-    parser.add_argument("--nll-samples", type=int, help="samples a mixture for the NLL gap in d = 2; a tenth in others")
-    parser.add_argument("--peers", default=",".join(peers.PEERS), help="packages, or none")
-    parser.add_argument("--skip", choices=("ode", "sde"), help="leave out a kind of solver")
-    parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--out", type=Path, default=common.RESULTS)
-    options = parser.parse_args(arguments)
-    defaults = ("5,10,20", 2, 60, 2000) if options.quick else ("5,10,20,50,100", 4, 200, 40000)
-    for name, value in zip(("calls", "seeds", "samples", "nll_samples"), defaults, strict=True):
-        if getattr(options, name) is None:
-            setattr(options, name, value)
-    return options
-
-
-@torch.no_grad()
-def main(arguments: list[str] | None = None) -> None:
-    """For each kind of solver: run, print the tables, and write them, a CSV file and a plot to the output folder."""
-    options = parse(arguments)
-    dims, calls = common.integers("--dims", options.dims), common.integers("--calls", options.calls)
-    seeds = list(range(options.seeds))
-    torch.set_num_threads(options.threads)
-    sde = SDES[options.sde]()
-    modules, left_out = peers.load([] if options.peers == "none" else options.peers.split(","))
-    options.out.mkdir(parents=True, exist_ok=True)
-    kinds = {
-        "ode": (ode_errors, "endpoint error / sqrt(d)", _error, lambda d: options.samples),
-        "sde": (
-            nll_gaps,
-            "NLL gap, nats",
-            _gap,
-            lambda d: options.nll_samples if d == 2 else options.nll_samples // 10,
-        ),
-    }
-    for kind, (measure, title, cell, n) in kinds.items():
-        if kind == options.skip:
-            continue
-        begun = time.perf_counter()
-        solvers = [*ours(kind == "sde"), *peers.solvers(modules, kind == "sde")]
-        rows, tables = [], []
-        for d in dims:
-            rows += (found := list(measure(solvers, sde, d, calls, seeds, n(d))))
-            tables += [
-                "",
-                f"## d = {d}: mean ± standard error (worst mean) over {len(seeds)} mixtures, {n(d)} samples each",
-                "",
-            ]
-            tables += [table(found, calls, cell), "", settings(found, calls)]
-        text = [f"# Quality per network call: {title}, {sde!r}", ""]
-        text += [f"- {name}: {value}" for name, value in common.environment().items()]
-        text.append(
-            f"- mixtures: seeds {seeds[0]} to {seeds[-1]}; start noise: the same for all, seeded by the mixture's"
-        )
-        text += [f"- left out: {package} ({reason})" for package, reason in left_out.items()]
-        text += [f"- time: {time.perf_counter() - begun:.0f} s", *tables]
-        name = f"quality_{options.sde}_{kind}"
-        common.write_csv(options.out / f"{name}.csv", rows)
-        (options.out / f"{name}.md").write_text("\n".join(text) + "\n")
-        plot(rows, dims, options.out / f"{name}.png", title)
-        print("\n".join(text))
+def draw(axes, chosen: dict[tuple[str, str, int], dict]) -> None:
+    """One panel."""
+    drawn = 0
+    names = list(dict.fromkeys((package, name) for package, name, _ in chosen))
+    for package, name in names:
+        points = sorted((n, abs(r["mean"])) for (p, s, n), r in chosen.items() if (p, s) == (package, name))
+        own = package == "scoresde"
+        style = {"color": f"C{drawn}", "lw": 2, "marker": "o"} if own else {"color": "0.65", "lw": 1, "marker": "."}
+        drawn += own
+        axes.loglog(*zip(*points, strict=True), label=name if own else None, zorder=3 if own else 2, **style)
+    if len(names) > drawn:
+        axes.plot([], [], color="0.65", marker=".", label="peers (best setting of each)")
+    numbers = sorted({n for _, _, n in chosen})
+    axes.set(xlabel="network calls", xticks=numbers, xticklabels=numbers)
+    axes.minorticks_off()
+    axes.set_ylim(top=min(axes.get_ylim()[1], LARGEST_DRAWN))
+    axes.grid(alpha=0.3)
 
 
 def _error(row: dict) -> str:
@@ -326,6 +269,72 @@ def _error(row: dict) -> str:
 
 def _gap(row: dict) -> str:
     return f"{row['mean']:+.3f} ± {row['stderr']:.3f} ({row['worst']:+.3f})"
+
+
+class Kind(NamedTuple):
+    """What is measured of a kind of solver, its name, and a cell of its table."""
+
+    measure: Callable[..., Iterable[dict]]
+    title: str
+    cell: Callable[[dict], str]
+
+
+KINDS = {"ode": Kind(ode_errors, "endpoint error / sqrt(d)", _error), "sde": Kind(nll_gaps, "NLL gap, nats", _gap)}
+
+
+def parse(arguments: list[str] | None) -> argparse.Namespace:
+    """The command line."""
+    parser = common.parser("quality", __doc__, quick="fewer mixtures, samples and calls")
+    parser.add_argument("--sde", choices=SDES, default="vp")
+    parser.add_argument("--dims", default="2,64", help="dimensions of the data")
+    parser.add_argument("--calls", help="numbers of network calls (default 5,10,20,50,100)")
+    parser.add_argument("--seeds", type=int, help="number of mixtures, seeds 0, 1, ...")
+    parser.add_argument("--samples", type=int, help="end points a mixture")
+    parser.add_argument("--nll-samples", type=int, help="samples a mixture for the NLL gap in d = 2; a tenth in others")
+    parser.add_argument("--peers", default=",".join(peers.PEERS), help="packages, or none")
+    parser.add_argument("--skip", choices=KINDS, help="leave out a kind of solver")
+    options = parser.parse_args(arguments)
+    defaults = ("5,10,20", 1, 60, 2000) if options.quick else ("5,10,20,50,100", 4, 200, 40000)
+    for name, value in zip(("calls", "seeds", "samples", "nll_samples"), defaults, strict=True):
+        if getattr(options, name) is None:
+            setattr(options, name, value)
+    return options
+
+
+@torch.no_grad()
+def main(arguments: list[str] | None = None) -> None:
+    """For each kind of solver and dimension: run, and make a table; then write the record."""
+    options = parse(arguments)
+    dims, calls = common.integers("--dims", options.dims), common.integers("--calls", options.calls)
+    seeds = list(range(options.seeds))
+    torch.set_num_threads(options.threads)
+    sde = SDES[options.sde]()
+    modules, left_out = peers.load([] if options.peers == "none" else options.peers.split(","))
+    record = common.Record(
+        "quality",
+        options,
+        f"Quality per network call, {sde!r}",
+        arguments=arguments,
+        seeds=f"mixtures {seeds[0]} to {seeds[-1]}; start noise by the mixture's seed, the same for all",
+        peers=modules,
+        left_out=left_out,
+        variant="" if options.sde == "vp" else options.sde,
+    )
+    rows, text = [], []
+    for part, kind in KINDS.items():
+        if part == options.skip:
+            continue
+        solvers = [*ours(part == "sde"), *peers.solvers(modules, part == "sde")]
+        for d in dims:
+            n = options.samples if part == "ode" else options.nll_samples if d == 2 else options.nll_samples // 10
+            found = [{"part": part, **row} for row in kind.measure(solvers, sde, d, calls, seeds, n)]
+            rows += found
+            text.append(f"## {kind.title[0].upper()}{kind.title[1:]}, d = {d}")
+            text.append(f"Mean ± standard error (worst mean) over {len(seeds)} mixtures, {n} samples each.")
+            text.append(table(found, calls, kind.cell, left_out))
+            if modules:
+                text += ["Settings of the peers in the table:", settings(found, calls)]
+    record.write(rows, "\n\n".join(text), figure_of(rows))
 
 
 if __name__ == "__main__":

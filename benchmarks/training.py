@@ -1,7 +1,5 @@
 """Steps per second and memory of the trainer: beside a loop written by hand, in low precision, and compiled.
 
-    python -m benchmarks.training [--quick] [--device auto|cpu|cuda]
-
 The hand-written loop does what the trainer does with the same network (batch, times, noise, loss, clipping, fused Adam,
 one average of the weights) and nothing else: no records, no checks. Both advance in turn by the same number of steps;
 the ratio is the median over the rounds of the time by hand over the trainer's. The variants of precision are timed in
@@ -21,6 +19,7 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from benchmarks import common  # first: it sets how threads wait
 
@@ -29,8 +28,13 @@ import torch
 from torch import nn
 
 from scoresde import VPSDE, Data, DenoisingScoreMatching, ScoreModel, Trainer, TrainerConfig, load_data
+from scoresde.errors import UnknownNameError
 from scoresde.nets import build_net
 
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+QUICK_SECONDS = 60
 NETS = {
     "MLP, 2-D points": {"name": "mlp", "shape": [2], "width": 128, "blocks": 3},
     "U-Net, 8x8 digits": {"name": "unet", "shape": [1, 8, 8]},
@@ -128,15 +132,29 @@ def peak(name: str, variant: str, device: torch.device) -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**20
 
 
+def figure_of(rows: list[dict]) -> Figure:
+    """Bars of speed over the base's, one a variant and network; the bases themselves are left out."""
+    from matplotlib.figure import Figure
+
+    first = next((row["variant"] for row in rows if row["part"] == "variants"), None)
+    rows = [row for row in rows if row["variant"] not in ("by hand", first)]
+    figure = Figure(figsize=(7, 1.2 + 0.3 * len(rows)), layout="constrained")
+    axes = figure.subplots()
+    names = [f"{row['network']}: {row['variant']}" for row in rows][::-1]
+    colours = ["C0" if row["part"] == "beside a loop by hand" else "0.65" for row in rows][::-1]
+    axes.barh(names, [row["ratio"] for row in rows][::-1], color=colours)
+    axes.axvline(1, color="0.3", lw=1)
+    axes.set(xlabel="speed over the loop by hand (blue), over float32 (grey)")
+    axes.tick_params(labelsize=8)
+    return figure
+
+
 def main(arguments: list[str] | None = None) -> None:
-    """Run, print the tables and write them with the CSV files to the output folder."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.training", description=__doc__.splitlines()[0])
-    parser.add_argument("--quick", action="store_true", help="fewer and shorter rounds, nothing compiled")
+    """Run, and write the record."""
+    parser = common.parser("training", __doc__, quick="fewer and shorter rounds, nothing compiled")
     parser.add_argument("--rounds", type=int, help="rounds of which the median is taken (default 21; quick 5)")
     parser.add_argument("--device", default="auto", choices=["auto", "cpu", "cuda"])
     parser.add_argument("--variants", default=";".join(VARIANTS), help="with ; between, or none")
-    parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--out", type=Path, default=common.RESULTS)
     parser.add_argument("--memory-of", nargs=2, metavar=("NET", "VARIANT"), help=argparse.SUPPRESS)
     options = parser.parse_args(arguments)
     torch.set_num_threads(options.threads)
@@ -145,67 +163,62 @@ def main(arguments: list[str] | None = None) -> None:
     if options.memory_of:
         print(json.dumps(peak(*options.memory_of, device)))
         return
-    rounds = options.rounds or (5 if options.quick else 21)
+    rounds, steps = options.rounds or (5 if options.quick else 21), 5 if options.quick else 20
     variants = [] if options.variants == "none" else options.variants.split(";")
+    for variant in variants:
+        if variant not in VARIANTS:
+            raise UnknownNameError("--variants", variant, VARIANTS)
     if options.quick:
         variants = [variant for variant in variants if "compiled" not in variant]
+    seeds = "0 for networks and loops"
+    record = common.Record(
+        "training", options, "Training: steps per second and memory", arguments=arguments, seeds=seeds
+    )
+    record.notes["device"] = torch.cuda.get_device_name() if cuda else "CPU"
+    record.notes["rounds"] = f"medians of {rounds} rounds of {steps} steps"
     rows, precision = [], []
     for name in NETS:
-        data, steps = data_for(name), (5 if options.quick else 20)
+        data = data_for(name)
         hand, ours = by_hand(name, data, steps, device), by_trainer(name, data, steps, device)
         times = race({"by hand": hand, "trainer": ours}, rounds, device)
-        rows.append(
+        what = {"network": name, "batch": BATCHES[name]}
+        rows += [
             {
-                "network": name,
-                "batch": BATCHES[name],
-                "by_hand_steps_per_s": steps / statistics.median(times["by hand"]),
-                "trainer_steps_per_s": steps / statistics.median(times["trainer"]),
-                "ratio": ratio(times, "trainer", "by hand"),
+                "part": "beside a loop by hand",
+                **what,
+                "variant": variant,
+                "steps_per_s": steps / statistics.median(times[variant]),
+                "ratio": ratio(times, variant, "by hand"),
             }
-        )
+            for variant in times
+        ]
         runners = {v: by_trainer(name, data, steps, device, **VARIANTS[v]) for v in variants}
         times = race(runners, rounds, device) if runners else {}
-        for variant in variants:
-            precision.append(
-                {
-                    "network": name,
-                    "variant": variant,
-                    "steps_per_s": steps / statistics.median(times[variant]),
-                    "ratio": ratio(times, variant, variants[0]),
-                    "peak_mib": memory(name, variant, device),
-                }
-            )
-    text = ["# Training: steps per second and memory", ""]
-    text += [f"- {key}: {value}" for key, value in common.environment().items()]
-    text += [f"- device: {torch.cuda.get_device_name() if cuda else 'CPU'}; medians of {rounds} rounds", ""]
-    header = ["network", "batch", "by hand, steps/s", "trainer, steps/s", "trainer / by hand"]
-    text.append(
-        common.markdown(
-            header,
-            [
-                [
-                    r["network"],
-                    str(r["batch"]),
-                    f"{r['by_hand_steps_per_s']:.1f}",
-                    f"{r['trainer_steps_per_s']:.1f}",
-                    f"{100 * r['ratio']:.1f} %",
-                ]
-                for r in rows
-            ],
-        )
-    )
+        precision += [
+            {
+                "part": "variants",
+                **what,
+                "variant": variant,
+                "steps_per_s": steps / statistics.median(times[variant]),
+                "ratio": ratio(times, variant, variants[0]),
+                "peak_mib": memory(name, variant, device),
+            }
+            for variant in variants
+        ]
+    lines = [
+        [r["network"], str(r["batch"]), r["variant"], f"{r['steps_per_s']:.1f}", f"{r['ratio']:.3f}"] for r in rows
+    ]
+    text = ["## The trainer and a loop by hand"]
+    text.append(common.markdown(["network", "batch", "", "steps/s", "speed / by hand"], lines))
     if precision:
-        header = ["network", "variant", "steps/s", f"speed / {variants[0]}", "peak, MiB"]
         lines = [
             [r["network"], r["variant"], f"{r['steps_per_s']:.1f}", f"{r['ratio']:.2f}", f"{r['peak_mib']:.0f}"]
             for r in precision
         ]
-        text += ["", common.markdown(header, lines)]
-        common.write_csv(options.out / "training_variants.csv", precision)
-    common.write_csv(options.out / "training.csv", rows)
-    written = "\n".join(text) + "\n"
-    (options.out / "training.md").write_text(written)
-    print(written)
+        text.append("## Precision, compilation, batches in pieces")
+        header = ["network", "variant", "steps/s", f"speed / {variants[0]}", "peak, MiB"]
+        text.append(common.markdown(header, lines))
+    record.write(rows + precision, "\n\n".join(text), figure_of(rows + precision))
 
 
 if __name__ == "__main__":

@@ -14,7 +14,8 @@ class NetPreset(NamedTuple):
 
     ``data`` names the data, ``net`` is for :func:`~scoresde.nets.build_net`, ``run`` holds the settings of its training
     by section (sde, model, train), those of a paper or of our own experiments, empty where there are neither, and
-    ``source`` says which. ``train.ema_half_life`` is in steps: a decay of 0.9999 a step halves in ln 2 / -ln 0.9999 = 6931.
+    ``source`` says which. ``train.ema_half_life`` is in steps: a decay of 0.9999 a step halves in ln 2 / -ln 0.9999 =
+    6931.
     """
 
     data: str

@@ -6,15 +6,16 @@ import math
 import pytest
 import torch
 
-from benchmarks import likelihood
+from benchmarks import common, likelihood
 from benchmarks.quality import Counted, mixture
 from scoresde import VPSDE, ResidualMLP, Scaling, ScoreModel
+from scoresde.errors import UnknownNameError
 from scoresde.models import Moments
 
 
-def rows_of(path):
-    with path.open() as file:
-        return list(csv.DictReader(file))
+def rows_of(results, part):
+    with (results / "likelihood.csv").open() as file:
+        return [row for row in csv.DictReader(file) if row["part"] == part]
 
 
 def stub(*_):
@@ -53,17 +54,14 @@ def results(tmp_path_factory):
 
 def test_it_writes_its_tables(results):
     written = {path.name for path in results.iterdir()}
-    assert written == {"exact_2.csv", "estimated.csv", "network_costs.csv", "network_errors.csv", "likelihood.md"}
+    assert written == {"likelihood.csv", "likelihood.md", "likelihood.png"}
     text = (results / "likelihood.md").read_text()
-    assert "torch " + torch.__version__ in text
     assert "1 mixtures, 25 points each" in text
-    assert "torchcfm" in text
 
 
 def test_more_calls_err_less_and_ours_errs_least(results):
     ours, recipe = (
-        [row for row in rows_of(results / "exact_2.csv") if row["package"] == name]
-        for name in ("scoresde", "torchdiffeq")
+        [row for row in rows_of(results, "exact") if row["package"] == name] for name in ("scoresde", "torchdiffeq")
     )
     assert [int(row["calls"]) for row in ours] == [int(row["setting"]) for row in ours]
     errors = [float(row["mean_error"]) for row in ours]
@@ -77,7 +75,7 @@ def test_more_calls_err_less_and_ours_errs_least(results):
 
 
 def test_estimates_are_within_their_noise_and_a_frozen_probe_has_more(results):
-    rows = rows_of(results / "estimated.csv")
+    rows = rows_of(results, "estimated")
     ours = [row for row in rows if row["package"] == "scoresde"]
     (frozen,) = [row for row in rows if row["package"] == "score_sde recipe"]
     assert all(int(row["calls"]) == int(row["setting"]) <= 200 for row in ours)
@@ -87,13 +85,13 @@ def test_estimates_are_within_their_noise_and_a_frozen_probe_has_more(results):
 
 
 def test_costs_of_a_network(results):
-    costs = {row["method"]: row for row in rows_of(results / "network_costs.csv")}
+    costs = {row["package"]: row for row in rows_of(results, "network cost")}
     assert set(costs) == {"scoresde", "score_sde recipe"}
     assert all(float(row["forwards"]) > 0 and float(row["memory"]) > 1 for row in costs.values())
-    for row in rows_of(results / "network_errors.csv"):
-        if row["method"] == "scoresde":
+    for row in rows_of(results, "network error"):
+        if row["package"] == "scoresde":
             assert float(row["evaluations"]) == int(row["setting"])
-        cost = float(row["evaluations"]) * float(costs[row["method"]]["forwards"])
+        cost = float(row["evaluations"]) * float(costs[row["package"]]["forwards"])
         assert math.isclose(float(row["cost_in_forwards"]), cost, rel_tol=1e-9)
 
 
@@ -150,7 +148,8 @@ def test_the_best_setting_within_a_budget():
     assert [row["calls"] for row in likelihood._best(rows, "error", 100)] == [20]
 
 
-def test_a_peer_that_is_not_there_is_left_out_with_the_reason():
-    modules, left_out = likelihood.load(["no_such_peer"])
-    assert modules == {}
-    assert set(left_out) == {"torchcfm", "no_such_peer"}
+def test_a_peer_that_is_not_there_is_left_out_and_one_that_is_not_known_refused(monkeypatch):
+    monkeypatch.setitem(likelihood.PEERS, "no-such-peer", lambda: __import__("no_such_peer"))
+    assert likelihood.load(["no-such-peer"]) == ({}, {"no-such-peer": common.NOT_INSTALLED})
+    with pytest.raises(UnknownNameError, match="did you mean 'flow_matching'"):
+        likelihood.load(["flow_match"])

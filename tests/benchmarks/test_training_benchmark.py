@@ -17,14 +17,13 @@ def test_it_writes_its_tables(tmp_path, monkeypatch):
     variants = "float32;bfloat16;float32, 4 pieces"
     options = {"--rounds": 2, "--device": "cpu", "--variants": variants, "--threads": threads, "--out": tmp_path}
     training.main(["--quick", *(str(part) for pair in options.items() for part in pair)])
-    with (tmp_path / "training.csv").open() as file:
-        (row,) = csv.DictReader(file)
-    assert row["network"] == name
-    assert 0.2 < float(row["ratio"]) < 5
-    text = (tmp_path / "training.md").read_text()
-    assert "trainer / by hand" in text
-    with (tmp_path / "training_variants.csv").open() as file:
-        assert [line["variant"] for line in csv.DictReader(file)] == variants.split(";")
+    with (tmp_path / "training-quick.csv").open() as file:
+        hand, trainer, *rows = csv.DictReader(file)
+    assert [hand["network"], hand["variant"], float(hand["ratio"])] == [name, "by hand", 1.0]
+    assert trainer["variant"] == "trainer"
+    assert 0.2 < float(trainer["ratio"]) < 5
+    assert [row["variant"] for row in rows] == variants.split(";")
+    assert "speed / by hand" in (tmp_path / "training-quick.md").read_text()
 
 
 def test_peak_memory_is_that_of_a_network(monkeypatch):

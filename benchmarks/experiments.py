@@ -1,0 +1,189 @@
+"""What matters in training: variants of one setting, each given the same processor time, paired on the same images.
+
+Each variant trains for ``--minutes`` of its own processor time on one thread, which busy neighbours do not shorten;
+learning rate and average of the weights follow the time, not the steps. All are scored on the same held-out images
+with the same noise: the variational bound in bits/dim, which differs from the base's by a paired difference, and the
+Frechet distance of samples. Every variant is kept in a folder of its own; one that is there is not run again. ::
+
+    python -m benchmarks.experiments --minutes 3 --work runs/experiments base fourier lr-low
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+
+from benchmarks import common  # first: it settles how torch's threads wait
+
+# isort: split
+import torch
+
+from benchmarks import frechet, real
+from scoresde import ScoreModel, variational_bound
+from scoresde.app import build
+from scoresde.app.comparing import paired_difference
+from scoresde.app.config import load_config
+from scoresde.app.terminal import progress
+from scoresde.errors import UnknownNameError
+from scoresde.files import write_atomically
+from scoresde.training import Trainer
+
+QUICK_SECONDS = 40
+
+BASE = {
+    "net.options.channels": 32,
+    "net.options.multipliers": [1, 2, 2],
+    "net.options.blocks": 1,
+    "train.batch_size": 32,
+    "train.lr": 3e-3,
+    "train.clip": 10.0,
+    "train.warmup": 100,
+    "train.precision": "bfloat16",
+    "train.weighting": "likelihood",
+    "train.time_sampling": "log-snr",
+}
+
+#: what each variant changes of the base
+VARIANTS = {
+    "base": {},
+    # the network
+    "two-blocks": {"net.options.blocks": 2},
+    "fourier": {"net.options.fourier_inputs": [7, 8]},
+    "deep-widths": {"net.options.multipliers": [1, 2, 4]},
+    "lean": {"net.options.channels": 16, "net.options.multipliers": [1, 4, 8]},
+    "wide": {"net.options.channels": 48},
+    "two-levels": {"net.options.multipliers": [1, 2]},
+    "attention-14": {"net.options.attention": [-2, -1]},
+    "no-attention": {"net.options.attention": []},
+    "label-time": {"model.label": "time"},
+    # what it predicts, and the process
+    "velocity": {"model.predicts": "velocity"},
+    "noise": {"model.predicts": "noise"},
+    "cosine": {"sde.name": "vp-cosine"},
+    # the objective
+    "simple": {"train.weighting": "simple", "train.time_sampling": "low-discrepancy"},
+    "simple-log-snr": {"train.weighting": "simple", "train.time_sampling": "log-snr"},
+    "sigmoid": {"train.weighting": "sigmoid"},
+    "edm-weighting": {"train.weighting": "edm", "train.time_sampling": "log-normal"},
+    "uniform-times": {"train.time_sampling": "uniform"},
+    # the optimiser
+    "lr-low": {"train.lr": 1e-3},
+    "lr-high": {"train.lr": 6e-3},
+    "batch-16": {"train.batch_size": 16},
+    "batch-64": {"train.batch_size": 64},
+    "constant-lr": {"train.lr_decay": "none"},
+    "beta2-999": {"train.beta2": 0.999},
+    # the arithmetic
+    "float32": {"train.precision": "float32"},
+    "channels-last": {"train.channels_last": True},
+}
+
+
+class _Timed(Trainer):
+    """A trainer whose clock is the processor time of this process, which busy neighbours do not shorten."""
+
+    clock = staticmethod(time.process_time)
+
+
+def train(name: str, data, config) -> tuple[ScoreModel, dict]:
+    """The averaged model of a variant, and what its training was."""
+    model = build.model(config, data)
+    made = build.trainer(config, model, None)
+    trainer = _Timed(model, made.objective, made.config)
+    with progress(name, 100) as update:
+        for record in trainer.records(data):
+            past = trainer.seconds_trained / (60 * config.train.minutes)
+            update(min(100, int(100 * past)), f"loss {record.loss:.4f}")
+    return trainer.averaged_model(), {
+        "steps": trainer.step,
+        "images": trainer.step * config.train.batch_size,
+        "weights": sum(p.numel() for p in model.net.parameters()),
+    }
+
+
+def score(model: ScoreModel, test, classifier, reference, options) -> dict:
+    """The bound of the first held-out images, and the Frechet distance of samples."""
+    generator = torch.Generator().manual_seed(1)
+    bound = variational_bound(model, test.raw[: options.items], levels=16, batch=64, generator=generator)
+    raw, _ = real.draw(model, options.samples, test.shape, options.calls, autocast=torch.bfloat16)
+    found = frechet.distance(frechet.features(classifier, raw), reference)
+    return {"bits": bound.bits.tolist(), "frechet": found.value, "frechet_stderr": found.stderr}
+
+
+def measure(name: str, options, train_data, test, classifier, reference) -> dict:
+    """Train and score a variant, or read what was found before."""
+    folder = options.work / name
+    if (folder / "result.json").exists():
+        return json.loads((folder / "result.json").read_text())
+    changes = {"train.minutes": options.minutes, **BASE, **VARIANTS[name]}
+    config = load_config(
+        preset="none",
+        overrides=[f"data.source={options.data}", *(f"{key}={json.dumps(value)}" for key, value in changes.items())],
+    )
+    model, facts = train(name, train_data, config)
+    result = facts | score(model, test, classifier, reference, options)
+    model.save_pretrained(folder)
+    write_atomically(folder / "result.json", json.dumps({"variant": name, **result}) + "\n")
+    return result
+
+
+def shared_classifier(folder: Path, data) -> frechet.Classifier:
+    """The one of all variants, trained where there is none yet."""
+    if not folder.exists():
+        classifier = frechet.fit_classifier(data)
+        classifier.save(folder)
+    return frechet.Classifier.load(folder)[0]
+
+
+def rows_of(results: dict[str, dict]) -> list[dict]:
+    """One row a variant, with its paired difference from the base."""
+    base, rows = results["base"], []
+    for name, found in results.items():
+        bits = torch.tensor(found["bits"], dtype=torch.float64)
+        difference = {}
+        if name != "base":
+            mean, stderr = paired_difference(bits, torch.tensor(base["bits"], dtype=torch.float64))
+            difference = {"to base": mean, "+-": stderr}
+        rows.append(
+            {
+                "variant": name,
+                "weights": found["weights"],
+                "images": found["images"],
+                "bound, bits/dim": bits.mean().item(),
+                **difference,
+                "Frechet": found["frechet"],
+                "Frechet +-": found["frechet_stderr"],
+            }
+        )
+    return rows
+
+
+def main(arguments=None) -> None:
+    options = common.parser("experiments", __doc__, quick="two variants, a few seconds each")
+    options.add_argument("variants", nargs="*", help=f"of {', '.join(VARIANTS)} (default: all)")
+    options.add_argument("--data", default="/usr/share/datasets/fashion-mnist", help="folder of idx files")
+    options.add_argument("--work", type=Path, default=Path("runs/experiments"), help="folder of the variants")
+    options.add_argument("--minutes", type=float, default=3, help="processor time of each training")
+    options.add_argument("--items", type=int, default=256, help="held-out images scored")
+    options.add_argument("--samples", type=int, default=500)
+    options.add_argument("--calls", type=int, default=15, help="network calls a sample")
+    options = options.parse_args(arguments)
+    names = options.variants or list(VARIANTS)
+    for name in names:
+        if name not in VARIANTS:
+            raise UnknownNameError("variants", name, VARIANTS)
+    names = list(dict.fromkeys(["base", *names]))
+    if options.quick:
+        names, options.minutes, options.items, options.samples = names[:2], 0.05, 16, 16
+    torch.set_num_threads(options.threads)
+    record = common.Record("experiments", options, "What matters in training", arguments=arguments, seeds="0")
+    train_data, test = build.data(load_config(overrides=[f"data.source={options.data}"]).data)
+    classifier = shared_classifier(options.work / "classifier", train_data.take(1000) if options.quick else train_data)
+    reference = frechet.Gaussian.of(frechet.features(classifier, test.raw))
+    results = {name: measure(name, options, train_data, test, classifier, reference) for name in names}
+    record.write(rows := rows_of(results), common.table(rows))
+
+
+if __name__ == "__main__":
+    main()
