@@ -2,9 +2,14 @@
 
 For data of 8 dimensions (the mixtures of benchmarks/quality.py) and y = A x + 0.1 n with a random A of 4 x 8, each
 method is given the exact score and the same number of network calls. Distances to as many exact draws of p(x_0 | y):
-the sliced Wasserstein-1 distance; the energy distance (its unbiased estimate, which may be negative); the distance of
-the mean, over the posterior's standard deviation (the root of its covariance's trace). The floor is a second set of
-exact draws, the prior draws of p(x_0). ``rows`` are the rows of the network that a call and sample take.
+the sliced Wasserstein-1 distance, and the energy distance (its unbiased estimate, which may be negative). The floor is
+a second set of exact draws, the prior draws of p(x_0).
+
+``bias`` is the distance of the samples' mean from the posterior's, |E x - E[x_0 | y]|, as a fraction of the posterior's
+standard deviation (the root of its covariance's trace); the prior's is 1.5 to 4 times as large. Its square is estimated
+without bias, by taking off the variance of a mean of so many samples, and may be negative; the table shows the root of
+the mean over the problems, one standard error either way. ``weighted``: the same for the mean with the weights of
+:class:`scoresde.Particles`. ``rows`` are the rows of the network that a call and sample take.
 """
 
 from __future__ import annotations
@@ -13,10 +18,10 @@ import argparse
 import math
 import time
 from collections.abc import Callable
-from pathlib import Path
 
 from benchmarks import common  # first: it sets how threads wait
-from benchmarks.quality import SDES, mixture
+from benchmarks.quality import SDES as QUALITY_SDES
+from benchmarks.quality import mixture
 
 # isort: split
 import torch
@@ -32,17 +37,22 @@ from scoresde import (
     Particles,
     PredictorCorrector,
     Resampling,
+    SubVPSDE,
     dps,
     gaussian_data,
     moment_matching,
     pigdm,
     replacement,
-    sample,
+    trajectory,
 )
 from scoresde.sampling import Sampler
 
+SDES = QUALITY_SDES | {"subvp": SubVPSDE}
 D, SEEN, NOISE = 8, 4, 0.1
-COLUMNS = {"sliced_w1": "sliced W1", "energy": "energy", "mean": "mean / std"}
+LARGEST_DRAWN = 1e3  # floors beyond leave the picture
+QUICK_SECONDS = 30
+DISTANCES = {"sliced_w1": "sliced W1 (floors)", "energy": "energy"}
+BIASES = {"bias2": "bias, %", "weighted2": "weighted, %"}  # squares
 #: name: (method, sampler, steps for so many calls, rows of the network a call and sample)
 Method = tuple[Callable, Sampler, Callable[[int], int], int]
 
@@ -85,7 +95,7 @@ def methods() -> dict[str, Method]:
     return table
 
 
-def problem(seed: int, n: int) -> tuple[GaussianMixture, Matrix, Tensor, GaussianMixture]:
+def problem(seed: int) -> tuple[GaussianMixture, Matrix, Tensor, GaussianMixture]:
     """``(mixture, operator, y, posterior)`` of a seed."""
     prior, g = mixture(D, seed), torch.Generator().manual_seed(seed)
     operator = Matrix(torch.randn(SEEN, D, generator=g, dtype=torch.float64) / math.sqrt(D))
@@ -110,76 +120,118 @@ def energy(x: Tensor, y: Tensor) -> float:
     return (2 * torch.cdist(x, y).mean() - within(x) - within(y)).item()
 
 
-def distances(x: Tensor, exact: Tensor, posterior: GaussianMixture) -> dict[str, float]:
-    """The columns of the table."""
+def squared_bias(x: Tensor, posterior: GaussianMixture, w: Tensor | None = None) -> tuple[float, float]:
+    """|E x - mean|^2 over the posterior's variance, without bias, and its standard error; ``w``: weights ``(N,)``."""
     moments = posterior.moments
-    mean = (x.mean(0) - moments.mean).norm() / moments.covariance.trace().sqrt()
-    return {"sliced_w1": sliced_w1(x, exact), "energy": energy(x, exact), "mean": mean.item()}
+    w = torch.full((len(x),), 1 / len(x), dtype=x.dtype) if w is None else w
+    error, spread = w @ x - moments.mean, w[:, None] * (x - w @ x)
+    covariance, variance = spread.T @ spread, moments.covariance.trace()  # of the mean; of the posterior
+    own = (covariance @ covariance).trace()
+    of_square = 2 * own + 4 * (error @ covariance @ error - own).clamp(min=0)
+    return ((error @ error - covariance.trace()) / variance).item(), (of_square.sqrt() / variance).item()
+
+
+def distances(x: Tensor, exact: Tensor, posterior: GaussianMixture, log_w: Tensor | None = None) -> dict[str, float]:
+    """A row's measurements; with the logarithms of the samples' weights also those of their weighted mean."""
+    row = {"sliced_w1": sliced_w1(x, exact), "energy": energy(x[:2000], exact[:2000])}
+    for name, w in (("bias2", None), ("weighted2", log_w)):
+        if name == "bias2" or w is not None:
+            row[name], row[f"{name}_error"] = squared_bias(x, posterior, None if w is None else w.softmax(0))
+    return row
 
 
 def measure(sde: SDE, calls: int, seeds: list[int], n: int, which: str = "") -> list[dict]:
     """A row for each method and problem; ``which`` picks the methods whose name has it."""
     rows = []
     for seed in seeds:
-        prior, operator, y, posterior = problem(seed, n)
+        prior, operator, y, posterior = problem(seed)
         exact = posterior.sample(n, torch.Generator().manual_seed(seed + 1))
-
-        def row(name: str, x: Tensor, batch: int, seconds: float, seed=seed, exact=exact, posterior=posterior):
-            found = distances(x, exact, posterior)
-            rows.append({"method": name, "seed": seed, "rows": batch, **found, "seconds": round(seconds, 2)})
-
-        row("exact posterior (floor)", posterior.sample(n, torch.Generator().manual_seed(seed + 2)), 0, 0.0)
-        row("prior", prior.sample(n, torch.Generator().manual_seed(seed + 3)), 0, 0.0)
+        for k, (name, law) in enumerate((("exact posterior (floor)", posterior), ("prior", prior)), start=2):
+            x = law.sample(n, torch.Generator().manual_seed(seed + k))
+            rows.append(
+                {"method": name, "problem": seed, "rows": None, **distances(x, exact, posterior), "seconds": 0.0}
+            )
         for name, (method, sampler, steps, batch) in methods().items():
             if which not in name:
                 continue
             model, g = method(prior.model(sde), operator, y, NOISE), torch.Generator().manual_seed(seed + 4)
             begun = time.perf_counter()
-            x = sample(model, (n, D), sampler, steps(calls), generator=g, dtype=torch.float64)
-            row(name, x, batch, time.perf_counter() - begun)
+            *_, last = trajectory(model, (n, D), sampler, steps(calls), generator=g, dtype=torch.float64)
+            seconds = time.perf_counter() - begun
+            found = distances(last.x, exact, posterior, last.log_weight)
+            rows.append({"method": name, "problem": seed, "rows": batch, **found, "seconds": seconds})
     return rows
 
 
-def table(rows: list[dict]) -> str:
-    """Means over the problems, with their standard errors, and in units of the floor's mean."""
-    names = list(dict.fromkeys(row["method"] for row in rows))
+def summary(rows: list[dict]) -> list[dict]:
+    """For each method the means over the problems and their standard errors, and distances over the floor's."""
     lines, floor = [], {}
-    for name in names:
-        mine, cells = [row for row in rows if row["method"] == name], [name]
-        for key in COLUMNS:
+    for name in dict.fromkeys(row["method"] for row in rows):
+        mine = [row for row in rows if row["method"] == name]
+        line = {"method": name, "rows": mine[0]["rows"]}
+        for key, column in DISTANCES.items():
             values = torch.tensor([row[key] for row in mine], dtype=torch.float64)
             error = values.std().item() / math.sqrt(len(values)) if len(values) > 1 else math.nan
             floor.setdefault(key, values.mean().item())
-            times = f" ({values.mean().item() / floor[key]:.3g})" if key != "energy" else ""
-            cells.append(f"{values.mean().item():.3g} ± {error:.1g}{times}")
-        lines.append([*cells, str(mine[0]["rows"] or ""), f"{sum(row['seconds'] for row in mine):.0f}"])
-    return common.markdown(["method", *(f"{v} (floors)" for v in COLUMNS.values()), "rows", "s"], lines)
+            times = f" ({values.mean().item() / floor[key]:.3g})" if key == "sliced_w1" else ""
+            line[column] = f"{values.mean().item():.3g} ± {error:.1g}{times}"
+        for key, column in BIASES.items():
+            line[column] = None
+            if key in mine[0]:
+                square = sum(row[key] for row in mine) / len(mine)
+                error = math.sqrt(sum(row[f"{key}_error"] ** 2 for row in mine)) / len(mine)
+                low, high = math.sqrt(max(0.0, square - error)), math.sqrt(max(0.0, square) + error)
+                line[column] = f"{100 * low:.1f} to {100 * high:.1f}"
+        lines.append(line | {"s": round(sum(row["seconds"] for row in mine))})
+    return lines
+
+
+def picture(rows: list[dict], title: str):
+    """The sliced Wasserstein distance of each method in units of the floor, a dot a problem."""
+    from matplotlib.figure import Figure
+
+    names = list(dict.fromkeys(row["method"] for row in rows))
+    floor = [row["sliced_w1"] for row in rows if row["method"] == names[0]]
+    figure = Figure(figsize=(7, 0.6 + 0.25 * len(names)), layout="constrained")
+    axes = figure.subplots()
+    for k, name in enumerate(names):
+        values = [row["sliced_w1"] * len(floor) / sum(floor) for row in rows if row["method"] == name]
+        values = [value for value in values if value < LARGEST_DRAWN]
+        axes.plot(values, [k] * len(values), "o", ms=4, alpha=0.6, color="#0072B2")
+    axes.axvline(1, color="0.6", lw=1)
+    axes.set(xscale="log", xlabel="sliced Wasserstein distance, in floors", yticks=range(len(names)), title=title)
+    axes.set_yticklabels(names)
+    axes.invert_yaxis()
+    return figure
 
 
 def parse(arguments: list[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = common.parser("inverse", __doc__, quick="one problem, 100 samples, 50 calls")
     parser.add_argument("--sde", choices=SDES, default="vp")
     parser.add_argument("--calls", type=int, default=200, help="network calls (default: 200)")
     parser.add_argument("--problems", type=int, default=10, help="mixtures, each with an observation (default: 10)")
     parser.add_argument("--samples", type=int, default=1000, help="samples a problem (default: 1000)")
     parser.add_argument("--only", default="", help="methods whose name has this")
-    parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--out", type=Path, default=common.RESULTS)
     return parser.parse_args(arguments)
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Measure, print the table, and write it and a CSV file to the output folder."""
+    """Measure, and write the table, a figure and a CSV file to the output folder."""
     options = parse(arguments)
     torch.set_num_threads(options.threads)
+    calls, problems, n = (50, 1, 100) if options.quick else (options.calls, options.problems, options.samples)
     sde = SDES[options.sde]()
-    rows = measure(sde, options.calls, list(range(options.problems)), options.samples, options.only)
-    title = f"# Inverse problems, {options.calls} calls, {sde!r}"
-    sizes = f"- {options.problems} problems, seeds from 0, {options.samples} samples each; A {SEEN}x{D}, noise {NOISE}"
-    text = [title, "", *(f"- {name}: {value}" for name, value in common.environment().items()), sizes, "", table(rows)]
-    common.write_csv(options.out / f"inverse_{options.sde}.csv", rows)
-    (options.out / f"inverse_{options.sde}.md").write_text("\n".join(text) + "\n")
-    print("\n".join(text))
+    record = common.Record(
+        "inverse",
+        options,
+        f"Inverse problems, {calls} calls, {sde!r}",
+        arguments=arguments,
+        seeds=f"0 to {problems - 1}, of the problems",
+        variant="" if options.sde == "vp" else options.sde,
+    )
+    record.notes["problems"] = f"{problems}, {n} samples each; A {SEEN}x{D}, noise {NOISE}"
+    rows = measure(sde, calls, list(range(problems)), n, options.only)
+    record.write(rows, common.table(summary(rows)), picture(rows, f"{calls} calls, {options.sde}"))
 
 
 if __name__ == "__main__":

@@ -4,6 +4,7 @@ Tensors on it have shapes but no values: what asks for one (``.item()``, ``bool(
 host sync would stall; what is on the CPU is real. DeviceCheck refuses operations that mix the two.
 """
 
+import copy
 import itertools
 import sys
 from contextlib import ExitStack, contextmanager, nullcontext
@@ -55,6 +56,11 @@ SDES = {
 def network(predicts="edm", sde="vp"):
     net = S.UNet((1, 8, 8), channels=8, multipliers=(1, 2), classes=3)
     return S.ScoreModel(net, SDES[sde], predicts, label="log_snr").to(DEVICE)
+
+
+def on_device(module):
+    """A copy of it there."""
+    return copy.deepcopy(module).to(DEVICE)
 
 
 def training_step():
@@ -127,8 +133,52 @@ def likelihood():
         assert integrate(flow, y, -4.0, 5.0, method="heun", steps=2).y.device.type == DEVICE
     run = _Run(model, x, None, S.Hutchinson(2), None, True, 1, None)
     moments = S.Moments(torch.zeros(1, 8, 8), torch.eye(64))
-    latent, log_det, _, _ = solve(run, x, model.sde, moments, 9, *time_range(model.sde), False, True)
+    latent, log_det, _, _ = solve(run, x, model.sde, moments, 9, *time_range(model.sde), False, True, None)
     assert latent.device.type == log_det.device.type == run.tally.integral.device.type == DEVICE
+
+
+def inverse():
+    """Guidance by observations and by classes, weighted particles and repeated steps: each operator, each method."""
+    shape = (1, 8, 8)
+    plain = S.ScoreModel(S.ResidualMLP(shape, width=8, blocks=1, classes=3), SDES["vp"], "edm", label="log_snr")
+    operators = (
+        S.Inpainting(torch.arange(64).reshape(shape) % 2),
+        S.Colorize(shape),
+        S.Downsample(shape, 2, "bicubic"),
+        S.Blur(shape, S.gaussian_kernel(0.8, radius=2)),
+        S.Matrix(torch.ones(3, 64).tril(), shape),
+        S.PartialFourier(S.radial_mask((8, 8), 3), shape),
+        S.LinearFunction(lambda x: x.flatten(1).cumsum(1)[:, ::9], shape),
+    )
+    moments = S.Moments(torch.zeros(shape), torch.eye(64))
+    methods = {
+        "replacement": S.replacement,
+        "dps": S.dps,
+        "dps-scaled": lambda *problem: S.dps(*problem, scale=0.5),
+        "pigdm": S.pigdm,
+        "gaussian_data": lambda *problem: S.gaussian_data(*problem, moments),
+        "moment_matching": lambda *problem: S.moment_matching(*problem, 2),
+        "with_likelihood": lambda model, *_: S.with_likelihood(model, lambda x0: -x0.square().flatten(1).sum(1)),
+    }
+    pc = S.PredictorCorrector(corrector=S.Langevin())
+    cases = [(operator, "pigdm", S.DDIM(last="none")) for operator in operators]
+    cases += [(operators[2], name, S.Particles(2)) for name in methods if name not in ("replacement", "dps-scaled")]
+    cases += [(operators[0], "dps-scaled", S.DPMSolver(stochastic=True))]
+    cases += [(operators[2], "replacement", sampler) for sampler in (S.Resampling(2), pc)]
+    for operator, name, sampler in cases:
+        model = on_device(methods[name](plain, operator, torch.zeros(operator.y_shape), 0.1))
+        assert S.sample(model, (3, *shape), sampler, 2).device.type == DEVICE
+    each = {"observation": torch.zeros(3, 1, 4, 4), "observation_noise": torch.ones(3)}
+    cond = {name: value.to(DEVICE) for name, value in each.items()}
+    assert S.sample(on_device(S.pigdm(plain, operators[2])), (3, *shape), steps=3, cond=cond).device.type == DEVICE
+    model, y = on_device(plain), {"y": torch.zeros(3, dtype=torch.long, device=DEVICE)}
+    weights = torch.ones(64, 3, device=DEVICE)
+    for guided, cond in (
+        (S.classifier_guidance(model, lambda x, t, y: x.flatten(1) @ weights, 2.0), y),
+        (S.classifier_free_guidance(model, 2.0, (-4.0, 4.0), 0.5), y),
+        (S.conditioned(model, {"y": 1}), None),
+    ):
+        assert S.sample(guided, (3, *shape), S.DPMSolver(stochastic=True), 3, cond=cond).device.type == DEVICE
 
 
 @contextmanager
@@ -155,6 +205,6 @@ def control():
 
 if __name__ == "__main__":
     with DeviceCheck():
-        parts = {"training": training_step, "samplers": samplers, "switches": switches, "likelihood": likelihood}
-        (parts | {"control": control})[sys.argv[1]]()
+        parts = (training_step, samplers, switches, likelihood, inverse, control)
+        {part.__name__: part for part in parts}[sys.argv[1]]()
     print("passed")

@@ -6,7 +6,7 @@ import sys
 import pytest
 
 
-@pytest.mark.parametrize("part", ["control", "training", "samplers", "switches", "likelihood"])
+@pytest.mark.parametrize("part", ["control", "training_step", "samplers", "switches", "likelihood", "inverse"])
 def test_runs_on_a_pretended_device_without_mismatch_or_sync(part):
     run = subprocess.run([sys.executable, "-m", "tests.fake_device", part], capture_output=True, text=True, timeout=280)
     assert run.returncode == 0, run.stderr[-3000:]

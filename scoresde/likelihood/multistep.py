@@ -6,7 +6,8 @@ in z only what the data have beyond their moments moves:
 
     dz/dlambda = F = -rho (C + rho^2)^{-1/2} (eps - eps_C),    eps_C = rho (C + rho^2)^{-1} (y - m),
 
-which vanishes at both ends, like rho^2 near the data and like rho^{-3} near the noise. The solver has four parts.
+which vanishes at both ends, like rho^2 near the data and like rho^{-3} near the noise. (Of data under a condition m is
+found by one call, :func:`conditional_mean`, and C is that of all data: then like rho^{-2}.) The solver has four parts.
 
 - Near the data dy/d(rho^2) = (eps/rho)/2 is smooth in rho^2. The first levels are solved together, in two rounds:
   eps/rho is the polynomial in rho^2 through them, from rho = 0 on, where no network is asked.
@@ -115,10 +116,11 @@ def _spread(lams: Sequence[float], count: int) -> list[int]:
 
 
 @lru_cache(maxsize=64)
-def plan(lams: tuple[float, ...], bottom: float, top: float | None) -> Plan:
+def plan(lams: tuple[float, ...], bottom: float, top: float | None, power: int) -> Plan:
     """The plan for decreasing levels, data at rho^2 = ``bottom``, x wanted at lambda = ``top``.
 
-    The trace is followed to infinite noise; or, if ``top`` is None, all ends at the last level.
+    The trace is followed to infinite noise, where F and what it has beyond the Gaussian's go like rho^-power: 3 with
+    the data's own moments, 2 with their mean only. If ``top`` is None all ends at the last level.
     """
     count = len(lams)
     rhos = tuple(math.exp(-lam) for lam in lams)
@@ -137,7 +139,7 @@ def plan(lams: tuple[float, ...], bottom: float, top: float | None) -> Plan:
         chosen = _spread(lams, 3)
         below[chosen] = _integral([squares[i] for i in chosen], bottom, squares[0])
         below /= 2 * np.asarray(squares)
-    if top is not None:  # F and the trace beyond the Gaussian's are rho^{-3} times a smooth function of 1/rho
+    if top is not None:  # F and the trace beyond the Gaussian's are rho^-power times a smooth function of 1/rho
         inverse, nearest = 1 / np.asarray(rhos), range(max(0, count - 3), count)
         spread = [count - 1 - i for i in _spread(lams[::-1], 2)]
         for weights, chosen, end in (
@@ -146,7 +148,8 @@ def plan(lams: tuple[float, ...], bottom: float, top: float | None) -> Plan:
             (rest, nearest, 0.0),
         ):
             chosen = list(chosen)
-            weights[chosen] = -_integral(inverse[chosen], end, inverse[-1], np.square) / inverse[chosen] ** 3
+            integral = _integral(inverse[chosen], end, inverse[-1], lambda p: p ** (power - 1))
+            weights[chosen] = -integral / inverse[chosen] ** power
 
     predict, correct = [], []
     for k in range(first - 1, count - 1):
@@ -161,13 +164,18 @@ def plan(lams: tuple[float, ...], bottom: float, top: float | None) -> Plan:
 
 
 class Gaussian:
-    """The Gaussian of the data's moments and its flow; of mean 0 and variance 1 where they are not known."""
+    """The Gaussian of the data's moments and its flow; of mean 0 and variance 1 where they are not known.
 
-    def __init__(self, moments: Moments | None, x: Tensor):
+    ``mean`` ``(B, n)``, if given, is that of each sample's data, and the moments tell their scale only.
+    """
+
+    def __init__(self, moments: Moments | None, x: Tensor, mean: Tensor | None):
         n = x[0].numel()
         values = torch.ones(n, dtype=torch.float64) if moments is None else moments.values
         self.host, self.values = values, values.to(x)
-        self.mean = 0.0 if moments is None else moments.mean.reshape(-1).to(x)
+        if mean is None:
+            mean = torch.zeros(()) if moments is None else moments.mean.reshape(-1)
+        self.mean = mean.to(x)
         self.vectors = None if moments is None or moments.vectors is None else moments.vectors.to(x)
 
     def std(self, rho: float) -> Tensor:
@@ -260,6 +268,20 @@ class _Path:
         return z + sum(w * self.F[first + j] for j, w in enumerate(weights))
 
 
+def conditional_mean(evaluate: Evaluate, x0: Tensor, sde: SDE, moments: Moments, t_max: float) -> Tensor:
+    """The mean ``(B, n)`` of the data under each sample's condition, by one call for data ``(B, *D)``.
+
+    E[x_0 | x_t] at x_t = alpha m, with m the mean of all data: at a noise that is LAST above their largest std. For
+    conditions that leave the data the covariance v I it is mean + v (m - mean)/(v + rho^2), solved for the mean with v
+    the mean variance of all data.
+    """
+    lowest = LAST - 0.5 * moments.values.max().clamp(min=1e-300).log().item()
+    level = sde.levels(sde.time_of(2 * torch.tensor([lowest], dtype=torch.float64)).clamp(max=t_max))[0]
+    m, rho = moments.mean.reshape(1, -1).to(x0), level.sigma / level.alpha
+    eps = evaluate((level.alpha * m).expand(len(x0), -1).reshape(x0.shape), level, None)
+    return m - (rho + moments.std**2 / rho) * eps
+
+
 def solve(
     evaluate: Evaluate,
     x0: Tensor,
@@ -270,11 +292,12 @@ def solve(
     t_max: float,
     whole: bool,
     beyond: bool,
+    mean: Tensor | None,
 ) -> tuple[Tensor, Tensor, Tensor, float]:
     """From x_0 ``(B, *D)``, at t = 0 (or at t_min if ``whole``), to t_max in so many ``calls``.
 
     ``beyond`` (needs the moments): p_{t_max} is not the Gaussian of its moments, but what the flow makes of one at
-    infinite noise; the difference of their logarithms goes to the log-determinant.
+    infinite noise; the difference of their logarithms goes to the log-determinant. ``mean``: of :class:`Gaussian`.
 
     Returns:
         x at t_max; the log-determinant of x_0 -> x ``(B,)`` but for the traces ``evaluate`` was given weights for; the
@@ -284,8 +307,8 @@ def solve(
     *levels, last = sde.levels(torch.cat([sde.time_of(2 * torch.from_numpy(lams)), torch.tensor([t_max]).double()]))
     lams = tuple(level.log_snr / 2 for level in levels)
     bottom = math.exp(-2 * lams[0]) if whole else 0.0
-    p = plan(lams, bottom, last.log_snr / 2 if beyond else None)
-    gaussian = Gaussian(moments, x0)
+    p = plan(lams, bottom, last.log_snr / 2 if beyond else None, 3 if mean is None else 2)
+    gaussian = Gaussian(moments, x0, mean)
 
     def noise(y: Tensor, k: int, traced: bool = True) -> Tensor:
         weights = (p.below[k] - p.rule[k] - p.above[k], p.below[k]) if traced else None

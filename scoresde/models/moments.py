@@ -42,9 +42,9 @@ class Moments:
         centred = flat - mean
         return cls(mean.reshape(x.shape[1:]), centred.T @ centred / len(flat))
 
-    def log_prob(self, x: Tensor, alpha: float, sigma: float) -> Tensor:
-        """log N(x; alpha m, alpha^2 C + sigma^2 I) in nats, ``(B,)`` for x ``(B, *D)``."""
-        z = (x - alpha * self.mean.to(x)).reshape(len(x), -1)
+    def log_prob(self, x: Tensor, alpha: float, sigma: float, mean: Tensor | None = None) -> Tensor:
+        """log N(x; alpha m, alpha^2 C + sigma^2 I) in nats, ``(B,)`` for x ``(B, *D)``; a ``mean`` ``(B, n)`` for m."""
+        z = x.reshape(len(x), -1) - alpha * (self.mean.reshape(-1).to(x) if mean is None else mean)
         if self.vectors is not None:
             z = z @ self.vectors.to(x)
         variance = alpha**2 * self.values + sigma**2

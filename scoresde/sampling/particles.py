@@ -2,6 +2,8 @@ r"""Guidance that is not exact, made so by weights: sequential Monte Carlo with 
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -11,6 +13,11 @@ from scoresde.sampling.grids import Grid, check_steps, time_grid
 from scoresde.sampling.multistep import MAX_ORDER, combine, multistep_table
 from scoresde.sampling.samplers import GridSampler, State, noise_like
 from scoresde.sde.times import rand
+
+
+def _log_mean(log_w: Tensor) -> Tensor:
+    """log of the mean of exp(log_w) ``(B, P)``, ``(B,)``."""
+    return log_w.logsumexp(1) - math.log(log_w.shape[1])
 
 
 class Particles(GridSampler):
@@ -27,6 +34,10 @@ class Particles(GridSampler):
     (systematic resampling). At the end one particle is taken by its weight. As L_t becomes p(y | x_0) at the end, the
     samples are from p(x_0 | y) as P and the steps grow, whatever the guidance was; a good one needs fewer particles. So
     several separate modes get the weights that are theirs, which guidance alone, an average over modes, misses.
+
+    With few particles a sample is still biased: ``log_weight`` of the run's last :class:`State` is the logarithm of an
+    unbiased estimate of p(y), up to a number that is the same for all samples, and averages over many samples of one
+    observation become exact, whatever P, with weights in proportion to it: ``state.log_weight.softmax(0) @ state.x``.
 
     A step is one call of the network on B P rows. Samples do not depend on one another.
 
@@ -77,12 +88,14 @@ class Particles(GridSampler):
         even = torch.arange(P, device=x.device, dtype=x.dtype)
         log_w = torch.zeros(B, P, device=x.device, dtype=x.dtype)
         estimate, history = self._guided(model, x, levels[0], cond), []  # estimates of x0 without guidance
+        log_z = estimate.unguided.log_p[first[:, 0]]  # of what the particles were drawn anew by
         for i, (target, step) in enumerate(zip(levels[1:], table, strict=True), start=1):
             w = log_w.softmax(1)
             few = (w.square().sum(1, keepdim=True) * (self.resample * P)) > 1
             u = (rand((B, 1), generator, x.device, x.dtype) + even) / P
             ancestors = torch.searchsorted(w.cumsum(1), u).clamp(max=P - 1)
             rows = (first + torch.where(few, ancestors, even.long())).flatten()
+            log_z = torch.where(few[:, 0], log_z + _log_mean(log_w), log_z)
             log_w = torch.where(few, 0.0, log_w)
             history = [x0[rows] for x0 in (*history, estimate.unguided.x0)[-self.order :]]
             pull = sum(step.predict) * (estimate.x0[rows] - history[-1])
@@ -95,7 +108,7 @@ class Particles(GridSampler):
             if i == steps:
                 chosen = torch.searchsorted(log_w.softmax(1).cumsum(1), rand((B, 1), generator, x.device, x.dtype))
                 shown = first[:, 0] + chosen[:, 0].clamp(max=P - 1)
-            yield State(x[shown], target.t, x0[shown], i, steps, i + 1)
+            yield State(x[shown], target.t, x0[shown], i, steps, i + 1, log_z + _log_mean(log_w))
 
     @staticmethod
     def _guided(model, x: Tensor, level, cond):

@@ -32,6 +32,7 @@ class State(NamedTuple):
         x0: the model's estimate of the data that this point was stepped from; None before the first call.
         step, steps: how many steps are done, of how many.
         calls: network calls so far.
+        log_weight: of samplers that draw with weights (:class:`Particles`), the logarithms ``(B,)`` of the samples'.
     """
 
     x: Tensor
@@ -40,6 +41,7 @@ class State(NamedTuple):
     step: int
     steps: int
     calls: int
+    log_weight: Tensor | None = None
 
 
 def noise_like(x: Tensor, generator) -> Callable[[], Tensor]:
@@ -132,7 +134,7 @@ class Sampler(ABC):
         finish, level = LAST_STEPS[self.last], model.sde.levels(torch.tensor([state.t], dtype=torch.float64))[0]
         if finish is not None and level.sigma > 0:
             x, x0 = finish(model, state.x, level, cond)
-            yield State(x, 0.0, x0, state.step, state.steps, state.calls + 1)
+            yield state._replace(x=x, t=0.0, x0=x0, calls=state.calls + 1)
 
     def _steps(self, steps: int | None) -> int | None:
         return self.default_steps if steps is None else check_steps(steps)

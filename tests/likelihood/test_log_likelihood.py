@@ -93,6 +93,23 @@ def test_E9_multistep_solves_a_networks_own_flow():
         torch.testing.assert_close(ours.latent, reference.latent, rtol=0, atol=atol)
 
 
+@pytest.mark.parametrize("sde", ["vp", "ve", "flow"])
+def test_E9_E10_the_density_under_a_condition(sde):
+    """log p(x | y) of a mixture's components: the prior has their mean; with that of all data it would be .1 off."""
+    gm = mixture(K=4, low=0.1)
+    x, k = gm.sample(30, generator(), return_component=True)
+    shifted = x - gm.means[k]
+    z = torch.einsum("bi,bij->bj", shifted, gm.vectors[k]) / gm.values[k].sqrt()
+    exact = -0.5 * (z.square() + gm.values[k].log() + math.log(2 * math.pi)).sum(1)
+    model = gm.model(SDES[sde])
+    for settings, atol, calls in (({}, 5e-4, 100), ({"method": "rk4", "steps": 60}, 6e-3, 244)):
+        found = S.log_likelihood(model, x, S.Exact(), cond={"y": k}, **settings)
+        torch.testing.assert_close(found.log_prob, exact, rtol=0, atol=atol)
+        assert found.nfe == calls
+    with pytest.raises(ArgumentError, match="steps: got 9, expected 10 calls or more"):
+        S.log_likelihood(model, x, S.Exact(), cond={"y": k}, steps=9)
+
+
 def test_E9_density_of_one_gaussian_at_any_rank():
     for shape in [(1,), (3,), (2, 3), (1, 2, 2), (1, 2, 2, 2)]:
         n = math.prod(shape)

@@ -26,6 +26,11 @@ def seeded(seed=0):
     return torch.Generator().manual_seed(seed)
 
 
+@pytest.fixture(scope="module")
+def mixture_3():
+    return GaussianMixture([[-1.2, 0.6], [0.9, -0.5], [0.3, 1.2]], torch.tensor([0.02, 0.05, 0.1]), [0.3, 0.4, 0.3])
+
+
 class Pushed(Wrapper):
     """A model with 0.6 x added to its score, for no likelihood at all: the weights have to undo it."""
 
@@ -44,6 +49,24 @@ def test_particles_undo_a_push_that_stands_for_nothing(resample):
     assert wide.var() > 1.5
     x = sample(model, (3000, 1), Particles(32, resample=resample), 60, generator=seeded())
     assert abs(x.square().mean() - 1) < 0.13
+
+
+def test_E10_weights_make_few_particles_exact(mixture_3):
+    """Two particles a sample: the mean is 3 standard errors off and more; with the run's weights it is right.
+
+    A coordinate of the weighted mean is beyond 4.5 of its standard errors once in 10^5.
+    """
+    operator, y = Matrix(torch.tensor([[0.6, 1.0]])), torch.tensor([0.15]).double()
+    model = pigdm(mixture_3.model(VPSDE()), operator, y, 0.2)
+    *_, last = trajectory(model, (3000, 2), Particles(2), 50, generator=seeded())
+    exact = mixture_3.posterior(operator, y, 0.2).moments.mean
+
+    def standard_errors(w):
+        mean = w @ last.x
+        return ((mean - exact) / (w[:, None] * (last.x - mean)).square().sum(0).sqrt()).abs()
+
+    assert standard_errors(torch.full((3000,), 1 / 3000).double()).max() > 3
+    assert standard_errors(last.log_weight.softmax(0)).max() < 4.5
 
 
 def test_steps_and_calls(mixture_16d):
