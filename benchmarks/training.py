@@ -19,7 +19,7 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from benchmarks import common  # first: it sets how threads wait
 
@@ -29,7 +29,7 @@ from torch import nn
 
 from scoresde import VPSDE, Data, DenoisingScoreMatching, ScoreModel, Trainer, TrainerConfig, load_data
 from scoresde.errors import UnknownNameError
-from scoresde.nets import build_net
+from scoresde.nets import PRESETS, build_net
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -40,24 +40,44 @@ NETS = {
     "U-Net, 8x8 digits": {"name": "unet", "shape": [1, 8, 8]},
 }
 BATCHES = {"MLP, 2-D points": 512, "U-Net, 8x8 digits": 64}
+ON_CUDA = ("cifar10-ddpm",)  # presets that are measured there by default
 VARIANTS = {
     "float32": {},
     "bfloat16": {"precision": "bfloat16"},
+    "channels last": {"channels_last": True},
+    "bfloat16, channels last": {"precision": "bfloat16", "channels_last": True},
     "compiled": {"compile": True},
     "bfloat16, compiled": {"precision": "bfloat16", "compile": True},
     "float32, 4 pieces": {"accumulate": 4},
 }
 
 
+def network(name: str) -> tuple[dict[str, Any], int]:
+    """A network of ``NETS`` or a preset's, for ``build_net``, and its batch.
+
+    Raises:
+        UnknownNameError: neither.
+    """
+    if name in NETS:
+        return NETS[name], BATCHES[name]
+    if name not in PRESETS:
+        raise UnknownNameError("--nets", name, (*NETS, *PRESETS))
+    return PRESETS[name].net, PRESETS[name].run.get("train", {}).get("batch_size", 64)
+
+
 def data_for(name: str) -> Data:
-    """What the network is trained on."""
-    return load_data("digits" if "digits" in name else "two-moons")[0]
+    """What the network is trained on: random bytes for a preset, which cost as much as pictures."""
+    if name in NETS:
+        return load_data("digits" if "digits" in name else "two-moons")[0]
+    raw = torch.randint(256, (512, *PRESETS[name].net["shape"]), generator=torch.Generator().manual_seed(0))
+    return Data("random bytes", raw, levels=256)
 
 
 def by_hand(name: str, data: Data, steps: int, device: torch.device) -> Iterator[None]:
     """A plain loop; yields every ``steps`` steps."""
     torch.manual_seed(0)
-    net, B = build_net(NETS[name], seed=0).to(device), BATCHES[name]
+    config, B = network(name)
+    net = build_net(config, seed=0).to(device)
     parameters = list(net.parameters())
     optimizer = torch.optim.Adam(parameters, lr=1e-4, betas=(0.9, 0.99), fused=True)
     average = [p.detach().clone() for p in parameters]
@@ -84,9 +104,10 @@ def by_hand(name: str, data: Data, steps: int, device: torch.device) -> Iterator
 
 def by_trainer(name: str, data: Data, steps: int, device: torch.device, **settings) -> Iterator[None]:
     """The trainer; yields with each of its records, one every ``steps`` steps."""
-    model = ScoreModel(build_net(NETS[name], seed=0), VPSDE(), scaling=data.scaling)
+    net, B = network(name)
+    model = ScoreModel(build_net(net, seed=0), VPSDE(), scaling=data.scaling)
     config = TrainerConfig(
-        steps=10**9, batch_size=BATCHES[name], lr=1e-4, warmup=0, log_every=steps, device=device.type, **settings
+        steps=10**9, batch_size=B, lr=1e-4, warmup=0, log_every=steps, device=device.type, **settings
     )
     for _ in Trainer(model, DenoisingScoreMatching(), config).records(data):
         yield
@@ -153,6 +174,8 @@ def main(arguments: list[str] | None = None) -> None:
     """Run, and write the record."""
     parser = common.parser("training", __doc__, quick="fewer and shorter rounds, nothing compiled")
     parser.add_argument("--rounds", type=int, help="rounds of which the median is taken (default 21; quick 5)")
+    parser.add_argument("--steps", type=int, help="of a round (default 20; quick 5)")
+    parser.add_argument("--nets", help="with ; between; presets too (default: two small ones, on CUDA cifar10-ddpm)")
     parser.add_argument("--device", default="auto", choices=["auto", "cpu", "cuda"])
     parser.add_argument("--variants", default=";".join(VARIANTS), help="with ; between, or none")
     parser.add_argument("--memory-of", nargs=2, metavar=("NET", "VARIANT"), help=argparse.SUPPRESS)
@@ -163,7 +186,10 @@ def main(arguments: list[str] | None = None) -> None:
     if options.memory_of:
         print(json.dumps(peak(*options.memory_of, device)))
         return
-    rounds, steps = options.rounds or (5 if options.quick else 21), 5 if options.quick else 20
+    rounds, steps = options.rounds or (5 if options.quick else 21), options.steps or (5 if options.quick else 20)
+    names = options.nets.split(";") if options.nets else [*NETS, *(ON_CUDA if device.type == "cuda" else ())]
+    for name in names:
+        network(name)
     variants = [] if options.variants == "none" else options.variants.split(";")
     for variant in variants:
         if variant not in VARIANTS:
@@ -177,11 +203,11 @@ def main(arguments: list[str] | None = None) -> None:
     record.notes["device"] = torch.cuda.get_device_name() if cuda else "CPU"
     record.notes["rounds"] = f"medians of {rounds} rounds of {steps} steps"
     rows, precision = [], []
-    for name in NETS:
+    for name in names:
         data = data_for(name)
         hand, ours = by_hand(name, data, steps, device), by_trainer(name, data, steps, device)
         times = race({"by hand": hand, "trainer": ours}, rounds, device)
-        what = {"network": name, "batch": BATCHES[name]}
+        what = {"network": name, "batch": network(name)[1]}
         rows += [
             {
                 "part": "beside a loop by hand",

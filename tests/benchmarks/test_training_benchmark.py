@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from benchmarks import training
+from scoresde.errors import UnknownNameError
 
 
 def test_it_writes_its_tables(tmp_path, monkeypatch):
@@ -24,6 +25,17 @@ def test_it_writes_its_tables(tmp_path, monkeypatch):
     assert 0.2 < float(trainer["ratio"]) < 5
     assert [row["variant"] for row in rows] == variants.split(";")
     assert "speed / by hand" in (tmp_path / "training-quick.md").read_text()
+
+
+def test_presets_are_measured_by_name(tmp_path):
+    common = ["--device", "cpu", "--threads", str(torch.get_num_threads()), "--out", str(tmp_path)]
+    common += ["--quick", "--rounds", "1", "--steps", "1", "--variants", "none"]
+    training.main([*common, "--nets", "digits-unet"])
+    with (tmp_path / "training-quick.csv").open() as file:
+        assert [(row["network"], row["batch"]) for row in csv.DictReader(file)] == [("digits-unet", "64")] * 2
+    with pytest.raises(UnknownNameError, match="did you mean 'digits-unet'"):
+        training.main([*common, "--nets", "digit-unet"])
+    assert training.network("cifar10-ddpm")[1] == 128
 
 
 def test_peak_memory_is_that_of_a_network(monkeypatch):
