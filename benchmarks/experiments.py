@@ -25,7 +25,7 @@ from scoresde.app import build
 from scoresde.app.comparing import paired_difference
 from scoresde.app.config import load_config
 from scoresde.app.terminal import progress
-from scoresde.errors import UnknownNameError
+from scoresde.errors import ArgumentError, UnknownNameError
 from scoresde.files import write_atomically
 from scoresde.training import Trainer
 
@@ -112,10 +112,19 @@ def score(model: ScoreModel, test, classifier, reference, options) -> dict:
 
 
 def measure(name: str, options, train_data, test, classifier, reference) -> dict:
-    """Train and score a variant, or read what was found before."""
+    """Train and score a variant, or read what was found before.
+
+    Raises:
+        ArgumentError: what was found before is of other sizes.
+    """
     folder = options.work / name
+    sizes = {size: getattr(options, size) for size in ("minutes", "items", "samples", "calls")}
     if (folder / "result.json").exists():
-        return json.loads((folder / "result.json").read_text())
+        found = json.loads((folder / "result.json").read_text())
+        for size, value in sizes.items():
+            if found[size] != value:
+                raise ArgumentError(f"--{size}", value, f"{found[size]}, as of {folder}, or another --work")
+        return found
     changes = {"train.minutes": options.minutes, **BASE, **VARIANTS[name]}
     config = load_config(
         preset="none",
@@ -124,7 +133,7 @@ def measure(name: str, options, train_data, test, classifier, reference) -> dict
     model, facts = train(name, train_data, config)
     result = facts | score(model, test, classifier, reference, options)
     model.save_pretrained(folder)
-    write_atomically(folder / "result.json", json.dumps({"variant": name, **result}) + "\n")
+    write_atomically(folder / "result.json", json.dumps({"variant": name, **sizes, **result}) + "\n")
     return result
 
 
@@ -175,12 +184,17 @@ def main(arguments=None) -> None:
             raise UnknownNameError("variants", name, VARIANTS)
     names = list(dict.fromkeys(["base", *names]))
     if options.quick:
-        names, options.minutes, options.items, options.samples = names[:2], 0.05, 16, 16
+        names, options.minutes, options.items, options.samples = names[:2], 0.02, 16, 16
+        options.work = options.work / "quick"
     torch.set_num_threads(options.threads)
     record = common.Record("experiments", options, "What matters in training", arguments=arguments, seeds="0")
     train_data, test = build.data(load_config(overrides=[f"data.source={options.data}"]).data)
-    classifier = shared_classifier(options.work / "classifier", train_data.take(1000) if options.quick else train_data)
+    if options.quick:
+        train_data, test = train_data.take(min(1000, len(train_data))), test.take(min(256, len(test)))
+    classifier = shared_classifier(options.work / "classifier", train_data)
     reference = frechet.Gaussian.of(frechet.features(classifier, test.raw))
+    record.notes["each"] = f"{options.minutes:g} minutes of processor time, {options.items} held-out images, "
+    record.notes["each"] += f"{options.samples} samples by {options.calls} calls"
     results = {name: measure(name, options, train_data, test, classifier, reference) for name in names}
     record.write(rows := rows_of(results), common.table(rows))
 
