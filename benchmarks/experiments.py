@@ -74,6 +74,7 @@ VARIANTS = {
     "batch-64": {"train.batch_size": 64},
     "constant-lr": {"train.lr_decay": "none"},
     "beta2-999": {"train.beta2": 0.999},
+    "ema-long": {"train.ema_half_life": 0.15},
     # the arithmetic
     "float32": {"train.precision": "float32"},
     "channels-last": {"train.channels_last": True},
