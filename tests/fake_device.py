@@ -133,7 +133,7 @@ def likelihood():
         assert integrate(flow, y, -4.0, 5.0, method="heun", steps=2).y.device.type == DEVICE
     run = _Run(model, x, None, S.Hutchinson(2), None, True, 1, None)
     moments = S.Moments(torch.zeros(1, 8, 8), torch.eye(64))
-    latent, log_det, _, _ = solve(run, x, model.sde, moments, 9, *time_range(model.sde), False, True, None)
+    latent, log_det, _, _ = solve(run, x, model.sde, moments, 9, *time_range(model.sde), False, True, None, None)
     assert latent.device.type == log_det.device.type == run.tally.integral.device.type == DEVICE
 
 

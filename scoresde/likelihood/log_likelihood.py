@@ -271,9 +271,10 @@ def _solve(
         mean = conditional_mean(run, y, sde, moments, t_max)
     if method == MULTISTEP:
         nfe = steps or CALLS
-        beyond = prior == "matched" and moments is not None
+        beyond, scaling = prior == "matched" and moments is not None, getattr(model, "scaling", None)
+        detail = None if scaling is None or scaling.levels is None else scaling.scale / math.sqrt(12)
         latent, log_det, defect, t_min = solve(
-            run, y, sde, moments, nfe - asked, t_min, t_max, end == "none", beyond, mean
+            run, y, sde, moments, nfe - asked, t_min, t_max, end == "none", beyond, mean, detail
         )
     else:
         y, nfe = (flat(y), 0) if end == "none" else _from_data(run, y, first, sde, second_order=end == "heun")

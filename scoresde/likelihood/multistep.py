@@ -44,6 +44,7 @@ RULE = 7  # degree of the rule for the trace, or an eighth of the levels: weight
 TAIL = 0.4  # spacing in lambda of the levels from which the trace is extrapolated at the ends
 
 FIRST, FIRST_GROWTH = 5.8, 0.8  # log(mean std/rho) at the first of 100 levels, and its growth with log(levels)
+DETAIL = 0.8  # log(std of the finest detail/rho) there, at least
 LAST, LAST_GROWTH = -2.8, 0.5  # log(largest std/rho) at the last
 DENSER = 0.2  # spacing is (1 + DENSER cos) of the mean
 SHORT, MANY = 0.5, 30  # when the first levels take two rounds more
@@ -205,19 +206,28 @@ class Gaussian:
 
 
 def data_levels(
-    sde: SDE, moments: Moments | None, calls: int, t_min: float, t_max: float, whole: bool, beyond: bool
+    sde: SDE,
+    moments: Moments | None,
+    calls: int,
+    t_min: float,
+    t_max: float,
+    whole: bool,
+    beyond: bool,
+    detail: float | None,
 ) -> tuple[np.ndarray, int]:
     """Levels of lambda from data to noise, denser in the middle, and the rounds over the first: ``calls`` in all.
 
     With moments they begin at the mean std times e^-FIRST and end at the largest std times e^-LAST, further out with
-    the logarithm of the calls; but not beyond t_min and t_max. ``whole``: they begin at t_min; not ``beyond``: they end
-    at t_max. Where t_min keeps them from the data the first levels take two rounds more.
+    the logarithm of the calls, or where ``detail``, the std within the bins of dequantised integers, stands out from
+    the noise: the flow bends there, and is smooth in rho^2 only below. But not beyond t_min and t_max. ``whole``: they
+    begin at t_min; not ``beyond``: they end at t_max. Where t_min keeps them from the data the first levels take two rounds more.
     """
     first, last = sde.log_snr(t_min).item() / 2, sde.log_snr(t_max).item() / 2
     rounds = 2
     if moments is not None:
         growth = math.log(calls / 100)
         wanted = FIRST + FIRST_GROWTH * growth - math.log(max(moments.std, 1e-300))
+        wanted = wanted if detail is None else max(wanted, DETAIL - math.log(detail))
         rounds += 2 if first < wanted - SHORT and calls > MANY else 0
         first = first if whole else min(first, wanted)
         largest = 0.5 * moments.values.max().clamp(min=1e-300).log().item()
@@ -293,17 +303,19 @@ def solve(
     whole: bool,
     beyond: bool,
     mean: Tensor | None,
+    detail: float | None,
 ) -> tuple[Tensor, Tensor, Tensor, float]:
     """From x_0 ``(B, *D)``, at t = 0 (or at t_min if ``whole``), to t_max in so many ``calls``.
 
     ``beyond`` (needs the moments): p_{t_max} is not the Gaussian of its moments, but what the flow makes of one at
-    infinite noise; the difference of their logarithms goes to the log-determinant. ``mean``: of :class:`Gaussian`.
+    infinite noise; the difference of their logarithms goes to the log-determinant. ``mean``: of :class:`Gaussian`; ``detail``: of
+    :func:`data_levels`.
 
     Returns:
         x at t_max; the log-determinant of x_0 -> x ``(B,)`` but for the traces ``evaluate`` was given weights for; the
         part of it that the defect of the path makes up; the time of the first level.
     """
-    lams, rounds = data_levels(sde, moments, calls, t_min, t_max, whole, beyond)
+    lams, rounds = data_levels(sde, moments, calls, t_min, t_max, whole, beyond, detail)
     *levels, last = sde.levels(torch.cat([sde.time_of(2 * torch.from_numpy(lams)), torch.tensor([t_max]).double()]))
     lams = tuple(level.log_snr / 2 for level in levels)
     bottom = math.exp(-2 * lams[0]) if whole else 0.0
