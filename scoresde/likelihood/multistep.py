@@ -220,7 +220,8 @@ def data_levels(
     With moments they begin at the mean std times e^-FIRST and end at the largest std times e^-LAST, further out with
     the logarithm of the calls, or where ``detail``, the std within the bins of dequantised integers, stands out from
     the noise: the flow bends there, and is smooth in rho^2 only below. But not beyond t_min and t_max. ``whole``: they
-    begin at t_min; not ``beyond``: they end at t_max. Where t_min keeps them from the data the first levels take two rounds more.
+    begin at t_min; not ``beyond``: they end at t_max. Where t_min keeps them from the data the first levels take two
+    rounds more.
     """
     first, last = sde.log_snr(t_min).item() / 2, sde.log_snr(t_max).item() / 2
     rounds = 2
@@ -308,8 +309,8 @@ def solve(
     """From x_0 ``(B, *D)``, at t = 0 (or at t_min if ``whole``), to t_max in so many ``calls``.
 
     ``beyond`` (needs the moments): p_{t_max} is not the Gaussian of its moments, but what the flow makes of one at
-    infinite noise; the difference of their logarithms goes to the log-determinant. ``mean``: of :class:`Gaussian`; ``detail``: of
-    :func:`data_levels`.
+    infinite noise; the difference of their logarithms goes to the log-determinant. ``mean``: of :class:`Gaussian`;
+    ``detail``: of :func:`data_levels`.
 
     Returns:
         x at t_max; the log-determinant of x_0 -> x ``(B,)`` but for the traces ``evaluate`` was given weights for; the

@@ -194,3 +194,21 @@ def test_levels_that_do_not_fit_the_images_are_refused():
     assert dark.bits.isfinite().all()
     single = S.bits_per_dim(MODEL, few[:1], scaling=S.Scaling.for_levels(256), steps=16)
     assert single.n == 1
+
+
+@pytest.mark.parametrize(("levels", "reaches"), [(17, False), (256, True)])
+def test_the_flow_begins_where_the_noise_leaves_the_bins_apart(levels, reaches):
+    """Below the first level it is extrapolated, smooth in rho^2: not so where 8-bit bins are as wide as the noise."""
+    gm = S.GaussianMixture([[-0.6, 0.2], [0.5, -0.4]], [0.3, 0.4])
+    x, found = gm.sample(20, torch.Generator().manual_seed(0)), {}
+    for scaling in (None, S.Scaling.for_levels(levels)):
+        model = gm.model(S.VPSDE(beta_min=0.01))
+        model.scaling = scaling
+        found[scaling is None] = S.log_likelihood(model, x, S.Exact(), steps=100)
+        torch.testing.assert_close(found[scaling is None].log_prob, gm.log_prob(x), rtol=0, atol=2e-3)
+    if reaches:
+        rho = math.exp(-0.5 * model.sde.log_snr(torch.tensor(found[False].t_min, dtype=torch.float64)))
+        assert found[False].t_min < found[True].t_min
+        assert rho == pytest.approx(math.exp(-0.8) * 2 / levels / math.sqrt(12), rel=1e-3)
+    else:
+        assert found[False].t_min == found[True].t_min
