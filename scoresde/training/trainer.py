@@ -636,7 +636,7 @@ class Trainer:
             if f"cuda{rank}" in rng and self.device.type == "cuda":
                 torch.cuda.set_rng_state(rng[f"cuda{rank}"], self.device)
             self._stream_state, self._batches = parts["batches"], None
-            self.held_out, self.step, self.seconds_trained = info["held_out"], info["step"], info.get("seconds", 0.0)
+            self.held_out, self.step, self.seconds_trained = info["held_out"], info["step"], info["seconds"]
         except (KeyError, RuntimeError, ValueError) as error:
             raise CheckpointError("checkpoint", f"{folder} ({error})", "a checkpoint of this model") from error
         return self.step
