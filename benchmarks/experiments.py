@@ -65,11 +65,15 @@ VARIANTS = {
     "simple": {"train.weighting": "simple", "train.time_sampling": "low-discrepancy"},
     "simple-log-snr": {"train.weighting": "simple", "train.time_sampling": "log-snr"},
     "sigmoid": {"train.weighting": "sigmoid"},
+    "sigmoid-5": {"train.weighting": "sigmoid", "train.sigmoid_gain": 5.0},
+    "sigmoid-2": {"train.weighting": "sigmoid", "train.sigmoid_gain": 2.0},
     "edm-weighting": {"train.weighting": "edm", "train.time_sampling": "log-normal"},
     "uniform-times": {"train.time_sampling": "uniform"},
     # the optimiser
+    "muon": {"train.optimizer": "muon"},
     "lr-low": {"train.lr": 1e-3},
     "lr-high": {"train.lr": 6e-3},
+    "lr-higher": {"train.lr": 1.2e-2},
     "batch-16": {"train.batch_size": 16},
     "batch-64": {"train.batch_size": 64},
     "constant-lr": {"train.lr_decay": "none"},
@@ -112,6 +116,19 @@ def score(model: ScoreModel, test, classifier, reference, options) -> dict:
     return {"bits": bound.bits.tolist(), "frechet": found.value, "frechet_stderr": found.stderr}
 
 
+def changes_of(name: str) -> dict:
+    """What a variant changes of the base; of several joined by +, all of it.
+
+    Raises:
+        UnknownNameError: there is no such variant.
+    """
+    parts = name.split("+")
+    for part in parts:
+        if part not in VARIANTS:
+            raise UnknownNameError("variants", part, VARIANTS)
+    return {key: value for part in parts for key, value in VARIANTS[part].items()}
+
+
 def measure(name: str, options, train_data, test, classifier, reference) -> dict:
     """Train and score a variant, or read what was found before.
 
@@ -126,7 +143,7 @@ def measure(name: str, options, train_data, test, classifier, reference) -> dict
             if found[size] != value:
                 raise ArgumentError(f"--{size}", value, f"{found[size]}, as of {folder}, or another --work")
         return found
-    changes = {"train.minutes": options.minutes, **BASE, **VARIANTS[name]}
+    changes = {"train.minutes": options.minutes, **BASE, **changes_of(name)}
     config = load_config(
         preset="none",
         overrides=[f"data.source={options.data}", *(f"{key}={json.dumps(value)}" for key, value in changes.items())],
@@ -171,7 +188,7 @@ def rows_of(results: dict[str, dict]) -> list[dict]:
 
 def main(arguments=None) -> None:
     options = common.parser("experiments", __doc__, quick="two variants, a few seconds each")
-    options.add_argument("variants", nargs="*", help=f"of {', '.join(VARIANTS)} (default: all)")
+    options.add_argument("variants", nargs="*", help=f"of {', '.join(VARIANTS)}, or several joined by + (default: all)")
     options.add_argument("--data", default="/usr/share/datasets/fashion-mnist", help="folder of idx files")
     options.add_argument("--work", type=Path, default=Path("runs/experiments"), help="folder of the variants")
     options.add_argument("--minutes", type=float, default=3, help="processor time of each training")
@@ -181,8 +198,7 @@ def main(arguments=None) -> None:
     options = options.parse_args(arguments)
     names = options.variants or list(VARIANTS)
     for name in names:
-        if name not in VARIANTS:
-            raise UnknownNameError("variants", name, VARIANTS)
+        changes_of(name)
     names = list(dict.fromkeys(["base", *names]))
     if options.quick:
         names, options.minutes, options.items, options.samples = names[:2], 0.02, 16, 16

@@ -33,6 +33,7 @@ from scoresde.sde import DDPM, SDE, build_sde
 from scoresde.training import (
     DenoisingScoreMatching,
     NoiseAwareClassifier,
+    Sigmoid,
     SlicedScoreMatching,
     Trainer,
     TrainerConfig,
@@ -127,8 +128,10 @@ def trainer(config: RunConfig, model: ScoreModel, folder: str | Path) -> Trainer
     if c.minutes is None:
         lives = {name: life if life >= 1 else max(1.0, life * c.steps) for name, life in lives.items()}
     law, t_min = dequantization(config, model)
+    weighting = Sigmoid(c.sigmoid_gain) if c.weighting == "sigmoid" else c.weighting
     same = ("steps", "minutes", "batch_size", "lr", "warmup", "lr_decay", "clip", "accumulate", "precision", "compile")
     same += (
+        "optimizer",
         "flip",
         "channels_last",
         "on_nan",
@@ -141,7 +144,7 @@ def trainer(config: RunConfig, model: ScoreModel, folder: str | Path) -> Trainer
     same += ("keep", "seed", "device")
     return Trainer(
         model,
-        OBJECTIVES[c.objective](weighting=c.weighting, time_sampling=c.time_sampling, t_min=t_min),
+        OBJECTIVES[c.objective](weighting=weighting, time_sampling=c.time_sampling, t_min=t_min),
         TrainerConfig(ema_half_life=lives, betas=(0.9, c.beta2), **{name: getattr(c, name) for name in same}),
         folder,
         law,

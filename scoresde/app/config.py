@@ -108,6 +108,9 @@ class TrainConfig(_Section):
     minutes: float | None = Field(
         None, gt=0, description="train for so long instead of train.steps, saving and measuring not counted"
     )
+    optimizer: Literal["adam", "muon"] = Field(
+        "adam", description="muon: orthogonal steps on the hidden layers' weights, Adam's on all others"
+    )
     lr: float = Field(5e-4, gt=0, description="learning rate after the warm-up")
     warmup: int = Field(500, ge=0, description="steps over which the learning rate rises from 0")
     beta2: float = Field(0.99, gt=0, lt=1, description="decay rate of Adam's squared gradients; the gradients' is 0.9")
@@ -125,6 +128,7 @@ class TrainConfig(_Section):
         "simple",
         description="weight of the loss over t: sigma^2 (samples), g^2 (likelihoods), sigmoid (both), min-SNR or EDM's",
     )
+    sigmoid_gain: float = Field(20.0, ge=0, description="how much more the sigmoid weighting weighs low log-SNRs")
     time_sampling: Literal["uniform", "low-discrepancy", "log-snr", "log-normal", "levels"] = Field(
         "low-discrepancy", description="how a batch's times are drawn; log-snr suits likelihood, log-normal edm"
     )

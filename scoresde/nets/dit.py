@@ -11,6 +11,7 @@ from scoresde.errors import ArgumentError, ShapeError
 from scoresde.nets.attention import attend
 from scoresde.nets.checks import check_inputs, integer, integers, probability
 from scoresde.nets.embeddings import Conditioning, Sinusoidal
+from scoresde.nets.precision import exactly
 from scoresde.nets.registry import register_net
 
 _AXES = {1: ("L",), 2: ("H", "W"), 3: ("D", "H", "W")}
@@ -157,7 +158,7 @@ class DiT(nn.Module):
             raise ShapeError("x", tuple(x.shape), f"lengths that are multiples of patch = {self.patch}")
         grid = tuple(n // self.patch for n in x.shape[2:])
         *modulations, last = self.modulation(self.conditioning(label, y, x.shape[0])).split(self._sizes, dim=1)
-        h = self.stem(self._tokens(x))
+        h = exactly(self.stem, self._tokens(x))
         h = h + self._positions(grid, self.stem.weight)
         for block, modulation in zip(self.blocks, modulations, strict=True):
             h = block(h, modulation)

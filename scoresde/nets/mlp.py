@@ -11,6 +11,7 @@ from torch.nn import functional as F
 
 from scoresde.nets.checks import check_inputs, integer, integers, probability
 from scoresde.nets.embeddings import Conditioning
+from scoresde.nets.precision import exactly
 from scoresde.nets.registry import register_net
 
 
@@ -78,7 +79,7 @@ class ResidualMLP(nn.Module):
     def forward(self, x: Tensor, label: Tensor, y: Tensor | None = None) -> Tensor:
         check_inputs(x, label, self.shape, self.stem.weight)
         modulation = self.modulation(self.conditioning(label, y, x.shape[0])).chunk(2 * len(self.blocks), dim=1)
-        h = self.stem(x.flatten(1))
+        h = exactly(self.stem, x.flatten(1))
         for block, scale, shift in zip(self.blocks, modulation[::2], modulation[1::2], strict=True):
             h = block(h, scale, shift)
         return self.head(h).unflatten(1, self.out_shape)

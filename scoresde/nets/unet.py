@@ -13,6 +13,7 @@ from scoresde.errors import ArgumentError, UnknownNameError
 from scoresde.nets.attention import attend
 from scoresde.nets.checks import check_inputs, integer, integers, probability
 from scoresde.nets.embeddings import Conditioning
+from scoresde.nets.precision import exactly
 from scoresde.nets.registry import register_net
 
 LAYOUTS = ("compact", "ddpm", "ddpm++")
@@ -325,7 +326,7 @@ class UNet(nn.Module):
     def forward(self, x: Tensor, label: Tensor, y: Tensor | None = None) -> Tensor:
         check_inputs(x, label, (self.shape[0], *_AXES[len(self.shape) - 1]), self.stem.weight)
         modulations = iter(self.modulation(self.conditioning(label, y, x.shape[0])).split(self._sizes, dim=1))
-        h = self.stem(self._inputs(x))
+        h = exactly(self.stem, self._inputs(x))
         skips = [] if self.compact else [h]
         for level, (halve, stages) in enumerate(zip(self.halve, self.down, strict=True)):
             h = halve(h, next(modulations)) if isinstance(halve, _ResBlock) else halve(h)

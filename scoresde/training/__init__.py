@@ -4,6 +4,7 @@ from scoresde.training.checkpoints import best_checkpoint, latest_checkpoint, lo
 from scoresde.training.classifier import NoiseAwareClassifier, fit_classifier
 from scoresde.training.distributed import Ranks, over_ranks, process_group
 from scoresde.training.ema import EMA
+from scoresde.training.muon import Muon, hidden_weights
 from scoresde.training.objectives import DenoisingScoreMatching, ExplicitScoreMatching, Objective, Terms
 from scoresde.training.signals import on_signals
 from scoresde.training.sliced import ImplicitScoreMatching, SlicedScoreMatching
@@ -34,6 +35,7 @@ __all__ = [
     "LogNormal",
     "LossAware",
     "MinSNR",
+    "Muon",
     "NoiseAwareClassifier",
     "Objective",
     "Ranks",
@@ -52,6 +54,7 @@ __all__ = [
     "Weighting",
     "best_checkpoint",
     "fit_classifier",
+    "hidden_weights",
     "latest_checkpoint",
     "load_average",
     "on_signals",

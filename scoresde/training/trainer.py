@@ -25,10 +25,12 @@ from scoresde.sde.times import Share, rand
 from scoresde.training.checkpoints import latest_checkpoint, load_checkpoint, save_checkpoint, sweep
 from scoresde.training.distributed import Agreement, Ranks
 from scoresde.training.ema import EMA, check_half_lives
+from scoresde.training.muon import Muon, hidden_weights
 from scoresde.training.network import PRECISIONS, training_view
 from scoresde.training.objectives import DenoisingScoreMatching, Objective, Terms
 
 DEVICES = ("auto", "cpu", "cuda", "mps")
+OPTIMIZERS = ("adam", "muon")
 LR_DECAYS = ("none", "cosine", "linear")
 ON_NAN = ("stop", "skip")
 LEVELS = 8  # bins of log-SNR in a record
@@ -45,7 +47,8 @@ class TrainerConfig:
         minutes: train for so long instead, whatever ``steps`` says; the learning rate then falls with the time, not
             with the steps. Measuring, saving and hooks do not count. Of several processes the slowest clock counts.
         batch_size: items in a step, over all devices and accumulated pieces together.
-        lr: learning rate of Adam after the warm-up.
+        optimizer: ``"adam"``, or ``"muon"``: :class:`Muon` for :func:`hidden_weights`, Adam for all others.
+        lr: learning rate after the warm-up.
         warmup: steps over which it rises linearly from 0.
         lr_decay: ``"cosine"`` or ``"linear"`` let it fall to 0 at the last step, ``"none"`` keeps it.
         betas: Adam's decay rates.
@@ -73,6 +76,7 @@ class TrainerConfig:
     steps: int = 20_000
     minutes: float | None = None
     batch_size: int = 128
+    optimizer: str = "adam"
     lr: float = 5e-4
     warmup: int = 500
     lr_decay: str = "cosine"
@@ -114,7 +118,8 @@ class TrainerConfig:
             raise ArgumentError("label_dropout", self.label_dropout, "a probability, 0 to 1")
         if self.label_dropout and not self.conditional:
             raise ArgumentError("label_dropout", self.label_dropout, "0, or conditional=True: no labels are used")
-        choices = {"lr_decay": LR_DECAYS, "precision": PRECISIONS, "on_nan": ON_NAN, "device": DEVICES}
+        choices = {"optimizer": OPTIMIZERS, "lr_decay": LR_DECAYS, "precision": PRECISIONS}
+        choices |= {"on_nan": ON_NAN, "device": DEVICES}
         for name, known in choices.items():
             if getattr(self, name) not in known:
                 raise UnknownNameError(name, getattr(self, name), known)
@@ -271,16 +276,19 @@ class Trainer:
         self.folder, self.dequantization = None if folder is None else Path(folder), dequantization
         self.step, self.seconds_trained = 0, 0.0
         self.held_out: float | None = None
-        self.parameters = [p for p in model.parameters() if p.requires_grad]
+        kernels = hidden_weights(model) if config.optimizer == "muon" else []
+        others = [p for p in model.parameters() if p.requires_grad and p not in set(kernels)]
+        self.parameters = [*others, *kernels]
         view = training_view(model, self.device, config.precision, config.compile, config.channels_last)
         self._loss: nn.Module = _Loss(view, self.objective)
         if self.ranks.world > 1:
             self._loss = nn.parallel.DistributedDataParallel(self._loss, gradient_as_bucket_view=True)
         self.ema = EMA(model.net, config.ema_half_life)
         self._fused = self.device.type in ("cpu", "cuda")
-        self.optimizer = torch.optim.Adam(
-            self.parameters, lr=config.lr, betas=config.betas, **{"fused" if self._fused else "foreach": True}
+        adam = torch.optim.Adam(
+            others, lr=config.lr, betas=config.betas, **{"fused" if self._fused else "foreach": True}
         )
+        self.optimizers = [adam, Muon(kernels, config.lr)] if kernels else [adam]
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=config.precision == "float16")
         self.generator = Share(self.device if self._fused else "cpu")
         self.generator.manual_seed(config.seed)
@@ -414,9 +422,10 @@ class Trainer:
         config, generator, ranks = self.config, self.generator, self.ranks
         x0 = batch["x"].to(self.device, non_blocking=True)
         y = self._labels(batch) if config.conditional else None
-        for group in self.optimizer.param_groups:
-            group["lr"] = lr
-        self.optimizer.zero_grad(set_to_none=True)
+        for optimizer in self.optimizers:
+            for group in optimizer.param_groups:
+                group["lr"] = lr
+            optimizer.zero_grad(set_to_none=True)
         pieces, found = config.accumulate, []
         state = generator.get_state() if pieces > 1 else None
         entries = x0[0].numel()
@@ -429,7 +438,8 @@ class Trainer:
                 terms = self._loss(x0[k::pieces], None if y is None else {"y": y[k::pieces]}, generator)
                 self.scaler.scale(terms.loss.sum() * scale).backward()
             found.append(Terms(terms.loss.detach(), terms.t, terms.value))
-        self.scaler.unscale_(self.optimizer)
+        for optimizer in self.optimizers:
+            self.scaler.unscale_(optimizer)
         norm = nn.utils.clip_grad_norm_(self.parameters, math.inf if config.clip is None else config.clip)
         self._update(norm)
         self._update_averages()
@@ -447,16 +457,14 @@ class Trainer:
 
     def _update(self, norm: Tensor) -> None:
         """The optimiser's step, left out where it would bring in NaN and the settings say so."""
-        if self.scaler.is_enabled():
-            self.scaler.step(self.optimizer)
-            self.scaler.update()
-        elif self.config.on_nan == "stop":
-            self.optimizer.step()
-        elif self._fused:
-            self.optimizer.found_inf = (~norm.isfinite()).float()  # the fused kernel looks, without a host sync
-            self.optimizer.step()
-        elif bool(norm.isfinite()):
-            self.optimizer.step()
+        if self.config.on_nan == "skip" and not self.scaler.is_enabled():
+            if not self._fused and not norm.isfinite():
+                return
+            for optimizer in self.optimizers if self._fused else ():
+                optimizer.found_inf = (~norm.isfinite()).float()  # the fused kernel looks, without a host sync
+        for optimizer in self.optimizers:
+            self.scaler.step(optimizer)  # step() where it is not enabled
+        self.scaler.update()
 
     def _update_averages(self) -> None:
         if self.config.minutes is not None and self.seconds_trained:
@@ -572,8 +580,10 @@ class Trainer:
         tensors = {f"net.{name}": value for name, value in self.model.net.state_dict().items()}
         for name in self.ema.names[1:]:
             tensors |= {f"ema.{name}.{key}": value for key, value in self.ema.average(name).items()}
-        for i, state in self.optimizer.state_dict()["state"].items():
-            tensors |= {f"optimizer.{i}.{name}": torch.as_tensor(value) for name, value in state.items()}
+        for i, p in enumerate(self.parameters):
+            for optimizer in self.optimizers:
+                state = optimizer.state.get(p, {})
+                tensors |= {f"optimizer.{i}.{name}": torch.as_tensor(value) for name, value in state.items()}
         tensors |= {f"objective.{name}": value for name, value in self.objective.state_dict().items()}
         tensors["rng.generator"] = self.generator.get_state()
         for kind, state in self._rng_states().items():
@@ -626,7 +636,9 @@ class Trainer:
                 name, _, key = key.partition(".")
                 averages.setdefault(name, {})[key] = value
             self.ema.load(averages, info["ema"]["updates"])
-            self._load_optimizer(parts.get("optimizer", {}))
+            if info["config"]["optimizer"] != self.config.optimizer:
+                raise ValueError(f"of the optimizer {info['config']['optimizer']!r}, not {self.config.optimizer!r}")
+            self._load_optimizers(parts.get("optimizer", {}))
             self.scaler.load_state_dict(info["scaler"])
             self.objective.load_state_dict(parts.get("objective", {}))
             rng, rank = parts["rng"], self.ranks.rank
@@ -641,11 +653,14 @@ class Trainer:
             raise CheckpointError("checkpoint", f"{folder} ({error})", "a checkpoint of this model") from error
         return self.step
 
-    def _load_optimizer(self, saved: Mapping[str, Tensor]) -> None:
-        state: dict[int, dict[str, Tensor]] = {}
+    def _load_optimizers(self, saved: Mapping[str, Tensor]) -> None:
+        state: dict[nn.Parameter, dict[str, Tensor]] = {}
         for key, value in saved.items():
             i, _, name = key.partition(".")
             p = self.parameters[int(i)]
             like = value.shape == p.shape
-            state.setdefault(int(i), {})[name] = torch.empty_like(p).copy_(value) if like else value  # p's own strides
-        self.optimizer.load_state_dict(self.optimizer.state_dict() | {"state": state})
+            state.setdefault(p, {})[name] = torch.empty_like(p).copy_(value) if like else value  # p's own strides
+        for optimizer in self.optimizers:
+            mine = [p for group in optimizer.param_groups for p in group["params"]]
+            found = {i: state[p] for i, p in enumerate(mine) if p in state}
+            optimizer.load_state_dict(optimizer.state_dict() | {"state": found})

@@ -279,6 +279,20 @@ def test_autocast_runs_in_bfloat16(config):
 
 
 @every_net
+def test_autocast_does_not_hide_fine_noise(config):
+    """A network that looks at differences tells noise of a tenth of an 8-bit bin, which bfloat16 rounds away."""
+    net = awake(config)
+    with torch.no_grad():
+        net.stem.weight -= net.stem.weight.mean(tuple(range(1, net.stem.weight.ndim)), keepdim=True)
+        net.stem.bias.zero_()
+    x, label = -torch.ones(5, *config["shape"]), torch.full((5,), 0.3)
+    noisy = x + 0.2 / 255 * torch.rand(x.shape, generator=torch.Generator().manual_seed(1))
+    assert torch.equal(noisy.bfloat16(), x.bfloat16())
+    with torch.autocast("cpu", torch.bfloat16):
+        assert not torch.equal(net(noisy, label), net(x, label))
+
+
+@every_net
 def test_tensors_that_do_not_fit_are_refused_by_name(config):
     net = build_net(config, seed=0)
     x, label = inputs(config)

@@ -221,7 +221,7 @@ def test_low_precision_and_compilation_train_the_same_network(settings, tmp_path
     """The weights stay float32, the averaged model is a plain one, and the loss is near that of a plain run."""
     plain, special = make(steps=20, lr=3e-3), make(tmp_path, steps=20, lr=3e-3, **settings)
     seen = []
-    special.model.net.stem.register_forward_hook(lambda module, args, out: seen.append(out.dtype))
+    special.model.net.head.register_forward_hook(lambda module, args, out: seen.append(out.dtype))
     expected, records = plain.fit(DATA), special.fit(DATA)
     if "precision" in settings:
         assert set(seen) == {getattr(torch, settings["precision"])}
@@ -266,7 +266,7 @@ def test_channels_last_images_resume_bit_for_bit(tmp_path):
     parts.fit(images)
     weight = parts.model.net.stem.weight
     assert weight.is_contiguous(memory_format=torch.channels_last)
-    assert parts.optimizer.state[weight]["exp_avg"].stride() == weight.stride()
+    assert parts.optimizers[0].state[weight]["exp_avg"].stride() == weight.stride()
     for a, b in zip(whole.parameters, parts.parameters, strict=True):
         assert torch.equal(a, b)
 
@@ -412,7 +412,7 @@ def test_bad_settings_are_refused():
         S.TrainerConfig(lr=float("nan"))
     with pytest.raises(UnknownNameError, match="did you mean 'cosine'"):
         S.TrainerConfig(lr_decay="cosin")
-    for name in ("device", "precision", "on_nan"):
+    for name in ("device", "precision", "on_nan", "optimizer"):
         with pytest.raises(UnknownNameError, match=name):
             S.TrainerConfig(**{name: "gpu"})
     with pytest.raises(ArgumentError, match=r"label_dropout: got 0\.1, expected 0, or conditional"):
