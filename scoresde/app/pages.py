@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from scoresde.app import build, plots
-from scoresde.app.config import RunConfig
+from scoresde.app.config import RunConfig, TrainConfig
 from scoresde.app.drawing import draw_samples, load_samples
 from scoresde.app.report import Report
 from scoresde.app.restoring import FOLDER, load_records
@@ -369,15 +369,17 @@ def _training(page: Report, run: RunFolder, config: RunConfig, model: ScoreModel
         run.picture("loss", picture)
         page.figure(picture, "The loss per entry of the data, as trained on.", "the loss over the steps")
     c, note = config, run.meta["stages"].get("train", {})
+    length = f"{c.train.steps}" if c.train.minutes is None else f"{c.train.minutes:g} minutes of steps"
     rows = [
         ["data", f"{c.data.source}, split with seed {c.data.seed}"],
         ["process", repr(build.sde(c.sde))],
         ["network", type(model.net).__name__ + (f", {note['weights']:,} weights" if "weights" in note else "")],
         ["network predicts", c.model.predicts],
-        ["steps, batch", f"{c.train.steps} of {c.train.batch_size} items"],
+        ["steps, batch", f"{length} of {c.train.batch_size} items"],
+        ["optimiser", c.train.optimizer],
         ["learning rate", f"{c.train.lr:g}, {c.train.warmup} steps of warm-up, decay: {c.train.lr_decay}"],
         ["loss", f"{c.train.weighting} weighting, times drawn {c.train.time_sampling}"],
-        ["weights kept", f"moving average, half-life {_half_life(c)} steps"],
+        ["weights kept", f"moving average, half-life {_half_life(c.train)}"],
         ["seed", str(c.train.seed)],
         ["software", f"scoresde {run.meta.get('scoresde')}, torch {run.meta.get('torch')}"],
     ]
@@ -387,9 +389,11 @@ def _training(page: Report, run: RunFolder, config: RunConfig, model: ScoreModel
         page.table(["stage", "time"], stages, "Where the time went.")
 
 
-def _half_life(config: RunConfig) -> int:
-    half_life = config.train.ema_half_life
-    return round(half_life if half_life >= 1 else max(1.0, half_life * config.train.steps))
+def _half_life(train: TrainConfig) -> str:
+    life = train.ema_half_life
+    if train.minutes is not None and life < 1:
+        return f"{100 * life:g} % of the steps"
+    return f"{round(life if life >= 1 else max(1.0, life * train.steps))} steps"
 
 
 def _commands(run: RunFolder, config: RunConfig, train: Data, evaluation: dict | None) -> list[tuple[str, str]]:

@@ -65,7 +65,7 @@ def test_truncated_normal_training_begins_where_the_bins_are_full(images):
 
 def test_settings_of_the_trainer_reach_it():
     """Every setting that both know has the value of the file; half-lives below 1 are fractions of the steps."""
-    values = {"accumulate": 3, "precision": "bfloat16", "channels_last": True, "on_nan": "skip"}
+    values = {"optimizer": "muon", "accumulate": 3, "precision": "bfloat16", "channels_last": True, "on_nan": "skip"}
     values |= {"keep": 5, "log_every": 7, "checkpoint_every": 11, "clip": None, "workers": 2, "steps": 50}
     overrides = [f"train.{key}={json.dumps(value)}" for key, value in values.items()]
     config = load_config(overrides=["data.source=two-moons", *overrides, "train.ema_extra={slow: 0.5, fast: 3}"])
@@ -74,6 +74,9 @@ def test_settings_of_the_trainer_reach_it():
     assert trainer.config.ema_half_life == {"ema": 50 * 0.05, "slow": 25.0, "fast": 3.0}
     known = set(TrainerConfig.__dataclass_fields__) & set(type(config.train).model_fields)
     assert set(TrainerConfig.__dataclass_fields__) - known == {"betas"}
+    config = load_config(overrides=["data.source=digits", "train.weighting=sigmoid", "train.sigmoid_gain=3"])
+    trainer = build.trainer(config, build.model(config, build.data(config.data)[0]), "none")
+    assert trainer.objective.weighting.gain == 3
 
 
 def test_sliced_score_matching_is_one_setting(tmp_path):
