@@ -32,11 +32,12 @@ def orthogonalized(matrix: Tensor) -> Tensor:
     if matrix.shape[-2] > matrix.shape[-1]:
         return orthogonalized(matrix.mT).mT
     x = matrix / matrix.norm(dim=(-2, -1), keepdim=True).clamp(min=torch.finfo(matrix.dtype).tiny)
-    gram = x @ x.mT
-    eye = whole = torch.eye(gram.shape[-1], dtype=x.dtype, device=x.device)
-    for _ in range(ROUNDS):
-        factor = A * eye + B * gram + C * gram @ gram
-        whole, gram = factor @ whole, factor @ gram @ factor
+    gram, whole = x @ x.mT, None
+    for left in reversed(range(ROUNDS)):
+        factor = B * gram + C * gram @ gram
+        factor.diagonal(dim1=-2, dim2=-1).add_(A)
+        whole = factor if whole is None else factor @ whole
+        gram = factor @ gram @ factor if left else gram
     return whole @ x
 
 
