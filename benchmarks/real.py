@@ -3,6 +3,9 @@
     python -m benchmarks.real [--quick] [--data FOLDER] [--minutes 30] [--config FILE | --preset NAME]
         [--set train.lr=1e-3] [--out RUNFOLDER] [--parts train,likelihood,frechet,sheet] [--against RUNFOLDER]
 
+Under ``torchrun --nproc-per-node 2 -m benchmarks.real`` two processes share the training's batches, and the threads of
+``--threads``; for small batches that is faster than two threads of one process. The first goes on with the other parts.
+
 All is kept in the run folder, which ``scoresde sample``, ``likelihood``, ``report``... take too; on a finished one each
 part can be run again by itself. The minutes are those of the training steps alone: measuring the loss on held-out data,
 checkpoints and the parts below come on top. No choice is made by the test images: the model is the averaged one at the
@@ -20,6 +23,7 @@ from __future__ import annotations
 import argparse
 import json
 import math
+import os
 import shutil
 import sys
 import time
@@ -51,7 +55,7 @@ from scoresde.app.comparing import Measured, auroc, paired_difference
 from scoresde.app.config import RunConfig, load_config
 from scoresde.app.runs import Interrupted, RunFolder
 from scoresde.app.terminal import duration, progress, say
-from scoresde.app.training import train
+from scoresde.app.training import train_on_ranks
 from scoresde.data.idx import idx_files
 from scoresde.errors import ArgumentError, DataError, ScoreSDEError, UnknownNameError
 from scoresde.likelihood import BitsPerDim
@@ -259,10 +263,8 @@ def _say_plan(what: str, seconds: float) -> None:
 
 
 def train_part(run: RunFolder, results: Results) -> None:
-    """Train to the end of the time."""
-    before = run.step
-    train(run)
-    if run.step == before and "train" in results.parts:
+    """Note what the training was."""
+    if results.parts.get("train", {}).get("step") == run.step:
         return
     stage, last = run.meta["stages"]["train"], run.records()[-1]
     results.put(
@@ -652,15 +654,24 @@ def check_settings(run: RunFolder, options: argparse.Namespace) -> None:
                 raise ArgumentError("--out", got, f"a new folder for {value}, or no settings of the training at all")
 
 
+def begin(options: argparse.Namespace) -> RunFolder:
+    """The run folder to train in; a quick one starts anew."""
+    if options.quick and (options.out / "config.yaml").is_file():
+        shutil.rmtree(options.out)
+    return open_run(options)[0]
+
+
 def main(arguments: list[str] | None = None) -> None:
     """Run the parts, and write and print what all parts of the folder have found so far."""
     options = parse(arguments)
     if options.quick:
         options = quick_settings(options)
         options.out = (common.RESULTS if options.out is None else options.out) / "real-quick"
-        if "train" in options.parts and (options.out / "config.yaml").is_file():
-            shutil.rmtree(options.out)
     options.out = Path("runs/fashion") if options.out is None else options.out
+    if "train" in options.parts:
+        torch.set_num_threads(max(1, options.threads // int(os.environ.get("WORLD_SIZE", 1))))
+        if train_on_ranks(lambda: begin(options), None) is None:
+            return  # of several processes the first goes on
     torch.set_num_threads(options.threads)
     run, training, test = open_run(options)
     if options.quick:

@@ -15,7 +15,7 @@ COUNTS = {
     "digits-unet": 427_681,
     "digits-dit": 402_948,
     "fashion-unet": 4_820_737,
-    "fashion-unet-small": 1_565_793,
+    "fashion-unet-small": 691_105,
     "fashion-dit": 4_827_268,
     "cifar10-ddpm": 35_746_307,
     "cifar10-ddpm++": 61_804_419,
