@@ -442,8 +442,9 @@ def sheet(
 
     columns = 12
     rows = min(8, len(samples) // columns)
-    figure = Figure(figsize=(11, 1.2 * rows * 11 / 2 / columns + 8), layout="constrained")
-    grid = figure.add_gridspec(3, 2, height_ratios=(rows, 4.6, 5))
+    width, heights = 11, (rows, 4.6, 6)  # in images
+    figure = Figure(figsize=(width, sum(heights) * width / 2 / columns + 1.5), layout="constrained")
+    grid = figure.add_gridspec(3, 2, height_ratios=heights)
 
     def show(place: tuple[int, int], title: str, images: np.ndarray) -> None:
         axes = figure.add_subplot(grid[place])
