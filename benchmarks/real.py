@@ -273,6 +273,7 @@ def train_part(run: RunFolder, results: Results) -> None:
         steps=run.step,
         images=run.step * run.config.train.batch_size,
         weights=stage["weights"],
+        device=stage["device"],
         seconds_with_saving=stage["seconds"],
         loss=last["loss"],
         held_out=last["held_out"],
@@ -499,8 +500,8 @@ def page(run: RunFolder, parts: dict[str, dict[str, Any]]) -> str:
         c = run.config
         text.append(
             f"## Training\n\n{found['minutes']:g} minutes of training steps, {found['steps']} steps of "
-            f"{c.train.batch_size} images, {found['weights']:,} weights; with saving and measuring "
-            f"{found['seconds_with_saving'] / 60:.1f} minutes. All settings: `config.yaml` of the run folder."
+            f"{c.train.batch_size} images, {found['weights']:,} weights, on {found['device']}; with saving and "
+            f"measuring {found['seconds_with_saving'] / 60:.1f} minutes. All settings: `config.yaml` of the run folder."
         )
     if found := parts.get("likelihood"):
         lines = [[f"first {row['n']}", _figure(row), ""] for row in found["prefixes"]]

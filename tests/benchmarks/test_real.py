@@ -63,6 +63,7 @@ def test_a_run_keeps_everything(run):
     assert found["prefixes"][0]["stderr"] == pytest.approx(np.std(bits, ddof=1) / 6**0.5)
     assert [(row["calls"], row["n"]) for row in results["frechet"]["samples"]] == [(2, 24), (3, 24)]
     text = (run / "real.md").read_text()
+    assert " weights, on cpu; " in text
     for line in ("## Training", "## Bits/dim", "## Frechet distance", "noise of sd 16", "## Nearest training images"):
         assert line in text
 
