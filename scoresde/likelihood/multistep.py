@@ -49,6 +49,8 @@ LAST, LAST_GROWTH = -2.8, 0.5  # log(largest std/rho) at the last
 DENSER = 0.2  # spacing is (1 + DENSER cos) of the mean
 SHORT, MANY = 0.5, 30  # when the first levels take two rounds more
 GAP = 0.1  # the least distance of the first levels
+NARROW, WIDE, SHRINK = 0.14, 0.25, 0.85  # of dequantised integers, where networks are rough: WIDE if below NARROW, then
+# shrinking; through nearer or uneven levels the polynomials made roughness grow without bound
 LEAST = 2 * BLOCK + 1  # calls
 
 #: ``evaluate(x, level, weights)``: eps ``(B, n)`` at x ``(B, *D)``; tr(sigma d eps/dx) is to be counted at
@@ -235,11 +237,16 @@ def data_levels(
         if beyond:
             last = min(max(last, LAST - LAST_GROWTH * growth - largest), first - 1.0)
     count = calls - BLOCK * (rounds - 1)
-    apart = not whole and (first - last) / count * (1 + DENSER) < GAP  # to see from them what lies below
-    head = [first - GAP * k for k in range(BLOCK - 1)] if apart else []
-    start, u = first - GAP * len(head), np.linspace(0.0, 1.0, count - len(head))
+    gaps, usual = [], (first - last) / count * (1 + DENSER)
+    least, gap, shrink = (GAP, GAP, 0.0) if detail is None else (NARROW, WIDE, SHRINK)
+    if not whole and usual < least:  # to see from the first levels what lies below
+        gaps = [gap] * (BLOCK - 1)
+        while gaps[-1] * shrink > usual:
+            gaps.append(gaps[-1] * shrink)
+    head = first - np.cumsum([0.0, *gaps])
+    start, u = head[-1], np.linspace(0.0, 1.0, count - len(gaps))
     line = start + (last - start) * (u + DENSER * np.sin(2 * math.pi * u) / (2 * math.pi))
-    return np.concatenate([head, line]), rounds
+    return np.concatenate([head[:-1], line]), rounds
 
 
 class _Path:
