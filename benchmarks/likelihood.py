@@ -41,7 +41,7 @@ from scoresde.errors import UnknownNameError
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-QUICK_SECONDS = 120
+QUICK_SECONDS = 90
 PARTS = ("exact", "estimated", "network")
 TOLERANCES = (1e-3, 3e-4, 1e-4, 3e-5, 1e-5, 4e-6, 1e-6, 1e-7)
 ESTIMATED_TOLERANCES = (1e-3, 1e-4, 1e-5)

@@ -43,7 +43,7 @@ from scoresde.sampling import Sampler
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-QUICK_SECONDS = 120
+QUICK_SECONDS = 60
 SDES: dict[str, Callable[[], SDE]] = {"vp": lambda: VPSDE(0.1, 20.0), "ve": lambda: VESDE(0.01, 50.0)}
 LARGEST_DRAWN = 30.0  # errors beyond leave the plot
 LARGEST_STD = {2: 0.4}  # stds from .05 to this; 1 in other dimensions
