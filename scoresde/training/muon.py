@@ -82,12 +82,9 @@ class Muon(torch.optim.Optimizer):
         if not lr > 0:
             raise ArgumentError("lr", lr, "a positive number")
         super().__init__(params, {"lr": lr})
-        for p in self._parameters():
+        for p in (p for group in self.param_groups for p in group["params"]):
             if p.ndim < 2:
                 raise ShapeError("params", tuple(p.shape), "weights of two axes or more")
-
-    def _parameters(self) -> list[nn.Parameter]:
-        return [p for group in self.param_groups for p in group["params"]]
 
     @torch.no_grad()
     def step(self) -> None:

@@ -277,7 +277,8 @@ class Trainer:
         self.step, self.seconds_trained = 0, 0.0
         self.held_out: float | None = None
         kernels = hidden_weights(model) if config.optimizer == "muon" else []
-        others = [p for p in model.parameters() if p.requires_grad and p not in set(kernels)]
+        chosen = set(kernels)
+        others = [p for p in model.parameters() if p.requires_grad and p not in chosen]
         self.parameters = [*others, *kernels]
         view = training_view(model, self.device, config.precision, config.compile, config.channels_last)
         self._loss: nn.Module = _Loss(view, self.objective)
@@ -460,8 +461,9 @@ class Trainer:
         if self.config.on_nan == "skip" and not self.scaler.is_enabled():
             if not self._fused and not norm.isfinite():
                 return
+            bad = (~norm.isfinite()).float()
             for optimizer in self.optimizers if self._fused else ():
-                optimizer.found_inf = (~norm.isfinite()).float()  # the fused kernel looks, without a host sync
+                optimizer.found_inf = bad  # the fused kernel looks, without a host sync
         for optimizer in self.optimizers:
             self.scaler.step(optimizer)  # step() where it is not enabled
         self.scaler.update()

@@ -15,7 +15,7 @@ def test_levels_of_dequantised_integers_bear_a_rough_network(calls):
     """Weights of eps/rho at the first levels for y there, and of the path's slopes, whatever the number of calls.
 
     Through levels 0.1 apart the former are 57 times what they sum to, and through 0.1 beside 0.025 the latter 10^4: a
-    U-Net's bits/dim on 8-bit images was then wrong by .5 at 200 calls and by 27 at 400.
+    U-Net's bits/dim on 8-bit images was then wrong by .5 at 200 calls and by 26 at 400.
     """
     moments = Moments(torch.zeros(4, dtype=torch.float64), torch.full((4,), 0.5, dtype=torch.float64))
     lams, rounds = data_levels(VPSDE(), moments, calls, 1e-5, 1.0, False, True, 2 / 255 / 12**0.5)
