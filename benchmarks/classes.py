@@ -21,24 +21,12 @@ from benchmarks import common  # first: it sets how threads wait
 import torch
 from torch import Tensor
 
-from scoresde import (
-    VPSDE,
-    Classification,
-    Data,
-    Model,
-    NoiseAwareClassifier,
-    ScoreModel,
-    Trainer,
-    TrainerConfig,
-    classifier_free_guidance,
-    classifier_guidance,
-    classify,
-    fit_classifier,
-    load_data,
-    sample,
-)
+from scoresde import VPSDE, Data, Model, ScoreModel, Trainer, TrainerConfig, load_data, sample
+from scoresde.guidance import classifier_free_guidance, classifier_guidance
+from scoresde.likelihood import Classification, classify
 from scoresde.nets import build_net
-from scoresde.sde.times import streams
+from scoresde.random import spawn_generators
+from scoresde.training import NoiseAwareClassifier, fit_classifier
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -125,7 +113,7 @@ def bayes(model: Model, data: Data, steps: int, batch: int = 60) -> Classificati
     for begin in range(0, len(data), batch):
         raw = data.raw[begin : begin + batch]
         x = data.to_model(raw, generator)
-        parts.append(classify(model, x, data.classes, steps=steps, generator=streams(generator, len(raw))))
+        parts.append(classify(model, x, data.classes, steps=steps, generator=spawn_generators(generator, len(raw))))
     columns = [torch.cat(column) for column in list(zip(*parts, strict=True))[:3]]
     return Classification(*columns, parts[0].classes)
 

@@ -58,7 +58,7 @@ def parser(name: str, doc: str, *, quick: str, threads: int = 1) -> argparse.Arg
     return made
 
 
-def integers(name: str, text: str) -> list[int]:
+def wholes(name: str, text: str) -> list[int]:
     """``"5,10"`` as ``[5, 10]``.
 
     Raises:

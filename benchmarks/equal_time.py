@@ -496,7 +496,7 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     figures.add_argument("--epochs", type=int, default=4, help="of the classifier (default: %(default)s)")
     parser.set_defaults(out=None)
     options = parser.parse_args(arguments)
-    options.parts, options.calls = options.parts.split(","), common.integers("--calls", options.calls)
+    options.parts, options.calls = options.parts.split(","), common.wholes("--calls", options.calls)
     for part in options.parts:
         if part not in PARTS:
             raise UnknownNameError("--parts", part, PARTS)

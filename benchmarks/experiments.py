@@ -56,7 +56,7 @@ VARIANTS = {
     "two-levels": {"net.options.multipliers": [1, 2]},
     "attention-14": {"net.options.attention": [-2, -1]},
     "no-attention": {"net.options.attention": []},
-    "label-time": {"model.label": "time"},
+    "label-time": {"model.time_input": "time"},
     # what it predicts, and the process
     "velocity": {"model.predicts": "velocity"},
     "noise": {"model.predicts": "noise"},
@@ -88,7 +88,7 @@ VARIANTS = {
 class _Timed(Trainer):
     """A trainer whose clock is the processor time of this process, which busy neighbours do not shorten."""
 
-    clock = staticmethod(time.process_time)
+    timer = staticmethod(time.process_time)
 
 
 def train(name: str, data, config) -> tuple[ScoreModel, dict]:

@@ -33,13 +33,13 @@ class Classifier(nn.Module):
     Args:
         shape: (C, H, W) of an image, sides of 4 or more.
         classes: how many.
-        levels: of the raw images, which are divided by levels - 1.
+        num_values: of the raw images, which are divided by num_values - 1.
     """
 
-    def __init__(self, shape: tuple[int, int, int], classes: int, levels: int = 256):
+    def __init__(self, shape: tuple[int, int, int], classes: int, num_values: int = 256):
         super().__init__()
         C, H, W = shape
-        self.config = {"shape": list(shape), "classes": classes, "levels": levels}
+        self.config = {"shape": list(shape), "classes": classes, "num_values": num_values}
         self.body = nn.Sequential(
             nn.Conv2d(C, 16, 3, padding=1),
             nn.ReLU(),
@@ -57,7 +57,7 @@ class Classifier(nn.Module):
 
     def features(self, raw: Tensor) -> Tensor:
         """Features ``(B, 64)`` of raw integer images ``(B, C, H, W)``."""
-        return self.body(raw.to(self.head.weight) / (self.config["levels"] - 1))
+        return self.body(raw.to(self.head.weight) / (self.config["num_values"] - 1))
 
     def forward(self, raw: Tensor) -> Tensor:
         """Logits ``(B, classes)``."""
@@ -99,7 +99,7 @@ def fit_classifier(
     """A classifier trained by Adam on cross-entropy; the rate rises for a tenth of the steps, then falls as a cosine.
 
     Args:
-        train: labelled images of integer levels.
+        train: labelled images of integer num_values.
         epochs: passes over them.
         batch, lr, seed: of the training, which depends on nothing else but the number of threads.
         callback: called with (images seen, images in all) after each batch.
@@ -107,11 +107,11 @@ def fit_classifier(
     Raises:
         DataError: no labels, or not images of integers.
     """
-    if train.labels is None or train.levels is None or len(train.shape) != 3:
-        raise DataError("train", repr(train), "labelled images (C, H, W) of integer levels")
+    if train.labels is None or train.num_values is None or len(train.shape) != 3:
+        raise DataError("train", repr(train), "labelled images (C, H, W) of integer num_values")
     with torch.random.fork_rng([]):
         torch.manual_seed(seed)
-        classifier = Classifier(train.shape, train.classes, train.levels).to(device)
+        classifier = Classifier(train.shape, train.classes, train.num_values).to(device)
     generator = torch.Generator().manual_seed(seed)
     optimizer = torch.optim.Adam(classifier.parameters(), lr=lr)
     steps, step, total = epochs * math.ceil(len(train) / batch), 0, epochs * len(train)
@@ -228,10 +228,10 @@ def distance(features: Tensor, reference: Gaussian, *, resamples: int = 100, see
     return Distance(value, stderr, sum(map(of, halves)) / 2 - value, n)
 
 
-def noisy(raw: Tensor, levels: int = 256, std: float = NOISE, seed: int = 0) -> Tensor:
-    """Images with Gaussian noise of ``std`` levels added, rounded and held to 0..levels-1."""
+def noisy(raw: Tensor, num_values: int = 256, std: float = NOISE, seed: int = 0) -> Tensor:
+    """Images with Gaussian noise of ``std`` num_values added, rounded and held to 0..num_values-1."""
     noise = torch.randn(raw.shape, generator=torch.Generator().manual_seed(seed))
-    return (raw + std * noise).round().clamp(0, levels - 1).to(raw.dtype)
+    return (raw + std * noise).round().clamp(0, num_values - 1).to(raw.dtype)
 
 
 def blurred(raw: Tensor) -> Tensor:

@@ -9,7 +9,7 @@ a second set of exact draws, the prior draws of p(x_0).
 standard deviation (the root of its covariance's trace); the prior's is 1.5 to 4 times as large. Its square is estimated
 without bias, by taking off the variance of a mean of so many samples, and may be negative; the table shows the root of
 the mean over the problems, one standard error either way. ``weighted``: the same for the mean with the weights of
-:class:`scoresde.Particles`. ``rows`` are the rows of the network that a call and sample take.
+:class:`scoresde.sampling.Particles`. ``rows`` are the rows of the network that a call and sample take.
 """
 
 from __future__ import annotations
@@ -27,25 +27,9 @@ from benchmarks.quality import mixture
 import torch
 from torch import Tensor
 
-from scoresde import (
-    SDE,
-    Ancestral,
-    DPMSolver,
-    GaussianMixture,
-    Langevin,
-    Matrix,
-    Particles,
-    PredictorCorrector,
-    Resampling,
-    SubVPSDE,
-    dps,
-    gaussian_data,
-    moment_matching,
-    pigdm,
-    replacement,
-    trajectory,
-)
-from scoresde.sampling import Sampler
+from scoresde import SDE, Ancestral, DPMSolver, GaussianMixture, Langevin, PredictorCorrector, SubVPSDE, trajectory
+from scoresde.guidance import Matrix, dps, gaussian_data, moment_matching, pigdm, replacement
+from scoresde.sampling import Particles, Resampling, Sampler
 
 SDES = QUALITY_SDES | {"subvp": SubVPSDE}
 D, SEEN, NOISE = 8, 4, 0.1

@@ -507,7 +507,7 @@ def main(arguments: list[str] | None = None) -> None:
     """Run the parts, and write the record."""
     options = parse(arguments)
     parts, repeats = common.names("--parts", options.parts, PARTS), options.repeats
-    dims = common.integers("--dims", options.dims)
+    dims = common.wholes("--dims", options.dims)
     torch.set_num_threads(options.threads)
     modules, left_out = load([] if options.peers == "none" else options.peers.split(","))
     record = common.Record(

@@ -40,22 +40,22 @@ class Tiny(nn.Module):
         super().__init__()
         self.weight = nn.Parameter(torch.tensor(0.5))
 
-    def forward(self, x: Tensor, label: Tensor) -> Tensor:
+    def forward(self, x: Tensor, time_input: Tensor) -> Tensor:
         return self.weight * x
 
 
 def bare(net: nn.Module, x: Tensor) -> dict[tuple[str, str], Runner]:
     """The network alone, and the loop that any sampler contains."""
-    label = torch.ones(len(x))
+    time_input = torch.ones(len(x))
 
     def network(calls: int) -> None:
         for _ in range(calls):
-            net(x, label)
+            net(x, time_input)
 
     def loop(calls: int) -> Tensor:
         y = x
         for a in [0.99] * calls:
-            y = a * y + 0.01 * net(y, label)
+            y = a * y + 0.01 * net(y, time_input)
         return y
 
     return {("", "the network alone"): network, ("", "bare loop"): loop}
@@ -187,12 +187,12 @@ def real_network(batch: int, rounds: int) -> tuple[str, list[dict]]:
     """What stands above the table, and our samplers' share of the time on a U-Net for 8x8 images."""
     net = build_net({"name": "unet", "shape": [1, 8, 8]}, seed=0).eval()
     x = torch.randn(batch, 1, 8, 8, generator=torch.Generator().manual_seed(0))
-    label = torch.full((batch,), 0.5)
-    net(x, label)
+    time_input = torch.full((batch,), 0.5)
+    net(x, time_input)
     times = []
     for _ in range(rounds):
         begun = time.perf_counter()
-        net(x, label)
+        net(x, time_input)
         times.append(1e6 * (time.perf_counter() - begun))
     call = statistics.median(times)
     tiny = Tiny()

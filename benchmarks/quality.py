@@ -305,7 +305,7 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
 def main(arguments: list[str] | None = None) -> None:
     """For each kind of solver and dimension: run, and make a table; then write the record."""
     options = parse(arguments)
-    dims, calls = common.integers("--dims", options.dims), common.integers("--calls", options.calls)
+    dims, calls = common.wholes("--dims", options.dims), common.wholes("--calls", options.calls)
     seeds = list(range(options.seeds))
     torch.set_num_threads(options.threads)
     sde = SDES[options.sde]()

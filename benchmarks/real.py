@@ -50,17 +50,18 @@ from benchmarks.frechet import (
     fit_classifier,
     noisy,
 )
-from scoresde import Data, Hutchinson, Model, Scaling, bits_per_dim, load_data, sample
+from scoresde import Data, Hutchinson, Model, bits_per_dim, load_data, sample
 from scoresde.app.comparing import Measured, auroc, paired_difference
 from scoresde.app.config import RunConfig, load_config
 from scoresde.app.runs import Interrupted, RunFolder
 from scoresde.app.terminal import duration, progress, say
 from scoresde.app.training import train_on_ranks
+from scoresde.data import Scaling
 from scoresde.data.idx import idx_files
 from scoresde.errors import ArgumentError, DataError, ScoreSDEError, UnknownNameError
 from scoresde.likelihood import BitsPerDim
+from scoresde.random import spawn_generators
 from scoresde.sampling import Sampler
-from scoresde.sde.times import streams
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -154,7 +155,9 @@ def draw(
     with progress(f"samples by {calls} calls", n) as update:
         for begin in range(0, n, batch):
             size = min(batch, n - begin)
-            x = sample(model, (size, *shape), sampler, calls, generator=streams(generator, size), autocast=autocast)
+            x = sample(
+                model, (size, *shape), sampler, calls, generator=spawn_generators(generator, size), autocast=autocast
+            )
             drawn.append(scaling.to_raw(x).to("cpu", torch.uint8))
             update(begin + size, "samples")
     return torch.cat(drawn), time.perf_counter() - begun
@@ -188,7 +191,7 @@ def yardsticks(classifier: Classifier, train: Data, test: Data, n: int) -> dict[
     own = distance(features(classifier, test.raw[some]), Gaussian.of(features(classifier, test.raw[others])))
     sets = {
         "training images": real,
-        f"training images, noise of sd {NOISE:g}": noisy(real, train.levels),
+        f"training images, noise of sd {NOISE:g}": noisy(real, train.num_values),
         "training images, 3x3 blur": blurred(real),
     }
     found = {name: distance(features(classifier, raw), reference) for name, raw in sets.items()}
@@ -404,7 +407,7 @@ def sheet_part(run: RunFolder, results: Results, train: Data, test: Data, option
     real = test.raw[: len(raw)]
     say(f"nearest of {len(train)} training images to {len(raw)} samples and {len(real)} test images")
     spaces = {
-        "pixels": lambda images: images.flatten(1).float() / (test.levels - 1),
+        "pixels": lambda images: images.flatten(1).float() / (test.num_values - 1),
         "features": lambda images: features(classifier, images).float(),
     }
     found, neighbours, distances = {}, {}, {}
@@ -590,7 +593,7 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     for part in options.parts:
         if part not in PARTS:
             raise UnknownNameError("--parts", part, PARTS)
-    options.calls = common.integers("--calls", options.calls)
+    options.calls = common.wholes("--calls", options.calls)
     for name in ("images", "check", "samples", "batch", "epochs", "probes"):
         least = {"images": 2, "check": 2, "samples": 12}.get(name, 1)  # standard errors; a row of the sheet
         if getattr(options, name) < least:

@@ -25,10 +25,12 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks import common
-from scoresde import DDIM, DDPM, VESDE, Ancestral, Data, PredictorCorrector, Scaling, ScoreModel, sample
+from scoresde import DDIM, DDPM, VESDE, Ancestral, Data, PredictorCorrector, ScoreModel, sample
+from scoresde.data import Scaling
 from scoresde.errors import CheckpointError, UnknownNameError
 from scoresde.files import atomic_folder, load_tensors, read_json, save_tensors
-from scoresde.models import Moments, clipped
+from scoresde.guidance import clipped
+from scoresde.models import Moments
 from scoresde.training.ema import EMA
 
 NEVER = 10**9  # steps between what is left out
@@ -243,7 +245,7 @@ class DenoisingDiffusion(Peer):
         timesteps = self.settings["timesteps"] if timesteps is None else timesteps
         betas = getattr(self.peer, f"{self.settings['beta_schedule']}_beta_schedule")(timesteps)
         predicts = {"pred_v": "velocity", "pred_noise": "noise", "pred_x0": "data"}[self.settings["objective"]]
-        return ScoreModel(self.net, DDPM(betas), predicts, label="ddpm", scaling=self.scaling)
+        return ScoreModel(self.net, DDPM(betas), predicts, time_input="ddpm", scaling=self.scaling)
 
     def own_samples(self, n, calls):
         return self.diffusion(sampling_timesteps=calls).sample(batch_size=n)
@@ -348,7 +350,7 @@ class SmallDiffusion(Peer):
 
     def score_model(self):
         sde = VESDE(self.settings["sigma_min"], self.settings["sigma_max"])
-        return ScoreModel(_Sigma(self.net), sde, "noise", label="sigma", scaling=self.scaling)
+        return ScoreModel(_Sigma(self.net), sde, "noise", time_input="sigma", scaling=self.scaling)
 
     def own_samples(self, n, calls):
         sigmas = self.schedule().sample_sigmas(calls)

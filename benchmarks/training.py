@@ -70,7 +70,7 @@ def data_for(name: str) -> Data:
     if name in NETS:
         return load_data("digits" if "digits" in name else "two-moons")[0]
     raw = torch.randint(256, (512, *PRESETS[name].net["shape"]), generator=torch.Generator().manual_seed(0))
-    return Data("random bytes", raw, levels=256)
+    return Data("random bytes", raw, num_values=256)
 
 
 def by_hand(name: str, data: Data, steps: int, device: torch.device) -> Iterator[None]:
@@ -86,7 +86,7 @@ def by_hand(name: str, data: Data, steps: int, device: torch.device) -> Iterator
         raw = data.raw[torch.randint(len(data), (B,))]
         x0 = data.scaling.to_model(raw).to(device, non_blocking=True)
         t = 1e-4 + (1 - 1e-4) * ((torch.rand(1, device=device) + torch.arange(B, device=device) / B) % 1)
-        log_alpha = -0.25 * t**2 * (sde.clock.beta_max - sde.clock.beta_min) - 0.5 * t * sde.clock.beta_min
+        log_alpha = -0.25 * t**2 * (sde.schedule.beta_max - sde.schedule.beta_min) - 0.5 * t * sde.schedule.beta_min
         alpha, sigma = log_alpha.exp(), (-torch.expm1(2 * log_alpha)).sqrt()
         eps = torch.randn_like(x0)
         shape = (B, *(1,) * (x0.ndim - 1))

@@ -22,7 +22,7 @@ class ArgumentError(ScoreSDEError, ValueError):
 
     def __init__(self, argument: str, got: object, expected: str):
         self.argument, self.got, self.expected = argument, got, expected
-        super().__init__(f"{argument}: got {got}, expected {expected}")
+        super().__init__(f"`{argument}` must be {expected}, got {got}")
 
     def __reduce__(self):
         return type(self), (self.argument, self.got, self.expected)
@@ -47,10 +47,11 @@ class UnknownNameError(ArgumentError, KeyError):
         self.known = tuple(known)
         near = difflib.get_close_matches(str(got), self.known, n=1, cutoff=0.5)
         hint = f" (did you mean {near[0]!r}?)" if near else ""
-        super().__init__(argument, repr(got), f"one of {', '.join(map(repr, self.known))}{hint}")
+        self.name = got
+        super().__init__(argument, f"{got!r}{hint}", f"one of {', '.join(map(repr, self.known))}")
 
     def __reduce__(self):
-        return type(self), (self.argument, self.got.strip("'"), self.known)
+        return type(self), (self.argument, self.name, self.known)
 
     def __str__(self):  # KeyError would print the repr of the message
         return self.args[0]

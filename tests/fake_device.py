@@ -16,12 +16,12 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 import scoresde as S
-from scoresde.likelihood.log_likelihood import _Flow, _Run
-from scoresde.likelihood.multistep import solve
+from scoresde.flow.field import ProbabilityFlowField
+from scoresde.flow.ode import integrate
+from scoresde.likelihood.gaussian_path import solve
+from scoresde.likelihood.probability_flow import _Flow, _Run
 from scoresde.sampling import Implicit
-from scoresde.sampling.flow import ProbabilityFlowField
-from scoresde.sampling.grids import time_range
-from scoresde.sampling.ode import integrate
+from scoresde.sde.grids import time_range
 
 DEVICE = "meta"
 
@@ -56,7 +56,7 @@ SDES = {
 
 def network(predicts="edm", sde="vp"):
     net = S.UNet((1, 8, 8), channels=8, multipliers=(1, 2), classes=3)
-    return S.ScoreModel(net, SDES[sde], predicts, label="log_snr").to(DEVICE)
+    return S.ScoreModel(net, SDES[sde], predicts, time_input="log_snr").to(DEVICE)
 
 
 def on_device(module):
@@ -107,7 +107,7 @@ def samplers():
 def switches():
     """Chunks, limits of x0, encoding, and autocast (but for the cast itself, which torch does not offer here)."""
     model, cond = network("velocity"), {"y": torch.zeros(3, dtype=torch.long, device=DEVICE)}
-    limited = (S.clipped(model), S.dynamic_threshold(model))
+    limited = (S.guidance.clipped(model), S.guidance.dynamic_threshold(model))
     cast = {"autocast": lambda *_, **__: nullcontext(), "amp.is_autocast_available": lambda _: True}
     cast["is_autocast_enabled"] = lambda _: False
     with ExitStack() as stack:
@@ -119,7 +119,7 @@ def switches():
     x = torch.empty(3, 1, 8, 8, device=DEVICE)
     for sampler in (S.DDIM(), S.ProbabilityFlow("rk4")):
         assert S.encode(model, x, sampler, 4, cond, chunk=2).device.type == DEVICE
-    assert S.langevin_dynamics(model, x, 0.1, 3, t=0.5, cond=cond).device.type == DEVICE
+    assert S.sampling.langevin_dynamics(model, x, 0.1, 3, t=0.5, cond=cond).device.type == DEVICE
 
 
 def likelihood():
@@ -135,7 +135,7 @@ def likelihood():
         flow = ProbabilityFlowField(model, (1, 8, 8))
         assert integrate(flow, y, -4.0, 5.0, method="heun", steps=2).y.device.type == DEVICE
     run = _Run(model, x, None, S.Hutchinson(2), None, True, 1, None)
-    moments = S.Moments(torch.zeros(1, 8, 8), torch.eye(64))
+    moments = S.models.Moments(torch.zeros(1, 8, 8), torch.eye(64))
     latent, log_det, _, _ = solve(run, x, model.sde, moments, 9, *time_range(model.sde), False, True, None, None)
     assert latent.device.type == log_det.device.type == run.tally.integral.device.type == DEVICE
 
@@ -143,43 +143,50 @@ def likelihood():
 def inverse():
     """Guidance by observations and by classes, weighted particles and repeated steps: each operator, each method."""
     shape = (1, 8, 8)
-    plain = S.ScoreModel(S.ResidualMLP(shape, width=8, blocks=1, classes=3), SDES["vp"], "edm", label="log_snr")
+    plain = S.ScoreModel(S.ResidualMLP(shape, width=8, blocks=1, classes=3), SDES["vp"], "edm", time_input="log_snr")
     operators = (
-        S.Inpainting(torch.arange(64).reshape(shape) % 2),
-        S.Colorize(shape),
-        S.Downsample(shape, 2, "bicubic"),
-        S.Blur(shape, S.gaussian_kernel(0.8, radius=2)),
-        S.Matrix(torch.ones(3, 64).tril(), shape),
-        S.PartialFourier(S.radial_mask((8, 8), 3), shape),
-        S.LinearFunction(lambda x: x.flatten(1).cumsum(1)[:, ::9], shape),
+        S.guidance.Inpainting(torch.arange(64).reshape(shape) % 2),
+        S.guidance.Colorize(shape),
+        S.guidance.Downsample(shape, 2, "bicubic"),
+        S.guidance.Blur(shape, S.guidance.gaussian_kernel(0.8, radius=2)),
+        S.guidance.Matrix(torch.ones(3, 64).tril(), shape),
+        S.guidance.PartialFourier(S.guidance.radial_mask((8, 8), 3), shape),
+        S.guidance.LinearFunction(lambda x: x.flatten(1).cumsum(1)[:, ::9], shape),
     )
-    moments = S.Moments(torch.zeros(shape), torch.eye(64))
+    moments = S.models.Moments(torch.zeros(shape), torch.eye(64))
     methods = {
-        "replacement": S.replacement,
-        "dps": S.dps,
-        "dps-scaled": lambda *problem: S.dps(*problem, scale=0.5),
-        "pigdm": S.pigdm,
-        "gaussian_data": lambda *problem: S.gaussian_data(*problem, moments),
-        "moment_matching": lambda *problem: S.moment_matching(*problem, 2),
-        "with_likelihood": lambda model, *_: S.with_likelihood(model, lambda x0: -x0.square().flatten(1).sum(1)),
+        "replacement": S.guidance.replacement,
+        "dps": S.guidance.dps,
+        "dps-scaled": lambda *problem: S.guidance.dps(*problem, scale=0.5),
+        "pigdm": S.guidance.pigdm,
+        "gaussian_data": lambda *problem: S.guidance.gaussian_data(*problem, moments),
+        "moment_matching": lambda *problem: S.guidance.moment_matching(*problem, 2),
+        "with_likelihood": lambda model, *_: S.guidance.with_likelihood(
+            model, lambda x0: -x0.square().flatten(1).sum(1)
+        ),
     }
     pc = S.PredictorCorrector(corrector=S.Langevin())
     cases = [(operator, "pigdm", S.DDIM(last="none")) for operator in operators]
-    cases += [(operators[2], name, S.Particles(2)) for name in methods if name not in ("replacement", "dps-scaled")]
+    cases += [
+        (operators[2], name, S.sampling.Particles(2)) for name in methods if name not in ("replacement", "dps-scaled")
+    ]
     cases += [(operators[0], "dps-scaled", S.DPMSolver(stochastic=True))]
-    cases += [(operators[2], "replacement", sampler) for sampler in (S.Resampling(2), pc)]
+    cases += [(operators[2], "replacement", sampler) for sampler in (S.sampling.Resampling(2), pc)]
     for operator, name, sampler in cases:
         model = on_device(methods[name](plain, operator, torch.zeros(operator.y_shape), 0.1))
         assert S.sample(model, (3, *shape), sampler, 2).device.type == DEVICE
     each = {"observation": torch.zeros(3, 1, 4, 4), "observation_noise": torch.ones(3)}
     cond = {name: value.to(DEVICE) for name, value in each.items()}
-    assert S.sample(on_device(S.pigdm(plain, operators[2])), (3, *shape), steps=3, cond=cond).device.type == DEVICE
+    assert (
+        S.sample(on_device(S.guidance.pigdm(plain, operators[2])), (3, *shape), steps=3, cond=cond).device.type
+        == DEVICE
+    )
     model, y = on_device(plain), {"y": torch.zeros(3, dtype=torch.long, device=DEVICE)}
     weights = torch.ones(64, 3, device=DEVICE)
     for guided, cond in (
-        (S.classifier_guidance(model, lambda x, t, y: x.flatten(1) @ weights, 2.0), y),
-        (S.classifier_free_guidance(model, 2.0, (-4.0, 4.0), 0.5), y),
-        (S.conditioned(model, {"y": 1}), None),
+        (S.guidance.classifier_guidance(model, lambda x, t, y: x.flatten(1) @ weights, 2.0), y),
+        (S.guidance.classifier_free_guidance(model, 2.0, (-4.0, 4.0), 0.5), y),
+        (S.guidance.conditioned(model, {"y": 1}), None),
     ):
         assert S.sample(guided, (3, *shape), S.DPMSolver(stochastic=True), 3, cond=cond).device.type == DEVICE
 

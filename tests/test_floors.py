@@ -3,6 +3,7 @@
 import ast
 import subprocess
 import sys
+from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -11,18 +12,17 @@ PACKAGE = Path(__file__).parents[1] / "scoresde"
 #: from the ground up; rooms of one floor do not know each other
 FLOORS = (
     {"errors", "version"},
-    {"files"},
+    {"checks", "random", "files"},
     {"sde", "nets", "data"},
     {"models"},
-    {"sampling"},
-    {"likelihood"},
-    {"training"},
+    {"guidance", "flow"},
+    {"sampling", "likelihood", "training"},
     {"app"},
     {"__main__"},
 )
 FLOOR = {room: height for height, rooms in enumerate(FLOORS) for room in rooms}
 #: what may be imported at the top of a module below app; all else belongs inside the functions that need it
-LIGHT = {"torch", "numpy", "scoresde"} | set(sys.stdlib_module_names)
+LIGHT = {"torch", "numpy", "lazy_loader", "scoresde"} | set(sys.stdlib_module_names)
 HEAVY = ("matplotlib", "scipy", "sklearn", "PIL", "yaml", "pydantic", "rich", "click", "torchdiffeq", "safetensors")
 
 
@@ -60,6 +60,43 @@ def test_a_room_imports_only_from_lower_floors(path):
             continue  # the application uses the public face
         assert other in FLOOR, f"{path}:{node.lineno} imports {name}, the public face"
         assert other == room or FLOOR[other] < FLOOR[room], f"{path}:{node.lineno}: {room} imports {name}"
+
+
+def face(room):
+    """Where the names come from that a room shows: name -> file of the room."""
+    tree = ast.parse((PACKAGE / room / "__init__.pyi").read_text())
+    return {alias.name: node.module for node in tree.body for alias in node.names}
+
+
+def imports_within(room):
+    """file -> the files of the same room that it imports, at the top or inside functions."""
+    names, graph = face(room), {}
+    for path in sorted((PACKAGE / room).glob("*.py")):
+        targets = graph.setdefault(path.stem, set())
+        for node in ast.walk(ast.parse(path.read_text())):
+            if not isinstance(node, ast.ImportFrom) or not node.module:
+                continue
+            if node.module.startswith(f"scoresde.{room}."):
+                targets.add(node.module.split(".")[2])
+            elif node.module == f"scoresde.{room}":
+                targets |= {names[alias.name] for alias in node.names}
+    return graph
+
+
+@pytest.mark.parametrize("room", sorted(path.name for path in PACKAGE.iterdir() if (path / "__init__.pyi").exists()))
+def test_the_files_of_a_room_import_in_no_circle(room):
+    TopologicalSorter(imports_within(room)).prepare()  # a CycleError names the circle
+
+
+def test_a_circle_is_seen():
+    with pytest.raises(CycleError):
+        TopologicalSorter({"a": {"b"}, "b": {"c"}, "c": {"a"}}).prepare()
+
+
+@pytest.mark.parametrize("room", sorted(path.name for path in PACKAGE.iterdir() if (path / "__init__.pyi").exists()))
+def test_no_file_is_called_as_a_name_that_its_room_shows(room):
+    """Importing such a file would put the module in the place of the name."""
+    assert not set(face(room)) & {path.stem for path in (PACKAGE / room).glob("*.py")}
 
 
 @pytest.mark.parametrize("path", modules(), ids=lambda path: str(path.relative_to(PACKAGE)))

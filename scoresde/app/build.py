@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from pathlib import Path
 
 import torch
@@ -11,11 +10,14 @@ from torch import Tensor
 
 from scoresde.app.config import DataConfig, LikelihoodConfig, RunConfig, SampleConfig, SDEConfig
 from scoresde.data import SOURCES, Data, Dequantization, Mapped, TruncatedNormal, load_data, load_whole, map_array
-from scoresde.data.base import count_of
+from scoresde.data.dataset import count_of
 from scoresde.data.load import HELD_OUT
 from scoresde.errors import ArgumentError, ConfigError, DataError, ShapeError
+from scoresde.flow.ode import ADAPTIVE
+from scoresde.guidance import classifier_free_guidance, classifier_guidance
 from scoresde.likelihood.divergence import Divergence, Exact, Hutchinson, default_divergence
-from scoresde.models import Model, ScoreModel, classifier_free_guidance, classifier_guidance
+from scoresde.models import Model, ScoreModel
+from scoresde.models.conditions import Condition
 from scoresde.nets import build_net
 from scoresde.sampling import (
     DDIM,
@@ -28,7 +30,6 @@ from scoresde.sampling import (
     ReverseDiffusion,
     Sampler,
 )
-from scoresde.sampling.ode import ADAPTIVE
 from scoresde.sde import DDPM, SDE, build_sde
 from scoresde.training import (
     DenoisingScoreMatching,
@@ -47,7 +48,7 @@ SDE_OPTIONS = {"vp": ("beta_min", "beta_max"), "subvp": ("beta_min", "beta_max")
 
 def mapped(config: DataConfig) -> tuple[Mapped, Data]:
     """Training data that stay on the disk, and held-out data in memory: the last items of the file."""
-    whole = map_array(config.source, config.labels, config.levels)
+    whole = map_array(config.source, config.labels, config.num_values)
     if config.n is not None:
         raise ConfigError("data.n", config.n, "null with data.mmap")
     return whole.split(count_of(HELD_OUT if config.held_out is None else config.held_out, len(whole)))
@@ -65,7 +66,7 @@ def data(config: DataConfig) -> tuple[Data, Data]:
         config.held_out,
         config.seed,
         n=config.n,
-        levels=config.levels,
+        num_values=config.num_values,
         size=config.size,
         key=config.key,
         grayscale=config.grayscale,
@@ -76,7 +77,9 @@ def all_data(config: DataConfig) -> Data:
     """All items of a file or folder in their own order; the held-out part of a named source."""
     if config.source.replace("_", "-") in SOURCES:
         return data(config)[1]
-    return load_whole(config.source, levels=config.levels, size=config.size, key=config.key, grayscale=config.grayscale)
+    return load_whole(
+        config.source, num_values=config.num_values, size=config.size, key=config.key, grayscale=config.grayscale
+    )
 
 
 def sde(config: SDEConfig) -> SDE:
@@ -93,7 +96,7 @@ def net(config: RunConfig, train: Data) -> torch.nn.Module:
     name, options = config.net.name, dict(config.net.options)
     if name == "auto":
         name = "mlp" if len(train.shape) == 1 else "unet"
-    if config.model.label == "time" and options.get("embedding", "sinusoidal") == "sinusoidal":
+    if config.model.time_input == "time" and options.get("embedding", "sinusoidal") == "sinusoidal":
         options.setdefault("embedding_scale", 1000.0)  # the sines' frequencies suit labels that span hundreds
     if config.train.conditional:
         if train.classes is None:
@@ -106,7 +109,12 @@ def model(config: RunConfig, train: Data) -> ScoreModel:
     """An untrained model of the training data, which keeps their scaling and moments."""
     settings = {} if config.model.data_std is None else {"data_std": config.model.data_std}
     return ScoreModel.for_data(
-        net(config, train), sde(config.sde), train, config.model.predicts, label=config.model.label, **settings
+        net(config, train),
+        sde(config.sde),
+        train,
+        config.model.predicts,
+        time_input=config.model.time_input,
+        **settings,
     )
 
 
@@ -115,7 +123,7 @@ def dequantization(config: RunConfig, model: ScoreModel) -> tuple[Dequantization
     name = config.train.dequantization
     if name == "uniform":
         return None, None
-    if model.scaling.levels is None:
+    if model.scaling.num_values is None:
         raise ConfigError("train.dequantization", repr(name), "'uniform', which does nothing: the data are continuous")
     law = TruncatedNormal()
     return law, None if name == "none" else model.sde.time_of(law.log_snr(model.scaling)).item()
@@ -225,9 +233,7 @@ def guided(config: SampleConfig, model: ScoreModel, classifier: NoiseAwareClassi
     return classifier_guidance(found, classifier, config.scale, conditional=conditional)
 
 
-def cond(
-    model: ScoreModel, labels: Tensor | None, classifier: NoiseAwareClassifier | None = None
-) -> Mapping[str, Tensor] | None:
+def cond(model: ScoreModel, labels: Tensor | None, classifier: NoiseAwareClassifier | None = None) -> Condition:
     """What the model is told besides x and t: the labels, if its network or the classifier that guides it knows any.
 
     Raises:
@@ -250,6 +256,6 @@ def check_fits(model: ScoreModel, data: Data) -> None:
     shape = tuple(model.net.config["shape"])
     if data.shape != shape:
         raise ShapeError("data", f"{data.name!r}, items of shape {data.shape}", f"{shape}, as in the model's training")
-    if (data.levels is None) != (model.scaling.levels is None):
-        kinds = ["continuous" if levels is None else "integer" for levels in (data.levels, model.scaling.levels)]
+    if (data.num_values is None) != (model.scaling.num_values is None):
+        kinds = ["continuous" if n is None else "integer" for n in (data.num_values, model.scaling.num_values)]
         raise ArgumentError("data", f"{data.name!r}, {kinds[0]} values", f"{kinds[1]} ones, as in the model's training")

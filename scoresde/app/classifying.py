@@ -14,7 +14,7 @@ from scoresde.app.runs import RunFolder
 from scoresde.app.scoring import figure, mean_and_error
 from scoresde.app.terminal import progress, say, table
 from scoresde.data import Data
-from scoresde.sde.times import streams
+from scoresde.random import spawn_generators
 from scoresde.training import NoiseAwareClassifier, fit_classifier
 from scoresde.training.trainer import pick_device
 
@@ -51,7 +51,7 @@ def train_classifier(
 def _judged(classifier: NoiseAwareClassifier, data: Data, seed: int) -> list[tuple[str, ...]]:
     """The share of items whose class it finds, at rising noise."""
     device = next(classifier.parameters()).device
-    generators = streams(torch.Generator().manual_seed(seed), len(data))
+    generators = spawn_generators(torch.Generator().manual_seed(seed), len(data))
     x0 = data.to_model(data.raw, generators).to(device)
     rows = []
     for log_snr in LOG_SNRS:

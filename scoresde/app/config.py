@@ -39,7 +39,7 @@ class DataConfig(_Section):
     )
     seed: int = Field(0, ge=0, description="seed of the split and of generated toy data")
     n: int | None = Field(None, ge=2, description="use this many items; null: all there are")
-    levels: int | None = Field(None, ge=2, description="number of integer levels of the data; null: from its type")
+    num_values: int | None = Field(None, ge=2, description="number of integer levels of the data; null: from its type")
     size: int | None = Field(None, ge=1, description="crop and resize images to size x size pixels; null: as they are")
     key: str | None = Field(None, min_length=1, description="name of the array in an .npz file; null: the only one")
     grayscale: bool = Field(False, description="turn colour images to one channel")
@@ -58,7 +58,7 @@ class SDEConfig(_Section):
     """The forward process."""
 
     name: Literal["vp", "vp-cosine", "subvp", "ve", "flow", "ddpm"] = Field(
-        "vp", description="family and clock of the SDE"
+        "vp", description="family and schedule of the SDE"
     )
     beta_min: float = Field(0.1, ge=0, description="rate beta at t = 0 (vp, subvp); the first beta of a ddpm: 1e-4")
     beta_max: float = Field(20.0, gt=0, description="rate beta at t = 1 (vp, subvp); the last beta of a ddpm: 0.02")
@@ -83,7 +83,7 @@ class ModelConfig(_Section):
     predicts: Literal["noise", "data", "velocity", "score", "flow", "edm"] = Field(
         "edm", description="what the network puts out; edm mixes data and noise by the signal-to-noise ratio"
     )
-    label: Literal["log_snr", "time", "ddpm", "score_sde_vp"] = Field(
+    time_input: Literal["log_snr", "time", "ddpm", "score_sde_vp"] = Field(
         "log_snr", description="what the network is told about t"
     )
     data_std: float | None = Field(

@@ -20,9 +20,9 @@ from scoresde.data import Data
 from scoresde.errors import ConfigError, RunFolderError
 from scoresde.files import write_atomically
 from scoresde.models import ScoreModel
+from scoresde.random import spawn_generators
 from scoresde.sampling import DDIM, DPMSolver
 from scoresde.sampling import sample as draw
-from scoresde.sde.times import streams
 from scoresde.training.distributed import Ranks, over_ranks, share_of
 
 #: of the samplers without noise the ones with it
@@ -65,7 +65,9 @@ def draw_samples(
             some = None if labels is None else labels[begin : begin + size]
             cond = build.cond(model, some, classifier)
             parts.append(
-                draw(guided, (size, *shape), sampler, steps, cond=cond, generator=streams(generator, size)).cpu()
+                draw(
+                    guided, (size, *shape), sampler, steps, cond=cond, generator=spawn_generators(generator, size)
+                ).cpu()
             )
             batches, drawn = batches + 1, drawn + size
             update(drawn, f"samples, {calls} network calls")
@@ -89,7 +91,7 @@ def sample(run: RunFolder, config: RunConfig, out: Path | None = None, stochasti
     x, labels, calls = draw_samples(model, settings, stochastic)
     seconds = time.monotonic() - begun
     raw = model.scaling.to_raw(x)
-    if raw.dtype == torch.int64 and model.scaling.levels <= 256:
+    if raw.dtype == torch.int64 and model.scaling.num_values <= 256:
         raw = raw.to(torch.uint8)
     arrays = {"x": x.numpy(), "raw": raw.numpy(), "seed": np.array(settings.seed)}
     if labels is not None:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from scoresde.errors import ArgumentError, DataError
-from scoresde.models.operators import check_mask, expand_mask, load_mask
+from scoresde.guidance.operators import check_mask, expand_mask, load_mask
 
 NAMES = ("half", "center", "random:SHARE")
 

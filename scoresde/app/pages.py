@@ -24,8 +24,9 @@ from scoresde.data import Data
 from scoresde.errors import RunFolderError
 from scoresde.likelihood import Exact, log_likelihood
 from scoresde.models import ScoreModel
-from scoresde.sampling import time_range, trajectory
+from scoresde.sampling import trajectory
 from scoresde.sde import SDE
+from scoresde.sde.grids import time_range
 
 SAMPLERS = {
     "pc": "predictor and corrector (the reverse SDE)",
@@ -35,7 +36,7 @@ SAMPLERS = {
 }
 PROCESSES = {
     "vp": "variance-preserving (VP)",
-    "vp-cosine": "variance-preserving (VP) with the cosine clock",
+    "vp-cosine": "variance-preserving (VP) with the cosine schedule",
     "subvp": "sub-VP",
     "ve": "variance-exploding (VE)",
     "flow": "flow-matching",
@@ -405,7 +406,7 @@ def _commands(run: RunFolder, config: RunConfig, train: Data, evaluation: dict |
     ]
     if evaluation is None:
         commands.append(("Compare with baselines:", f"scoresde evaluate {folder}"))
-    if train.levels is not None:
+    if train.num_values is not None:
         commands.append(("Score images of your own (N, H, W):", f"scoresde likelihood {folder} --data images.npy"))
     if train.is_image and not (run.path / FOLDER).exists():
         commands.append(("Draw the lower half from the upper:", f"scoresde inpaint {folder} --mask half"))

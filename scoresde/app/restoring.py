@@ -28,16 +28,14 @@ from scoresde.app.terminal import duration, progress, say
 from scoresde.data import Data
 from scoresde.errors import ArgumentError, RunFolderError, UnknownNameError
 from scoresde.files import write_atomically
-from scoresde.models import (
+from scoresde.guidance import (
     Blur,
     Colorize,
     Downsample,
     Inpainting,
     LinearOperator,
     Matrix,
-    Model,
     PartialFourier,
-    ScoreModel,
     dps,
     gaussian_data,
     gaussian_kernel,
@@ -46,6 +44,8 @@ from scoresde.models import (
     radial_mask,
     replacement,
 )
+from scoresde.models import Model, ScoreModel
+from scoresde.random import spawn_generators
 from scoresde.sampling import (
     DPMSolver,
     Langevin,
@@ -57,7 +57,6 @@ from scoresde.sampling import (
     State,
 )
 from scoresde.sampling import sample as draw
-from scoresde.sde.times import streams
 from scoresde.training.distributed import Ranks, over_ranks, share_of
 
 FOLDER = "restored"  # of a run
@@ -286,7 +285,7 @@ def restored(
             noise = torch.full((len(of),), settings.noise, device=model.device, dtype=y.dtype)
             cond = {"observation": y[of].to(model.device), "observation_noise": noise}
             cond |= build.cond(model, None if labels is None else labels[of]) or {}
-            shape, generators = (len(of), *problem.operator.shape), streams(generator, len(of))
+            shape, generators = (len(of), *problem.operator.shape), spawn_generators(generator, len(of))
             parts.append(draw(guided, shape, sampler, steps, cond=cond, generator=generators, callback=show).cpu())
             drawn += len(of)
         return torch.cat(parts)
@@ -314,16 +313,16 @@ def restore(
     """
     model = run.model(config.train.device)
     build.check_fits(model, data)
-    scale, shift, levels = model.scaling
-    data = dataclasses.replace(data, scale=scale, shift=shift, levels=levels, normalize="given")
+    scale, shift, num_values = model.scaling
+    data = dataclasses.replace(data, scale=scale, shift=shift, num_values=num_values, normalize="given")
     whole, data = data, data.take(min(settings.limit, len(data)))
     labels = classes_told(model, config, data, settings.label)
-    for_data, for_noise, for_samples = streams(torch.Generator().manual_seed(settings.seed), 3)
+    for_data, for_noise, for_samples = spawn_generators(torch.Generator().manual_seed(settings.seed), 3)
     if config.train.dequantization == "uniform":
-        truth = model.scaling.to_model(data.raw, streams(for_data, len(data)), model.dtype)
+        truth = model.scaling.to_model(data.raw, spawn_generators(for_data, len(data)), model.dtype)
     else:
         truth = model.scaling.bin_centres(data.raw, model.dtype)
-    y = problem.operator.observe(truth, settings.noise, streams(for_noise, len(data)))
+    y = problem.operator.observe(truth, settings.noise, spawn_generators(for_noise, len(data)))
     begun = time.monotonic()
     x, calls, called = restored(model, problem, y, labels, settings, config, for_samples)
     seconds = time.monotonic() - begun
@@ -339,7 +338,7 @@ def restore(
         "calls": calls,
         "noise": settings.noise,
         "seed": settings.seed,
-        "units": UNITS[model.scaling.levels is not None],
+        "units": UNITS[model.scaling.num_values is not None],
         **problem.facts,
         "expected_coverage": expected_coverage(settings.samples),
         "figures": measure(problem, truth, y, x, peak_of(whole)),
@@ -365,7 +364,9 @@ def peak_of(data: Data) -> float | None:
     """The range of images in the model's units, from black to white or from their least to their greatest value."""
     if not data.is_image:
         return None
-    return data.scale * (data.levels - 1.0 if data.levels is not None else (data.raw.max() - data.raw.min()).item())
+    return data.scale * (
+        data.num_values - 1.0 if data.num_values is not None else (data.raw.max() - data.raw.min()).item()
+    )
 
 
 def _packed(problem: Problem, data: Data, model: ScoreModel, truth, y, x, record) -> bytes:

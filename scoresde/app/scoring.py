@@ -19,11 +19,12 @@ from scoresde.app.config import RunConfig
 from scoresde.app.runs import RunFolder
 from scoresde.app.terminal import Update, progress, say, table
 from scoresde.data import Data, corrupt
-from scoresde.data.corrupt import CORRUPTIONS
+from scoresde.data.corruptions import CORRUPTIONS
 from scoresde.errors import ArgumentError
 from scoresde.likelihood import TruncatedNormal, Uniform, bits_per_dim, log_likelihood
 from scoresde.models import ScoreModel
-from scoresde.sde.times import streams
+from scoresde.models.conditions import condition_rows
+from scoresde.random import spawn_generators
 from scoresde.training.distributed import Ranks, over_ranks, share_of
 
 SPOILED = ("shuffled-pixels", "inverted")  # what held-out images are compared with
@@ -79,7 +80,7 @@ def mean_and_error(values: Tensor) -> dict[str, Any]:
 
 def in_unit(nats: Tensor, data: Data) -> Tensor:
     """Nats an item as bits/dim for integer data; as they are for continuous data."""
-    return nats if data.levels is None else -nats / (math.prod(data.shape) * math.log(2))
+    return nats if data.num_values is None else -nats / (math.prod(data.shape) * math.log(2))
 
 
 def score(model: ScoreModel, data: Data, config: RunConfig, what: str = "scoring") -> Scores:
@@ -121,7 +122,7 @@ def _score(model: ScoreModel, data: Data, run_config: RunConfig, generator: torc
         "atol": config.atol,
         "t_min": config.t_min,
     }
-    if model.scaling.levels is not None:
+    if model.scaling.num_values is not None:
         result = bits_per_dim(
             model,
             data.raw,
@@ -140,8 +141,8 @@ def _score(model: ScoreModel, data: Data, run_config: RunConfig, generator: torc
     for begin in range(0, len(data), config.batch):
         part = slice(begin, begin + config.batch)
         x = model.scaling.to_model(data.raw[part], dtype=model.dtype).to(model.device)
-        some = None if cond is None else {name: value[part] for name, value in cond.items()}
-        parts.append(log_likelihood(model, x, cond=some, generator=streams(generator, len(x)), **settings))
+        some = condition_rows(cond, part)
+        parts.append(log_likelihood(model, x, cond=some, generator=spawn_generators(generator, len(x)), **settings))
         update(min(begin + config.batch, len(data)), "items")
     volume = model.scaling.log_volume(n)
     nats = torch.cat([part.log_prob for part in parts]).cpu().double() + volume
@@ -187,8 +188,10 @@ def against(run: RunFolder, config: RunConfig, scores: Scores, other: Data, name
 def paired(run: RunFolder, config: RunConfig, scores: Scores, data: Data, other: RunFolder, name: str) -> Measured:
     """Score ``data`` under another run's model too, with the same noise and probes; write both, item by item."""
     model = other.model(config.train.device)
-    if model.scaling.levels != data.levels:
-        raise ArgumentError("--paired", f"{other.path}, a model of {model.scaling.levels} levels", f"{data.levels}")
+    if model.scaling.num_values != data.num_values:
+        raise ArgumentError(
+            "--paired", f"{other.path}, a model of {model.scaling.num_values} levels", f"{data.num_values}"
+        )
     with run.stage(name):
         others = score(model, data, config, f"scoring {data.name} under {other.path}")
         difference = paired_difference(scores.values, others.values)
@@ -227,7 +230,7 @@ def evaluate(run: RunFolder, config: RunConfig, corrupted: int = CORRUPTED) -> d
         scores = score(model, held_out, config, f"scoring held-out {held_out.name}")
         run.write("likelihood.csv", scores.csv())
         spoiled = {}
-        if held_out.is_image and held_out.levels is not None and corrupted:
+        if held_out.is_image and held_out.num_values is not None and corrupted:
             few = held_out.take(min(corrupted, len(held_out)))
             for i, kind in enumerate(SPOILED):
                 other = corrupt(few, kind, torch.Generator().manual_seed(settings.seed + i))

@@ -10,24 +10,24 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from scoresde.data.base import CHANNELS, Data
+from scoresde.data.dataset import CHANNELS, Data
 from scoresde.errors import ArgumentError, DataError, DTypeError, UnknownNameError
 
 LABEL_KEYS = ("labels", "y")
 
 
 def from_array(
-    array: np.ndarray, labels: np.ndarray | None = None, levels: int | None = None, name: str = "array"
+    array: np.ndarray, labels: np.ndarray | None = None, num_values: int | None = None, name: str = "array"
 ) -> Data:
     """An array ``(N, ...)`` as data.
 
-    Floats are continuous and keep their layout. Integers have ``levels`` levels (uint8: 256, bool: 2 unless given), and
+    Floats are continuous and keep their layout. Integers have ``num_values`` num_values (uint8: 256, bool: 2 unless given), and
     images come channels first: ``(N, H, W)`` becomes ``(N, 1, H, W)``, and ``(N, H, W, C)`` with C = 1, 3 or 4 becomes
     ``(N, C, H, W)``. A plain ``(N,)`` array becomes ``(N, 1)``.
 
     Raises:
         DTypeError: objects, strings, complex numbers, dates.
-        DataError: see :class:`~scoresde.data.base.Data`.
+        DataError: see :class:`~scoresde.data.dataset.Data`.
     """
     if array.dtype.kind not in "buif":
         raise DTypeError(name, f"an array of {array.dtype}", "integers or real floats")
@@ -35,20 +35,20 @@ def from_array(
         array = array[:, None]
     if array.dtype.kind == "f":
         dtype = np.float64 if array.dtype.itemsize > 4 else np.float32
-        return Data(name, torch.from_numpy(np.array(array, dtype)), _labels(labels), levels)
-    if levels is None:
-        levels = {"uint8": 256, "bool": 2}.get(array.dtype.name)
+        return Data(name, torch.from_numpy(np.array(array, dtype)), _labels(labels), num_values)
+    if num_values is None:
+        num_values = {"uint8": 256, "bool": 2}.get(array.dtype.name)
     if array.ndim == 3:
         array = array[:, None]
     elif array.ndim == 4 and array.shape[3] in CHANNELS and array.shape[1] not in CHANNELS:
         array = array.transpose(0, 3, 1, 2)
-    return Data(name, _integers(name, array), _labels(labels), levels)
+    return Data(name, _integers(name, array), _labels(labels), num_values)
 
 
 def _integers(name: str, array: np.ndarray) -> Tensor:
     """The array as a tensor, narrow where it can be; values that int64 cannot hold are refused."""
     if array.dtype.kind == "u" and array.dtype.itemsize == 8 and array.size and array.max() > np.iinfo(np.int64).max:
-        raise DataError(name, f"a value of {array.max()}", "integers below the number of levels")
+        raise DataError(name, f"a value of {array.max()}", "integers below the number of num_values")
     return torch.from_numpy(np.array(array, np.uint8 if array.dtype in (np.uint8, np.bool_) else np.int64))
 
 
@@ -60,13 +60,13 @@ def _labels(labels: np.ndarray | None) -> Tensor | None:
     return torch.from_numpy(labels.astype(np.int64))
 
 
-def load_array(path: str | Path, key: str | None = None, levels: int | None = None) -> Data:
+def load_array(path: str | Path, key: str | None = None, num_values: int | None = None) -> Data:
     """Data from a .npy or .npz file, read without pickle.
 
     Args:
         path: the file.
         key: which array of an .npz; not needed where only one is not labels. Labels are read from "labels" or "y".
-        levels: number of integer levels, see :func:`from_array`.
+        num_values: number of integer num_values, see :func:`from_array`.
 
     Raises:
         DataError: no such file, a file NumPy cannot read, pickled objects, no array or several to choose from.
@@ -88,7 +88,7 @@ def load_array(path: str | Path, key: str | None = None, levels: int | None = No
         raise DataError("path", path, "an existing .npy or .npz file") from error
     except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
         raise DataError("path", f"{path} ({error})", "a whole .npy or .npz file of numbers, without pickles") from error
-    return from_array(array, labels, levels, path.stem)
+    return from_array(array, labels, num_values, path.stem)
 
 
 def _choose(archive: np.lib.npyio.NpzFile, key: str | None, path: Path) -> tuple[np.ndarray, np.ndarray | None]:

@@ -90,7 +90,7 @@ class Batches(BatchStream):
 
     The stream is one permutation of the data after another, cut into pieces of ``batch_size``: every epoch holds each
     item once, every batch is full, and a batch may end one epoch and begin the next (or, larger than the data, hold
-    several). From a :class:`~scoresde.data.base.Data` a batch is taken in one go; from another dataset item by item (a
+    several). From a :class:`~scoresde.data.dataset.Data` a batch is taken in one go; from another dataset item by item (a
     tensor, array or picture x, a pair (x, label), or a mapping with "x" or "image" and perhaps "label").
 
     Args:

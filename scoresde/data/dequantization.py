@@ -16,8 +16,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from scoresde.data.scaling import Scaling, rand
+from scoresde.data.scaling import Scaling
 from scoresde.errors import ArgumentError
+from scoresde.random import rand
 
 
 @dataclass(frozen=True)
@@ -91,7 +92,7 @@ class TruncatedNormal(Dequantization):
     Args:
         samples: draws per image.
         tau: half the width of a bin in standard deviations, which fixes t_min: log-SNR(t_min) = 2 log(2 tau / scale).
-            At 3, the default, truncation cuts off 0.27 % of the noise: log-SNR 13.3 for 256 levels on [-1, 1).
+            At 3, the default, truncation cuts off 0.27 % of the noise: log-SNR 13.3 for 256 num_values on [-1, 1).
 
     Raises:
         ArgumentError: tau is not positive.
@@ -116,7 +117,7 @@ class TruncatedNormal(Dequantization):
         wide = torch.float32 if raw.device.type == "mps" else torch.float64
         tau = alpha * scaling.scale / (2 * sigma)
         Z = math.erf(tau / math.sqrt(2))
-        r = rand(raw.shape, generator, wide, raw.device)
+        r = rand(raw.shape, generator, raw.device, wide)
         u = math.sqrt(2) * torch.erfinv(Z * (2 * r - 1)).clamp(-tau / math.sqrt(2), tau / math.sqrt(2))
         x = alpha * scaling.bin_centres(raw, wide) + sigma * u
         log_q = (-0.5 * u.square() - 0.5 * math.log(2 * math.pi) - math.log(Z)).reshape(len(raw), -1).sum(1)

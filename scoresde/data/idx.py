@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from scoresde.data.arrays import from_array
-from scoresde.data.base import Data
+from scoresde.data.dataset import Data
 from scoresde.errors import DataError
 
 DTYPES = {0x08: "u1", 0x09: "i1", 0x0B: ">i2", 0x0C: ">i4", 0x0D: ">f4", 0x0E: ">f8"}
@@ -67,8 +67,8 @@ def read_idx(path: str | Path) -> np.ndarray:
     return np.frombuffer(body, dtype).reshape(shape).astype(dtype.newbyteorder("="))
 
 
-def load_idx(path: str | Path, levels: int | None = None) -> Data:
-    """Data from an idx file; bytes have 256 levels, ``(N, H, W)`` becomes ``(N, 1, H, W)``.
+def load_idx(path: str | Path, num_values: int | None = None) -> Data:
+    """Data from an idx file; bytes have 256 num_values, ``(N, H, W)`` becomes ``(N, 1, H, W)``.
 
     Labels come from the file beside it that is named the MNIST way: train-images-idx3-ubyte[.gz] goes with
     train-labels-idx1-ubyte[.gz].
@@ -82,7 +82,7 @@ def load_idx(path: str | Path, levels: int | None = None) -> Data:
         raise DataError("path", f"{path}, an idx file of rank 1 (labels?)", "items of rank 1 or more, (N, ...)")
     beside = _labels_beside(path)
     labels = None if beside is None else read_idx(beside)
-    return from_array(array, labels, levels, path.name.removesuffix(".gz"))
+    return from_array(array, labels, num_values, path.name.removesuffix(".gz"))
 
 
 def _labels_beside(path: Path) -> Path | None:
@@ -103,7 +103,7 @@ def idx_files(folder: str | Path) -> dict[str, Path]:
     return found if "train" in found else {}
 
 
-def load_idx_folder(folder: str | Path, levels: int | None = None) -> tuple[Data, Data | None]:
+def load_idx_folder(folder: str | Path, num_values: int | None = None) -> tuple[Data, Data | None]:
     """(training set, test set or None) of a folder with train-images-idx3-ubyte[.gz] and perhaps t10k-images-...
 
     Raises:
@@ -112,6 +112,6 @@ def load_idx_folder(folder: str | Path, levels: int | None = None) -> tuple[Data
     files = idx_files(folder)
     if not files:
         raise DataError("folder", folder, "a folder with train-images-idx3-ubyte or train-images-idx3-ubyte.gz")
-    train = load_idx(files["train"], levels)
-    test = load_idx(files["t10k"], levels).scaled_like(train) if "t10k" in files else None
+    train = load_idx(files["train"], num_values)
+    test = load_idx(files["t10k"], num_values).scaled_like(train) if "t10k" in files else None
     return train, test

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from scoresde.data.base import Data
+from scoresde.data.dataset import Data
 from scoresde.errors import ArgumentError, DataError
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff")
@@ -53,7 +53,7 @@ def load_images(folder: str | Path, size: int | tuple[int, int] | None = None, g
     raw = torch.from_numpy(np.stack(pictures))
     raw = raw[:, None] if raw.ndim == 3 else raw.permute(0, 3, 1, 2).contiguous()
     labels, names = _classes(files, folder)
-    return Data(folder.resolve().name, raw, labels, levels=256, class_names=names, image=True)
+    return Data(folder.resolve().name, raw, labels, num_values=256, class_names=names, image=True)
 
 
 def _visible(file: Path, folder: Path) -> bool:

@@ -6,7 +6,7 @@ import dataclasses
 from pathlib import Path
 
 from scoresde.data.arrays import load_array
-from scoresde.data.base import Data, count_of
+from scoresde.data.dataset import Data, count_of
 from scoresde.data.digits import load_digits
 from scoresde.data.idx import idx_files, is_idx, load_idx, load_idx_folder
 from scoresde.data.images import load_images
@@ -25,7 +25,7 @@ def load_data(
     seed: int = 0,
     *,
     n: int | None = None,
-    levels: int | None = None,
+    num_values: int | None = None,
     size: int | tuple[int, int] | None = None,
     key: str | None = None,
     grayscale: bool = False,
@@ -41,7 +41,7 @@ def load_data(
         seed: of the split and of the toys' draws.
         n: train on this many items, chosen by ``seed`` (None: 20000 points of a toy, all there are of anything else).
             What is held out does not change.
-        levels: number of integer levels, for arrays and idx files.
+        num_values: number of integer num_values, for arrays and idx files.
         size: side or (height, width) that a folder's images are cropped and resized to.
         key: which array of an .npz.
         grayscale: a folder's images in gray.
@@ -52,7 +52,7 @@ def load_data(
         DataError: the source cannot be used.
     """
     name = str(source).replace("_", "-")
-    options = {"levels": levels, "size": size, "key": key, "grayscale": grayscale}
+    options = {"num_values": num_values, "size": size, "key": key, "grayscale": grayscale}
     if name in SOURCES:
         _refuse(options, source, ())
     if name in TOYS:
@@ -76,7 +76,7 @@ def load_data(
 def load_whole(
     source: str | Path,
     *,
-    levels: int | None = None,
+    num_values: int | None = None,
     size: int | tuple[int, int] | None = None,
     key: str | None = None,
     grayscale: bool = False,
@@ -85,26 +85,26 @@ def load_whole(
 
     Arguments and errors are those of :func:`load_data`.
     """
-    return _read(source, levels, size, key, grayscale)[0]
+    return _read(source, num_values, size, key, grayscale)[0]
 
 
-def _read(source: str | Path, levels, size, key, grayscale) -> tuple[Data, Data | None]:
+def _read(source: str | Path, num_values, size, key, grayscale) -> tuple[Data, Data | None]:
     """The items of a file or folder, and the t10k set where there is one."""
     path = Path(source)
-    options = {"levels": levels, "size": size, "key": key, "grayscale": grayscale}
+    options = {"num_values": num_values, "size": size, "key": key, "grayscale": grayscale}
     if path.is_dir() and idx_files(path):
-        _refuse(options, source, ("levels",))
-        data, test = load_idx_folder(path, levels)
+        _refuse(options, source, ("num_values",))
+        data, test = load_idx_folder(path, num_values)
         return dataclasses.replace(data, name=path.resolve().name), test
     if path.is_dir():
         _refuse(options, source, ("size", "grayscale"))
         return load_images(path, size, grayscale), None
     if path.is_file() and path.suffix.lower() in (".npy", ".npz"):
-        _refuse(options, source, ("key", "levels"))
-        return load_array(path, key, levels), None
+        _refuse(options, source, ("key", "num_values"))
+        return load_array(path, key, num_values), None
     if path.is_file() and is_idx(path):
-        _refuse(options, source, ("levels",))
-        return load_idx(path, levels), None
+        _refuse(options, source, ("num_values",))
+        return load_idx(path, num_values), None
     if path.is_file():
         raise DataError("source", path, "an .npy or .npz file, an idx file (plain or .gz), or a folder")
     if path.suffix or len(path.parts) > 1:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from scoresde.data.base import CHANNELS, Data
+from scoresde.data.dataset import CHANNELS, Data
 from scoresde.data.dequantization import Dequantization, Uniform
 from scoresde.data.mapped import Mapped
 from scoresde.data.scaling import Scaling
@@ -88,15 +88,15 @@ def scaling_of(raw: Tensor, known: Scaling | None) -> Scaling | None:
     """The map of items to model space: None for floats, which are in it; for integers the known one, or 8-bit.
 
     Raises:
-        DataError: integers of another kind, with nothing known of their levels.
+        DataError: integers of another kind, with nothing known of their num_values.
     """
     if raw.is_floating_point():
         return None
-    if known is not None and known.levels is not None:
+    if known is not None and known.num_values is not None:
         return known
     if raw.dtype == torch.uint8:
-        return Scaling.for_levels(256)
-    raise DataError("data", f"items of {raw.dtype}", "8-bit integers, floats, or a model whose scaling has levels")
+        return Scaling.for_integers(256)
+    raise DataError("data", f"items of {raw.dtype}", "8-bit integers, floats, or a model whose scaling has num_values")
 
 
 @contextmanager
@@ -188,11 +188,11 @@ def is_map_style(data: object) -> bool:
     return False
 
 
-def from_dataset(dataset, name: str = "dataset", levels: int | None = None, n: int | None = None) -> Data:
+def from_dataset(dataset, name: str = "dataset", num_values: int | None = None, n: int | None = None) -> Data:
     """A foreign dataset (torchvision's, Hugging Face's, any that is map-style) read into memory as :class:`Data`.
 
     Args:
-        levels: number of levels of integer items; 8-bit ones have 256.
+        num_values: number of num_values of integer items; 8-bit ones have 256.
         n: read the first n items only.
 
     Raises:
@@ -206,4 +206,4 @@ def from_dataset(dataset, name: str = "dataset", levels: int | None = None, n: i
     raw, labels = collate([dataset[i] for i in range(count)])
     if raw.ndim < 2:
         raise ShapeError("dataset", "items that are single numbers", "items (*D) with D of rank 1 or more")
-    return Data(name, raw, labels, 256 if levels is None and raw.dtype == torch.uint8 else levels)
+    return Data(name, raw, labels, 256 if num_values is None and raw.dtype == torch.uint8 else num_values)

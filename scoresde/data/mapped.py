@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from scoresde.data.base import CHANNELS, Data
+from scoresde.data.dataset import CHANNELS, Data
 from scoresde.data.scaling import Scaling
 from scoresde.errors import ArgumentError, DataError, DTypeError
 
@@ -19,14 +19,14 @@ SAMPLE, SAMPLE_BYTES = 16_384, 2**26  # scale and moments are measured on at mos
 class Mapped(Dataset):
     """An array ``(N, ...)`` on disk as training data; batches are read when they are asked for.
 
-    Layout, levels and scale are those of :func:`~scoresde.data.arrays.from_array`, but that scale, shift and moments
-    are measured on at most 16384 items (or 64 MiB) at equal distances, and that NaN and integers beyond the levels are
+    Layout, num_values and scale are those of :func:`~scoresde.data.arrays.from_array`, but that scale, shift and moments
+    are measured on at most 16384 items (or 64 MiB) at equal distances, and that NaN and integers beyond the num_values are
     found when they are read.
 
     Args:
         array: a ``np.memmap`` (or any array that is indexed along its first axis).
         labels: class of each item ``(N,)``, or None.
-        levels: number of integer levels; uint8 has 256.
+        num_values: number of integer num_values; uint8 has 256.
         name: what reports call it.
 
     Attributes:
@@ -34,22 +34,22 @@ class Mapped(Dataset):
 
     Raises:
         DTypeError: objects, strings, complex numbers.
-        DataError: no items, integers without levels, labels that do not fit.
+        DataError: no items, integers without num_values, labels that do not fit.
     """
 
-    def __init__(self, array: np.ndarray, labels=None, levels: int | None = None, name: str = "array"):
+    def __init__(self, array: np.ndarray, labels=None, num_values: int | None = None, name: str = "array"):
         kind = array.dtype.kind
         if kind not in "buif":
             raise DTypeError(name, f"an array of {array.dtype}", "integers or real floats")
         if array.ndim < 2 or array.size == 0:
             raise DataError(name, f"shape {array.shape}", "at least one item, (N, *D) with D of rank 1 or more")
         if kind != "f":
-            levels = {"uint8": 256, "bool": 2}.get(array.dtype.name) if levels is None else levels
+            num_values = {"uint8": 256, "bool": 2}.get(array.dtype.name) if num_values is None else num_values
             if array.ndim == 3:
                 array = array[:, None]
             elif array.ndim == 4 and array.shape[3] in CHANNELS and array.shape[1] not in CHANNELS:
                 array = array.transpose(0, 3, 1, 2)
-        self.name, self.array, self.levels = name, array, levels
+        self.name, self.array, self.num_values = name, array, num_values
         self.labels = None if labels is None else torch.as_tensor(np.asarray(labels)).long()
         if self.labels is not None and self.labels.shape != (len(array),):
             raise DataError("labels", f"shape {tuple(self.labels.shape)}", f"one for each item, ({len(array)},)")
@@ -71,17 +71,17 @@ class Mapped(Dataset):
         """Raw items ``(len(index), *D)``, read in the order in which they lie on the disk.
 
         Raises:
-            DataError: NaN, infinity, or integers beyond the levels among them.
+            DataError: NaN, infinity, or integers beyond the num_values among them.
         """
         ascending, back = torch.unique(index, return_inverse=True)
         chosen = np.ascontiguousarray(self.array[ascending.numpy()])
-        if self.levels is None:
+        if self.num_values is None:
             raw = torch.from_numpy(chosen.astype(np.float64 if chosen.dtype.itemsize > 4 else np.float32))
             if not raw.isfinite().all():
                 raise DataError(self.name, "NaN or infinity", "finite numbers")
             return raw[back]
         raw = torch.from_numpy(chosen.astype(np.uint8 if chosen.dtype.itemsize == 1 else np.int64))
-        return Scaling.for_levels(self.levels).check_integers(raw, self.name)[back]
+        return Scaling.for_integers(self.num_values).check_integers(raw, self.name)[back]
 
     def head(self, n: int) -> Data:
         """``n`` items at equal distances, in memory, with this array's scale."""
@@ -90,8 +90,10 @@ class Mapped(Dataset):
         index = torch.arange(n) * len(self) // n
         labels = None if self.labels is None else self.labels[index]
         own = getattr(self, "scaling", None)
-        given = {"scale": own.scale, "shift": own.shift, "normalize": "given"} if own and self.levels is None else {}
-        return Data(self.name, self.rows(index), labels, self.levels, **given)
+        given = (
+            {"scale": own.scale, "shift": own.shift, "normalize": "given"} if own and self.num_values is None else {}
+        )
+        return Data(self.name, self.rows(index), labels, self.num_values, **given)
 
     def split(self, held_out: int) -> tuple[Mapped, Data]:
         """The array without its last ``held_out`` items, still on the disk, and those items in memory."""
@@ -99,21 +101,21 @@ class Mapped(Dataset):
             raise ArgumentError("held_out", held_out, f"a count from 1 to {len(self) - 1}")
         first = len(self) - held_out
         labels = (None, None) if self.labels is None else (self.labels[:first], self.labels[first:])
-        rest = Mapped(self.array[:first], labels[0], self.levels, self.name)
-        test = Data(self.name, self.rows(torch.arange(first, len(self))), labels[1], self.levels, normalize="none")
-        return rest, test if self.levels is not None else test.scaled_like(rest.sample)
+        rest = Mapped(self.array[:first], labels[0], self.num_values, self.name)
+        test = Data(self.name, self.rows(torch.arange(first, len(self))), labels[1], self.num_values, normalize="none")
+        return rest, test if self.num_values is not None else test.scaled_like(rest.sample)
 
     def moments(self) -> tuple[Tensor, Tensor]:
         """Mean and covariance of x as :meth:`Data.moments` gives them, of the sample."""
         return self.sample.moments()
 
     def __repr__(self) -> str:
-        kind = "continuous" if self.levels is None else f"{self.levels} levels"
+        kind = "continuous" if self.num_values is None else f"{self.num_values} num_values"
         size = self.array.nbytes / 2**30
         return f"Mapped({self.name!r}, {len(self)} items of shape {self.shape}, {kind}, {size:.2f} GiB on disk)"
 
 
-def map_array(path: str | Path, labels: str | Path | None = None, levels: int | None = None) -> Mapped:
+def map_array(path: str | Path, labels: str | Path | None = None, num_values: int | None = None) -> Mapped:
     """A .npy file as :class:`Mapped`; ``labels``: another .npy file, ``(N,)``.
 
     Raises:
@@ -127,4 +129,4 @@ def map_array(path: str | Path, labels: str | Path | None = None, levels: int | 
         raise DataError("path", f"{path} ({error})", "a whole .npy file of numbers") from error
     if not isinstance(array, np.memmap):
         raise DataError("path", f"{path}, an archive", "a .npy file: what lies in an .npz cannot be mapped")
-    return Mapped(array, classes, levels, path.stem)
+    return Mapped(array, classes, num_values, path.stem)

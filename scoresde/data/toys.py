@@ -8,15 +8,15 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from scoresde.data.base import Data
-from scoresde.data.scaling import rand
+from scoresde.data.dataset import Data
 from scoresde.errors import ArgumentError, UnknownNameError
+from scoresde.random import rand
 
 
 def _uniforms(n: int, columns: int, generator: torch.Generator | None) -> list[Tensor]:
     if isinstance(n, bool) or not isinstance(n, int) or n < 1:
         raise ArgumentError("n", n, "a number of points, 1 or more")
-    return list(rand((columns, n), generator))
+    return list(rand((columns, n), generator, dtype=torch.float32))
 
 
 def _blur(points: Tensor, noise: float, generator: torch.Generator | None) -> Tensor:

@@ -18,112 +18,29 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
+from scoresde.checks import finite, whole
 from scoresde.data import Scaling, TruncatedNormal
-from scoresde.data.scaling import rand
 from scoresde.errors import ArgumentError, UnknownNameError
-from scoresde.likelihood.bits_per_dim import check_images, check_shape, mean_and_stderr, parts, seed_of
-from scoresde.likelihood.log_likelihood import PRIORS, check_data
-from scoresde.likelihood.network import quiet
+from scoresde.likelihood.bits import check_images, check_shape, mean_and_stderr, parts, seed_of
+from scoresde.likelihood.probability_flow import PRIORS, check_data
 from scoresde.models import Estimate, Model, Moments
-from scoresde.models.score_model import check_finite
-from scoresde.sampling.flow import flat, state_dtype
-from scoresde.sampling.grids import check_steps, time_range
-from scoresde.sampling.steps import VARIANCES
+from scoresde.models.conditions import Condition, condition_rows
+from scoresde.models.evaluation import evaluation
+from scoresde.models.kernels import EXPONENTS, VARIANCES, decoder_std, discretised_gaussian, step_kl
+from scoresde.random import rand, randn
 from scoresde.sde import SDE
-from scoresde.sde.times import as_time, log1mexp, randn
+from scoresde.sde.grids import time_range
+from scoresde.sde.tensors import as_column, flat, state_dtype
 
 RECONSTRUCTIONS = ("discretised", "gaussian")
-#: P7's exponent v of a fixed variance, and what stands for a learned one in the control variate
-EXPONENTS = {"posterior": 0.0, "forward": 1.0, "learned": 0.5}
 #: levels drawn per image for an SDE
 DRAWN = 128
-
-
-# ---- the terms, each differentiable ----------------------------------------------------------------------------------
-
-
-def _columns(value: Tensor, like: Tensor) -> Tensor:
-    """A scalar or ``(B,)`` as ``()`` or ``(B, 1)``, in the dtype and on the device of ``like`` ``(B, n)``."""
-    return value.to(like) if value.ndim == 0 else value.to(like)[:, None]
-
-
-def step_kl(
-    sde: SDE, s: float | Tensor, t: float | Tensor, eps: Tensor, eps_theta: Tensor, v: float | Tensor = 0.0
-) -> Tensor:
-    r"""L_{i-1} = KL(q(x_s | x_t, x_0) || p_theta(x_s | x_t)) in nats, ``(B,)`` (P4, P5 for every SDE).
-
-    Args:
-        sde: the forward process.
-        s, t: the levels, sigma(s) > 0, s < t: numbers, ``()`` or ``(B,)``.
-        eps, eps_theta: the noise in x_t and the estimate of it, ``(B, *D)``.
-        v: P7's exponent, a number or ``(B, *D)``: 0 for beta~, 1 for beta.
-    """
-    error = flat(eps - eps_theta)
-    s, t = as_time(s, "s"), as_time(t)
-    Delta = _columns(sde.log_snr(s) - sde.log_snr(t), error)
-    rho = _columns(2 * (sde.log_sigma(t) - sde.log_sigma(s)), error)
-    vrho = rho * (flat(v) if isinstance(v, Tensor) and v.ndim else v)
-    return 0.5 * (vrho + torch.expm1(-vrho) + torch.exp(-vrho) * torch.expm1(Delta) * error.square()).sum(1)
-
-
-def ddim_weight(sde: SDE, s: float | Tensor, t: float | Tensor, eta: float = 1.0) -> Tensor:
-    r"""gamma of D4: KL(q_eta(x_s | x_t, x_0) || q_eta(x_s | x_t, x0_theta)) = gamma |eps - eps_theta|^2, for s < t.
-
-    With r = snr_t/snr_s, gamma = (r^{-1/2} - sqrt(1 - eta^2 (1-r)))^2 / (2 eta^2 (1-r)): a positive number for each
-    level, so that every eta > 0 has the minimiser of L_simple. eta = 1 is (e^Delta - 1)/2, P5 with beta~.
-
-    Raises:
-        ArgumentError: eta is 0 (the divergence is infinite), or so large that std > sigma_s.
-
-    Source: Song, Meng & Ermon (2021, theorem 1).
-    """
-    log_r = sde.log_snr(t) - sde.log_snr(s)
-    r, q = torch.exp(log_r), -torch.expm1(log_r)
-    if not eta > 0 or (q.device.type == "cpu" and not bool((eta**2 * q <= 1).all())):
-        raise ArgumentError("eta", eta, "0 < eta <= sigma_t / sigma_{t|s}")
-    return q * (1 / r + eta**2) ** 2 / (2 * eta**2 * (r**-0.5 + (1 - eta**2 * q).sqrt()) ** 2)
-
-
-def discretised_gaussian(raw: Tensor, mean: Tensor, std: float | Tensor, scaling: Scaling) -> Tensor:
-    """-log P(raw) in nats, ``(B,)``, for the mass that N(mean, std^2) gives to the bins of ``raw`` (P4's L_0).
-
-    A bin is [c - scale/2, c + scale/2] about its centre c; the first and the last reach to infinity (Ho et al. 2020,
-    eq. 13). Computed from log cdfs: no probability is too small.
-
-    Args:
-        raw: integers 0..levels-1, ``(B, *D)``.
-        mean: in the model's units, ``(B, *D)``.
-        std: a number or ``(B, *D)``.
-        scaling: of the data, with levels.
-    """
-    c = scaling.bin_centres(raw, mean.dtype)
-    low, high = (c - scaling.scale / 2 - mean) / std, (c + scaling.scale / 2 - mean) / std
-    low, high = torch.where(low + high > 0, -high, low), torch.where(low + high > 0, -low, high)  # the same mass
-    log_high = torch.special.log_ndtr(high)
-    inside = log_high + log1mexp(log_high - torch.special.log_ndtr(low))
-    first = torch.special.log_ndtr((c + scaling.scale / 2 - mean) / std)
-    last = torch.special.log_ndtr((mean - c + scaling.scale / 2) / std)
-    log_mass = torch.where(raw == 0, first, torch.where(raw == scaling.levels - 1, last, inside))
-    return -flat(log_mass).sum(1)
-
-
-def decoder_std(sde: SDE, v: float | Tensor = 0.0) -> float | Tensor:
-    """The standard deviation of p_theta(x_0 | x_1) of a discrete process, ``()`` or the shape of v.
-
-    beta^v beta~^(1-v) at the first level, where beta~ = 0 is replaced by that of the second (Ho et al. 2020, by their
-    code; by beta if there is no second).
-    """
-    times = sde.times[:2].tolist()
-    log_beta = 2 * sde.sigma(times[0]).log().item()
-    log_posterior = log_beta if len(times) == 1 else 2 * sde.posterior_coefficients(*times)[2].log().item()
-    half = 0.5 * (v * log_beta + (1 - v) * log_posterior)
-    return half.exp() if isinstance(half, Tensor) else math.exp(half)
 
 
 # ---- a Gaussian stand-in, whose terms are known ----------------------------------------------------------------------
@@ -365,7 +282,7 @@ class _Terms:
     def places(self) -> Tensor:
         """Where in each stratum its two draws are, ``(B, J, 2)`` in [0, 1)."""
         shape = (len(self.centre), self.path.strata, 2)
-        return rand(shape, self.generator, self.centre.dtype, self.centre.device)
+        return rand(shape, self.generator, self.centre.device, self.centre.dtype)
 
     def second_moment(self, gaussian: _Gaussian) -> Tensor:
         """E z^2 ``(B, n)`` over the dequantisation."""
@@ -376,7 +293,7 @@ class _Terms:
         dtype, wide, device = self.model.dtype, self.centre.dtype, self.centre.device
         x0, eps = self.centre, randn(self.centre.shape, self.generator, device, dtype)
         if self.width:
-            x0 = x0 + self.width * (rand(x0.shape, self.generator, wide, device) - 0.5)
+            x0 = x0 + self.width * (rand(x0.shape, self.generator, device, wide) - 0.5)
         x0 = x0.to(dtype)
         level = self.sde.level(t, x0)
         estimate = self.model.estimate(level.alpha * x0 + level.sigma * eps, level, self.cond)
@@ -393,7 +310,7 @@ class _Terms:
         """``value`` less the Gaussian's own term, ``coefficient`` |eps - eps_G|^2."""
         if self.gaussian is None:
             return value
-        snr = _columns(torch.exp(self.sde.log_snr(t)), flat(eps))
+        snr = as_column(torch.exp(self.sde.log_snr(t)), flat(eps))
         return value - coefficient * self.gaussian.error(snr, flat(x0), flat(eps))
 
     def step(self, j: int, u: Tensor) -> Tensor:
@@ -424,17 +341,17 @@ class _Terms:
 
     def pairs(self, t: float) -> Tensor:
         """Two draws of each term, ``(B, J + 1, 2)``, the decoder's at the first level t last; in evaluation mode."""
-        with quiet(self.model, parameters=True):
+        with evaluation(self.model):
             u = self.places()
             steps = [torch.stack([self.step(j, u[:, j, k]) for k in range(2)], 1) for j in range(self.path.strata)]
             return torch.stack([*steps, torch.stack([self.decode(t) for _ in range(2)], 1)], 1)
 
 
-def _learns_variance(model: Model, x0: Tensor, t: float, cond: Mapping[str, Tensor] | None) -> bool:
+def _learns_variance(model: Model, x0: Tensor, t: float, cond: Condition) -> bool:
     """Whether the model's estimates have v, by asking it about the first item."""
-    some = None if cond is None else {name: value[:1] for name, value in cond.items()}
+    some = condition_rows(cond, slice(1))
     x = torch.zeros(1, *x0.shape[1:], dtype=model.dtype, device=model.device)
-    with quiet(model, parameters=True):
+    with evaluation(model):
         return model(x, t, some).v is not None
 
 
@@ -448,14 +365,14 @@ def variational_bound(
     variance: str | None = None,
     reconstruction: str | None = None,
     scaling: Scaling | None = None,
-    cond: Mapping[str, Tensor] | None = None,
+    cond: Condition = None,
     t_min: float | None = None,
     t_max: float | None = None,
     prior: str = "matched",
     control: bool = True,
     generator: torch.Generator | None = None,
     batch: int = 128,
-    check_levels: bool = True,
+    check_num_values: bool = True,
     callback: Callable[[int, int], None] | None = None,
 ) -> VariationalBound:
     r"""A variational bound -log p(x_0) <= L_T + sum L_{i-1} + L_0 of a DDPM or an NCSN (P4), or of an SDE (E12).
@@ -473,7 +390,7 @@ def variational_bound(
 
     Args:
         model: a score model; it is used in evaluation mode.
-        x0: data ``(N, *D)``: integers 0..levels-1 as they are stored, or floats in the model's units.
+        x0: data ``(N, *D)``: integers 0..num_values-1 as they are stored, or floats in the model's units.
         levels: even, how many levels are drawn for each item, two from each of levels/2 strata of log-SNR. None: all
             levels of a discrete process, twice; 128 in continuous time.
         continuous: E12 instead of P4 for a discrete process; None asks the process.
@@ -482,7 +399,7 @@ def variational_bound(
         reconstruction: ``"gaussian"``: the chain starts from the data and ends in a density; integers are dequantised
             uniformly, as they are in training by default. ``"discretised"``: it starts from the integers' bin centres,
             and the decoder gives masses to bins; for models trained on bin centres (another pays for the inside of the
-            bins), in continuous time from the t_min of :class:`~scoresde.TruncatedNormal`, the default t_min then. None
+            bins), in continuous time from the t_min of :class:`~scoresde.data.TruncatedNormal`, the default t_min then. None
             is ``"discretised"`` for integers under a discrete process, as in the papers, and ``"gaussian"`` otherwise.
         scaling: the map to the model's units; default: the one kept with the model.
         cond: tensors ``(N, ...)`` by name.
@@ -492,7 +409,7 @@ def variational_bound(
             hides the bins.
         generator: of all noise; each item has its own stream, so that the results do not depend on the batch.
         batch: items per batch.
-        check_levels: as in :func:`bits_per_dim`.
+        check_num_values: as in :func:`bits_per_dim`.
         callback: called with (items done, items in all) after each batch.
 
     Raises:
@@ -507,13 +424,13 @@ def variational_bound(
     """
     sde = model.sde
     integers = isinstance(x0, Tensor) and not x0.is_floating_point() and not x0.is_complex()
-    scaling = getattr(model, "scaling", None) if scaling is None else scaling
+    scaling = model.scaling if scaling is None else scaling
     if integers:
-        check_images(model, x0, scaling, check_levels)
+        check_images(model, x0, scaling, check_num_values)
     else:
         check_data(model, x0)
         check_shape(model, x0)
-    discrete = getattr(sde, "times", None) is not None and not continuous
+    discrete = sde.times is not None and not continuous
     if continuous is False and not discrete:
         raise ArgumentError("continuous", False, f"True or None: {sde!r} has no levels of its own")
     if reconstruction is None:
@@ -523,7 +440,7 @@ def variational_bound(
             raise UnknownNameError(name, value, known)
     if reconstruction == "discretised" and not integers:
         raise ArgumentError("reconstruction", "'discretised' for continuous data", "integers, or 'gaussian'")
-    if levels is not None and check_steps(levels, "levels") % 2:
+    if levels is not None and whole("levels", levels) % 2:
         raise ArgumentError("levels", levels, "an even number: two in each stratum")
     if variance is not None and variance not in VARIANCES:
         raise UnknownNameError("variance", variance, VARIANCES)
@@ -558,7 +475,7 @@ def variational_bound(
         path, std = _Chain(sde, levels, EXPONENTS[variance], cap), None
     else:
         path = _Continuum(sde, first.log_snr, last.log_snr, DRAWN if levels is None else levels, cap)
-        std = first.sigma / first.alpha
+        std = first.rho
     width = scaling.scale if integers and not discretised else 0.0
     columns = {name: [] for name in ("prior", "diffusion", "reconstruction", "variance")}
     for part, some, generators in parts(N, batch, cond, generator):
@@ -569,7 +486,7 @@ def variational_bound(
             centre, raw if discretised else None, width, std, generators,
         )  # fmt: skip
         pairs = terms.pairs(t_min)
-        check_finite(pairs, "the network's estimate")
+        finite(pairs, "the network's estimate")
         means, variances = pairs.mean(2), pairs.diff(dim=2).square().sum((1, 2)) / 4
         if terms.gaussian is not None:
             z2 = terms.second_moment(gaussian)

@@ -10,9 +10,9 @@ from torch import Tensor
 
 from scoresde.errors import ArgumentError, ShapeError
 from scoresde.likelihood.divergence import Divergence, Generators
-from scoresde.likelihood.log_likelihood import log_likelihood
+from scoresde.likelihood.probability_flow import log_likelihood
 from scoresde.models import Model
-from scoresde.models.guidance import LABEL, check_labels, classes_of
+from scoresde.models.conditions import LABEL, check_labels
 
 
 class Classification(NamedTuple):
@@ -38,7 +38,7 @@ class Classification(NamedTuple):
 
 
 def _labels(model: Model, classes: int | Sequence[int] | None, device) -> Tensor:
-    known = classes_of(model)
+    known = model.classes
     classes = known if classes is None else classes
     if isinstance(classes, int) and not isinstance(classes, bool):
         classes = range(classes)

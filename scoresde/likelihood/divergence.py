@@ -18,9 +18,9 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
+from scoresde.checks import whole
 from scoresde.errors import ArgumentError, UnknownNameError
-from scoresde.sampling.flow import flat
-from scoresde.sampling.grids import check_steps
+from scoresde.sde.tensors import flat
 
 DISTRIBUTIONS = ("rademacher", "gaussian", "sphere")
 #: from and to so many entries the probes of different stages are orthogonal, and their products kept till the end: in
@@ -99,7 +99,7 @@ class Exact(Divergence):
     """
 
     def __init__(self, chunk: int = 16):
-        self.chunk = check_steps(chunk, "chunk")
+        self.chunk = whole("chunk", chunk)
 
     def products(self, F, x, v, differentiable=False):
         batch, n = F.shape
@@ -143,7 +143,7 @@ class Hutchinson(Divergence):
     def __init__(self, probes: int = 1, distribution: str = "rademacher", fresh: bool = True, orthogonal: bool = True):
         if distribution not in DISTRIBUTIONS:
             raise UnknownNameError("distribution", distribution, DISTRIBUTIONS)
-        self.probes = check_steps(probes, "probes")
+        self.probes = whole("probes", probes)
         self.distribution, self.fresh, self.orthogonal = distribution, fresh, orthogonal
         self.signs = distribution == "rademacher"
 
@@ -203,7 +203,7 @@ class HutchPP(Divergence):
     signs = True
 
     def __init__(self, rank: int = 2, probes: int = 2, fresh: bool = True):
-        self.rank, self.probes, self.fresh = check_steps(rank, "rank"), check_steps(probes, "probes"), fresh
+        self.rank, self.probes, self.fresh = whole("rank", rank), whole("probes", probes), fresh
 
     def draws(self, batch, n, generator, device, dtype, frame=None):
         if self.rank > n:

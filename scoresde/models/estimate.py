@@ -26,7 +26,7 @@ class Estimate(NamedTuple):
     x_t = alpha x0 + sigma eps and score = -eps/sigma, so x0 = E[x_0 | x_t] (Tweedie), eps = E[eps | x_t] and
     score = grad log p_t(x_t) for a perfect model. ``v``, if the network has learned variances, is P7's exponent per
     entry: 1 for the larger variance beta, 0 for beta~ (:meth:`scoresde.SDE.posterior_variance`). ``unguided`` is there
-    for a model guided by an observation (:mod:`scoresde.models.inverse`).
+    for a model guided by an observation (:mod:`scoresde.guidance.observations`).
     """
 
     x0: Tensor

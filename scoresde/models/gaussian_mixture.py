@@ -4,21 +4,24 @@ from __future__ import annotations
 
 import math
 from functools import cached_property
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 import torch
 from torch import Tensor
 
 from scoresde.errors import ArgumentError, DTypeError, ShapeError
-from scoresde.models.base import Model
+from scoresde.models.conditions import LABEL, check_labels, of_class
 from scoresde.models.estimate import Estimate
-from scoresde.models.guidance import LABEL, check_labels, of_class
+from scoresde.models.model import Model
 from scoresde.models.moments import Moments
+from scoresde.random import randn
 from scoresde.sde import SDE
-from scoresde.sde.times import randn
 
-if TYPE_CHECKING:
-    from scoresde.models.operators import LinearOperator
+
+class HasMatrix(Protocol):
+    """What has a matrix, such as :class:`scoresde.guidance.LinearOperator`."""
+
+    def matrix(self) -> Tensor: ...
 
 
 class GaussianMixture:
@@ -93,7 +96,7 @@ class GaussianMixture:
         """log p(x) in nats, ``(B,)`` for x ``(B, *D)``."""
         return self.model(None).log_prob(x)
 
-    def posterior(self, A: Tensor | LinearOperator, y: Tensor, noise: float) -> GaussianMixture:
+    def posterior(self, A: Tensor | HasMatrix, y: Tensor, noise: float) -> GaussianMixture:
         """p(x_0 | y) for y = A x_0 + noise n, n ~ N(0, I): a Gaussian mixture again, exactly.
 
         With S_k = A C_k A' + noise^2 I and K_k = C_k A' S_k^{-1}: means m_k + K_k (y - A m_k), covariances
@@ -101,7 +104,7 @@ class GaussianMixture:
         one: grad log p_t(y | x_t) is the difference of the two scores.
 
         Args:
-            A: a matrix ``(m, n)`` on x flattened, or a :class:`~scoresde.models.operators.LinearOperator`.
+            A: a matrix ``(m, n)`` on x flattened, or a :class:`~scoresde.guidance.operators.LinearOperator`.
             y: the observation, m numbers in any shape.
             noise: a positive standard deviation.
 

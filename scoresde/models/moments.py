@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 
 import torch
@@ -42,12 +43,32 @@ class Moments:
         centred = flat - mean
         return cls(mean.reshape(x.shape[1:]), centred.T @ centred / len(flat))
 
+    def like(self, x: Tensor) -> Moments:
+        """Return these moments in the dtype and on the device of ``x``, for a loop that would move them at each call.
+
+        The mean is flat, ``(1, n)``.
+        """
+        moved = copy.copy(self)
+        moved.mean, moved.values = self.mean.reshape(1, -1).to(x), self.values.to(x)
+        moved.vectors = None if self.vectors is None else self.vectors.to(x)
+        return moved
+
+    def to_eigen(self, v: Tensor) -> Tensor:
+        """Return V' v, the coordinates of v ``(B, n)`` in the eigenbasis V of C."""
+        return v if self.vectors is None else v @ self.vectors.to(v)
+
+    def from_eigen(self, z: Tensor) -> Tensor:
+        """Return V z, the vectors ``(B, n)`` with coordinates z in the eigenbasis V of C."""
+        return z if self.vectors is None else z @ self.vectors.to(z).T
+
+    def variance(self, alpha: float | Tensor, sigma: float | Tensor) -> Tensor:
+        """Return alpha^2 c + sigma^2, the variances of p_t along the eigenbasis of C, c its eigenvalues."""
+        return alpha**2 * self.values + sigma**2
+
     def log_prob(self, x: Tensor, alpha: float, sigma: float, mean: Tensor | None = None) -> Tensor:
         """log N(x; alpha m, alpha^2 C + sigma^2 I) in nats, ``(B,)`` for x ``(B, *D)``; a ``mean`` ``(B, n)`` for m."""
         z = x.reshape(len(x), -1) - alpha * (self.mean.reshape(-1).to(x) if mean is None else mean)
-        if self.vectors is not None:
-            z = z @ self.vectors.to(x)
-        variance = alpha**2 * self.values + sigma**2
+        z, variance = self.to_eigen(z), self.variance(alpha, sigma)
         normaliser = (variance.log() + math.log(2 * math.pi)).sum().item()
         return -0.5 * ((z * z / variance.to(x)).sum(1) + normaliser)
 

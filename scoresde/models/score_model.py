@@ -3,37 +3,37 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
 from scoresde.data import Data, Scaling
-from scoresde.errors import ArgumentError, CheckpointError, NonFiniteError, ScoreSDEError, ShapeError
+from scoresde.errors import ArgumentError, CheckpointError, ScoreSDEError, ShapeError
 from scoresde.files import atomic_folder, load_tensors, read_json, save_tensors
-from scoresde.models.base import Model
+from scoresde.models.conditions import Condition
 from scoresde.models.estimate import Estimate
-from scoresde.models.labels import resolve_label
+from scoresde.models.model import Model
 from scoresde.models.moments import Moments
 from scoresde.models.predictions import prediction_row, solve, total_std
+from scoresde.models.time_inputs import resolve_time_input
 from scoresde.nets import build_net
 from scoresde.sde import SDE, Level, build_sde
 
-FORMAT = "scoresde-model-1"
+FORMAT = "scoresde-model-2"
 FILES = ("config.json", "model.safetensors")
 #: the models that come with the package, a folder each; its README.md says what it is and how it was made
 PRETRAINED = Path(__file__).parents[1] / "pretrained"
 
 
 class ScoreModel(Model):
-    """A network ``net(x, label, **cond)`` as a score model (P11, E6).
+    """A network ``net(x, time_input, **cond)`` as a score model (P11, E6).
 
     Args:
-        net: a module from x ``(B, *D)`` and a label ``(B,)`` to a tensor of x's shape.
+        net: a module from x ``(B, *D)`` and a time_input ``(B,)`` to a tensor of x's shape.
         sde: the forward process it is trained for.
         predicts: what its output means, a row of :data:`~scoresde.models.predictions.PREDICTIONS`.
-        label: what it is told about the time, a name in :data:`~scoresde.models.labels.LABELS` or a function
+        time_input: what it is told about the time, a name in :data:`~scoresde.models.time_inputs.TIME_INPUTS` or a function
             ``(level, sde) -> number or (B,)``. Default ``"time"``: t itself.
         data_std: the standard deviation s_d of the data, used by ``"edm"`` and ``scale_input``.
         scale_input: divide the network's input by S = sqrt(alpha^2 s_d^2 + sigma^2), so that it has unit variance
@@ -50,7 +50,7 @@ class ScoreModel(Model):
         sde: SDE,
         predicts: str = "noise",
         *,
-        label="time",
+        time_input="time",
         data_std: float = 1.0,
         scale_input: bool | None = None,
         scaling: Scaling | None = None,
@@ -61,32 +61,36 @@ class ScoreModel(Model):
         prediction_row(predicts, 0.5, 0.5)  # refuse an unknown name here, not at the first call
         if not data_std > 0:
             raise ArgumentError("data_std", data_std, "a positive number")
-        self.net, self.sde, self.predicts, self.label = net, sde, predicts, label
-        self._label = resolve_label(label)
+        self.net, self.sde, self.predicts, self.time_input = net, sde, predicts, time_input
+        self._time_input = resolve_time_input(time_input)
         self.data_std = float(data_std)
         self.scale_input = predicts == "edm" if scale_input is None else scale_input
         self.scaling, self.moments, self.learned_variance = scaling, moments, learned_variance
 
     @classmethod
-    def for_data(cls, net: nn.Module, sde: SDE, data: Data, predicts: str = "edm", *, label="log_snr", **settings):
+    def for_data(cls, net: nn.Module, sde: SDE, data: Data, predicts: str = "edm", *, time_input="log_snr", **settings):
         """A model that knows the scale, the moments and the standard deviation of the data it will be trained on.
 
         ``settings`` are those of the class; they win over what is measured.
         """
         moments = Moments(*data.moments())
         measured = {"data_std": moments.std, "scaling": data.scaling, "moments": moments}
-        return cls(net, sde, predicts, label=label, **(measured | settings))
+        return cls(net, sde, predicts, time_input=time_input, **(measured | settings))
 
-    def predict(self, x: Tensor, level: Level, cond: Mapping[str, Tensor] | None = None) -> Tensor:
+    @property
+    def classes(self):
+        return getattr(self.net, "config", {}).get("classes")
+
+    def predict(self, x: Tensor, level: Level, cond: Condition = None) -> Tensor:
         """The network's own output at a level: F = p x_0 + q eps, and u beside it if it has learned variances."""
-        label, label_dtype = self._label(level, self.sde), torch.promote_types(x.dtype, torch.float32)
-        if isinstance(label, Tensor):
-            label = label.to(label_dtype).expand(len(x))
+        time_input, time_dtype = self._time_input(level, self.sde), torch.promote_types(x.dtype, torch.float32)
+        if isinstance(time_input, Tensor):
+            time_input = time_input.to(time_dtype).expand(len(x))
         else:
-            label = torch.full((len(x),), label, dtype=label_dtype, device=x.device)
+            time_input = torch.full((len(x),), time_input, dtype=time_dtype, device=x.device)
         if self.scale_input:
             x = x / total_std(level.alpha, level.sigma, self.data_std)
-        output = self.net(x, label, **(cond or {}))
+        output = self.net(x, time_input, **(cond or {}))
         expected = x.shape
         if self.learned_variance:
             if x.ndim < 2:
@@ -118,18 +122,18 @@ class ScoreModel(Model):
         """All but the weights, as JSON-able values.
 
         Raises:
-            ArgumentError: the SDE, the network or the label cannot be rebuilt from a description.
+            ArgumentError: the SDE, the network or the time_input cannot be rebuilt from a description.
         """
         if not hasattr(self.net, "config"):
             raise ArgumentError("net", type(self.net).__name__, "a registered network with a `config` (register_net)")
-        if callable(self.label):
-            raise ArgumentError("label", repr(self.label), "a label known by name, to be saved")
+        if callable(self.time_input):
+            raise ArgumentError("time_input", repr(self.time_input), "a time input known by name, to be saved")
         return {
             "format": FORMAT,
             "sde": self.sde.config,
             "net": self.net.config,
             "predicts": self.predicts,
-            "label": self.label,
+            "time_input": self.time_input,
             "data_std": self.data_std,
             "scale_input": self.scale_input,
             "learned_variance": self.learned_variance,
@@ -150,7 +154,7 @@ class ScoreModel(Model):
         with atomic_folder(folder) as new:
             self.write_pretrained(new)
 
-    def write_pretrained(self, folder: Path, weights: Mapping[str, Tensor] | None = None) -> None:
+    def write_pretrained(self, folder: Path, weights: Condition = None) -> None:
         """The files of :meth:`save_pretrained` into an existing folder, with the network's weights or other ones."""
         tensors = {f"net.{key}": value for key, value in (weights or self.net.state_dict()).items()}
         if self.moments is not None:
@@ -207,13 +211,3 @@ def _located(folder: str | Path) -> Path:
         names = ", ".join(map(repr, shipped()))
         raise CheckpointError("folder", f"{folder}, which is no folder", f"one with a model, or a name: {names}")
     return path
-
-
-def check_finite(x: Tensor, what: str) -> Tensor:
-    """``x`` ``(B, ...)`` itself, or a NonFiniteError naming the samples with NaN or infinity (waits for the device)."""
-    bad = ~x.reshape(len(x), -1).isfinite().all(1)
-    if bool(bad.any()):
-        samples = bad.nonzero().flatten().tolist()
-        shown = ", ".join(map(str, samples[:8])) + (", ..." if len(samples) > 8 else "")
-        raise NonFiniteError(f"{what}: NaN or infinity in {len(samples)} of {len(x)} samples ({shown})")
-    return x

@@ -3,34 +3,13 @@
 from __future__ import annotations
 
 import torch
-from torch import Tensor
 
 from scoresde.errors import ArgumentError, DTypeError
-from scoresde.models.base import Model
+from scoresde.models.conditions import condition_rows
 from scoresde.models.estimate import Estimate
-from scoresde.sde import Level
+from scoresde.models.model import Model, Wrapper
 
 AUTOCAST_DTYPES = (torch.bfloat16, torch.float16)
-
-
-class Wrapper(Model):
-    """A model around ``model``, with its SDE, moments, scaling, device and dtype; subclasses give :meth:`estimate`."""
-
-    def __init__(self, model: Model):
-        super().__init__()
-        self.model, self.sde = model, model.sde
-        self.moments, self.scaling = model.moments, getattr(model, "scaling", None)
-
-    def knows_mean(self, cond=None):
-        return self.moments is not None and self.model.knows_mean(cond)
-
-    @property
-    def device(self):
-        return self.model.device
-
-    @property
-    def dtype(self):
-        return self.model.dtype
 
 
 class _Chunked(Wrapper):
@@ -44,15 +23,10 @@ class _Chunked(Wrapper):
         parts = []
         for begin in range(0, len(x), self.size):
             rows = slice(begin, begin + self.size)
-            some = None if cond is None else {name: value[rows] for name, value in cond.items()}
-            parts.append(self.model.estimate(x[rows], _rows_of(level, rows), some))
+            some = condition_rows(cond, rows)
+            parts.append(self.model.estimate(x[rows], level.rows(rows), some))
         v = None if parts[0].v is None else torch.cat([part.v for part in parts])
         return Estimate(torch.cat([part.x0 for part in parts]), torch.cat([part.eps for part in parts]), level, v)
-
-
-def _rows_of(level: Level, rows: slice) -> Level:
-    """The level of some samples, where it is one a sample."""
-    return Level(*(v[rows] if isinstance(v, Tensor) and v.ndim else v for v in level))
 
 
 class _Autocast(Wrapper):

@@ -1,28 +1,8 @@
 """Networks: U-Net, diffusion transformer and residual MLP, their embeddings, presets, and a registry of them by name.
 
-A network is called as ``net(x, label, y=None)`` and knows nothing of SDEs: ``label`` is any scalar made from time.
+A network is called as ``net(x, time_input, y=None)`` and knows nothing of SDEs: ``time_input`` is any scalar made from time.
 """
 
-from scoresde.nets.dit import DiT
-from scoresde.nets.embeddings import Conditioning, Fourier, LabelEmbedding, Sinusoidal
-from scoresde.nets.mlp import ResidualMLP
-from scoresde.nets.presets import PRESETS, NetPreset, net_preset
-from scoresde.nets.registry import build_net, net_names, net_options, register_net
-from scoresde.nets.unet import UNet
+import lazy_loader
 
-__all__ = [
-    "PRESETS",
-    "Conditioning",
-    "DiT",
-    "Fourier",
-    "LabelEmbedding",
-    "NetPreset",
-    "ResidualMLP",
-    "Sinusoidal",
-    "UNet",
-    "build_net",
-    "net_names",
-    "net_options",
-    "net_preset",
-    "register_net",
-]
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

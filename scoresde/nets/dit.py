@@ -7,10 +7,11 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from scoresde.checks import probability, whole, wholes
 from scoresde.errors import ArgumentError, ShapeError
 from scoresde.nets.attention import attend
-from scoresde.nets.checks import check_inputs, integer, integers, probability
 from scoresde.nets.embeddings import Conditioning, Sinusoidal
+from scoresde.nets.inputs import check_inputs
 from scoresde.nets.precision import exactly
 from scoresde.nets.registry import register_net
 
@@ -41,9 +42,9 @@ class _Block(nn.Module):
 
 @register_net("dit")
 class DiT(nn.Module):
-    """Diffusion transformer: patches as tokens, blocks modulated and gated by the time label and the class.
+    """Diffusion transformer: patches as tokens, blocks modulated and gated by the time input and the class.
 
-    ``net(x, label, y=None)``: x ``(B, C, L)``, ``(B, C, H, W)`` or ``(B, C, D, H, W)``; label ``(B,)`` or ``()``,
+    ``net(x, time_input, y=None)``: x ``(B, C, L)``, ``(B, C, H, W)`` or ``(B, C, D, H, W)``; time_input ``(B,)`` or ``()``,
     floating point; y ``(B,)`` int64 classes, -1 (or ``None`` for all) meaning no class. The result has the shape of x,
     with ``out_channels`` channels if given. At the start of training every block is the identity and the network zero.
 
@@ -56,7 +57,7 @@ class DiT(nn.Module):
     - ``mlp_ratio``: width of the hidden layer of each block's MLP, in units of ``width``.
     - ``dropout``: in [0, 1), inside each block's MLP; drawn from torch's global random state while training.
     - ``classes``: number of classes; None for an unconditional network.
-    - ``embedding``, ``embedding_scale``, ``embedding_seed``: the features of the label, see
+    - ``embedding``, ``embedding_scale``, ``embedding_seed``: the features of the time input, see
       :class:`~scoresde.nets.embeddings.Conditioning`.
     - ``out_channels``: e.g. 2 C for a network that also predicts a variance.
     - ``fused_attention``: torch's fused kernel, whose memory is linear in the number of tokens. It has first
@@ -87,25 +88,25 @@ class DiT(nn.Module):
         fused_attention: bool = False,
     ):
         super().__init__()
-        self.shape = integers("shape", shape)
+        self.shape = wholes("shape", shape)
         rank = len(self.shape) - 1
         if rank not in _AXES:
             raise ArgumentError("shape", self.shape, "(C, L), (C, H, W) or (C, D, H, W)")
-        self.patch = integer("patch", patch)
+        self.patch = whole("patch", patch)
         if any(n % patch for n in self.shape[1:]):
             raise ArgumentError("shape", self.shape, f"lengths that are multiples of patch = {patch}")
-        if integer("width", width) % (2 * rank):
+        if whole("width", width) % (2 * rank):
             raise ArgumentError("width", width, f"a multiple of {2 * rank}: sines and cosines along {rank} axes")
-        if width % integer("heads", heads):
+        if width % whole("heads", heads):
             raise ArgumentError("heads", heads, f"a divisor of width = {width}")
-        hidden, dropout = width * integer("mlp_ratio", mlp_ratio), probability("dropout", dropout)
-        self.out = self.shape[0] if out_channels is None else integer("out_channels", out_channels)
+        hidden, dropout = width * whole("mlp_ratio", mlp_ratio), probability("dropout", dropout)
+        self.out = self.shape[0] if out_channels is None else whole("out_channels", out_channels)
 
         self.conditioning = Conditioning(256, width, classes, embedding, embedding_scale, embedding_seed)
         self.position = Sinusoidal(width // rank)
         self.stem = nn.Linear(self.shape[0] * patch**rank, width)
         self.blocks = nn.ModuleList(
-            _Block(width, heads, hidden, dropout, fused_attention) for _ in range(integer("blocks", blocks))
+            _Block(width, heads, hidden, dropout, fused_attention) for _ in range(whole("blocks", blocks))
         )
         self.norm = nn.LayerNorm(width, eps=1e-6, elementwise_affine=False)
         self.head = nn.Linear(width, self.out * patch**rank)
@@ -152,12 +153,12 @@ class DiT(nn.Module):
             parts.append(features.view(*(n if a == axis else 1 for a in range(len(grid))), -1).expand(*grid, -1))
         return torch.cat(parts, dim=-1).flatten(0, -2).to(like.dtype)
 
-    def forward(self, x: Tensor, label: Tensor, y: Tensor | None = None) -> Tensor:
-        check_inputs(x, label, (self.shape[0], *_AXES[len(self.shape) - 1]), self.stem.weight)
+    def forward(self, x: Tensor, time_input: Tensor, y: Tensor | None = None) -> Tensor:
+        check_inputs(x, time_input, (self.shape[0], *_AXES[len(self.shape) - 1]), self.stem.weight)
         if any(n % self.patch for n in x.shape[2:]):
             raise ShapeError("x", tuple(x.shape), f"lengths that are multiples of patch = {self.patch}")
         grid = tuple(n // self.patch for n in x.shape[2:])
-        *modulations, last = self.modulation(self.conditioning(label, y, x.shape[0])).split(self._sizes, dim=1)
+        *modulations, last = self.modulation(self.conditioning(time_input, y, x.shape[0])).split(self._sizes, dim=1)
         h = exactly(self.stem, self._tokens(x))
         h = h + self._positions(grid, self.stem.weight)
         for block, modulation in zip(self.blocks, modulations, strict=True):

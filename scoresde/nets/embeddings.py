@@ -1,6 +1,6 @@
-"""How a network learns the time (and the class): features of a scalar label, and a small MLP that mixes them.
+"""How a network learns the time (and the class): features of a scalar time_input, and a small MLP that mixes them.
 
-A label is whatever scalar the caller derives from time: t itself, 1000 t, log sigma, ... The features only assume a
+A time_input is whatever scalar the caller derives from time: t itself, 1000 t, log sigma, ... The features only assume a
 scale on which it varies, set by ``scale``.
 """
 
@@ -11,28 +11,22 @@ import math
 import torch
 from torch import Tensor, nn
 
+from scoresde.checks import positive, whole
 from scoresde.errors import ArgumentError, DTypeError, ShapeError, UnknownNameError
-from scoresde.nets.checks import integer
 
 
 def _even(dim: int) -> int:
-    if integer("dim", dim, least=2) % 2:
+    if whole("dim", dim, least=2) % 2:
         raise ArgumentError("dim", dim, "an even number: half sines, half cosines")
     return dim
-
-
-def _positive(name: str, value: float) -> float:
-    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < math.inf:
-        raise ArgumentError(name, repr(value), "a finite number > 0")
-    return float(value)
 
 
 def _waves(phase: Tensor) -> Tensor:
     return torch.cat((phase.sin(), phase.cos()), dim=-1)
 
 
-def _at_least_float32(label: Tensor) -> Tensor:
-    return label.to(torch.promote_types(label.dtype, torch.float32))
+def _at_least_float32(time_input: Tensor) -> Tensor:
+    return time_input.to(torch.promote_types(time_input.dtype, torch.float32))
 
 
 class Sinusoidal(nn.Module):
@@ -41,11 +35,11 @@ class Sinusoidal(nn.Module):
     .. math:: \big[\sin(\omega_k\, s\, \ell),\; \cos(\omega_k\, s\, \ell)\big]_{k=0}^{d/2-1},
               \qquad \omega_k = P^{-k/(d/2)}
 
-    with the label :math:`\ell`, ``scale`` s, ``dim`` d and ``max_period`` P. The frequencies run from 1 down to almost
+    with the time_input :math:`\ell`, ``scale`` s, ``dim`` d and ``max_period`` P. The frequencies run from 1 down to almost
     1/P, so s l should span hundreds for the features to differ: s = 1 for labels in [0, 1000], s = 1000 for labels in
-    [0, 1]. They are computed, not stored, in the dtype of the label (float32 at least): as accurate as that dtype.
+    [0, 1]. They are computed, not stored, in the dtype of the time input (float32 at least): as accurate as that dtype.
 
-    Shapes: label ``(...)`` to ``(..., dim)``. Raises :class:`ArgumentError` for an odd or small ``dim``, or a
+    Shapes: time_input ``(...)`` to ``(..., dim)``. Raises :class:`ArgumentError` for an odd or small ``dim``, or a
     ``max_period`` or ``scale`` that is not positive.
 
     Source: Vaswani et al. 2017, section 3.5; Ho, Jain, Abbeel 2020, appendix B.
@@ -55,15 +49,15 @@ class Sinusoidal(nn.Module):
         super().__init__()
         self.dim, self.max_period, self.scale = (
             _even(dim),
-            _positive("max_period", max_period),
-            _positive("scale", scale),
+            positive("max_period", max_period),
+            positive("scale", scale),
         )
 
-    def forward(self, label: Tensor) -> Tensor:
-        label = _at_least_float32(label)
-        k = torch.arange(self.dim // 2, dtype=label.dtype, device=label.device)
+    def forward(self, time_input: Tensor) -> Tensor:
+        time_input = _at_least_float32(time_input)
+        k = torch.arange(self.dim // 2, dtype=time_input.dtype, device=time_input.device)
         omega = torch.exp(k * (-2 * math.log(self.max_period) / self.dim))
-        return _waves(self.scale * label[..., None] * omega)
+        return _waves(self.scale * time_input[..., None] * omega)
 
     def extra_repr(self) -> str:
         return f"{self.dim}, max_period={self.max_period:g}, scale={self.scale:g}"
@@ -77,7 +71,7 @@ class Fourier(nn.Module):
     The frequencies are a buffer, the same for the same ``seed`` on every device, and saved with the weights. The
     default ``scale`` suits labels that vary over about 1, such as t in [0, 1] or log sigma.
 
-    Shapes: label ``(...)`` to ``(..., dim)``. Raises :class:`ArgumentError` for an odd or small ``dim``, a ``scale``
+    Shapes: time_input ``(...)`` to ``(..., dim)``. Raises :class:`ArgumentError` for an odd or small ``dim``, a ``scale``
     that is not positive, or a ``seed`` that is not a non-negative integer.
 
     Source: Tancik et al. 2020, section 6; used for time in Song et al. 2021, appendix C.
@@ -87,14 +81,14 @@ class Fourier(nn.Module):
 
     def __init__(self, dim: int, scale: float = 16.0, seed: int = 0):
         super().__init__()
-        self.dim, self.scale, self.seed = _even(dim), _positive("scale", scale), integer("seed", seed, least=0)
+        self.dim, self.scale, self.seed = _even(dim), positive("scale", scale), whole("seed", seed, least=0)
         generator = torch.Generator().manual_seed(self.seed)
         w = torch.randn(dim // 2, generator=generator, device="cpu", dtype=torch.float32) * self.scale
         self.register_buffer("w", w.to(torch.get_default_device()))
 
-    def forward(self, label: Tensor) -> Tensor:
-        label = _at_least_float32(label)
-        return _waves(2 * math.pi * label[..., None] * self.w.to(label.dtype))
+    def forward(self, time_input: Tensor) -> Tensor:
+        time_input = _at_least_float32(time_input)
+        return _waves(2 * math.pi * time_input[..., None] * self.w.to(time_input.dtype))
 
     def extra_repr(self) -> str:
         return f"{self.dim}, scale={self.scale:g}, seed={self.seed}"
@@ -114,8 +108,8 @@ class LabelEmbedding(nn.Module):
 
     def __init__(self, classes: int, dim: int):
         super().__init__()
-        self.classes = integer("classes", classes)
-        self.table = nn.Embedding(self.classes + 1, integer("dim", dim))
+        self.classes = whole("classes", classes)
+        self.table = nn.Embedding(self.classes + 1, whole("dim", dim))
 
     def forward(self, y: Tensor | None) -> Tensor:
         if y is None:
@@ -128,13 +122,13 @@ class LabelEmbedding(nn.Module):
 
 
 class Conditioning(nn.Module):
-    """Label and class, to one vector for each sample: MLP(features(label)) + class vector, then SiLU.
+    """Label and class, to one vector for each sample: MLP(features(time_input)) + class vector, then SiLU.
 
     ``embedding`` names the features: ``"sinusoidal"`` (:class:`Sinusoidal`, scale ``embedding_scale``) or ``"fourier"``
     (:class:`Fourier`, scale 16 times ``embedding_scale``, drawn from ``embedding_seed``). ``features`` is their
     number, ``dim`` the width of the result.
 
-    Shapes: label ``()`` or ``(B,)``, y ``(B,)`` or ``None``, to ``(batch, dim)``. Raises :class:`UnknownNameError` for
+    Shapes: time_input ``()`` or ``(B,)``, y ``(B,)`` or ``None``, to ``(batch, dim)``. Raises :class:`UnknownNameError` for
     another ``embedding``, :class:`ArgumentError` for a ``y`` given to a network without classes,
     :class:`ShapeError` for a ``y`` of another batch size.
     """
@@ -150,7 +144,7 @@ class Conditioning(nn.Module):
     ):
         super().__init__()
         self.features: nn.Module
-        _positive("embedding_scale", embedding_scale)
+        positive("embedding_scale", embedding_scale)
         if embedding == "sinusoidal":
             self.features = Sinusoidal(features, scale=embedding_scale)
         elif embedding == "fourier":
@@ -160,8 +154,8 @@ class Conditioning(nn.Module):
         self.mlp = nn.Sequential(nn.Linear(features, dim), nn.SiLU(), nn.Linear(dim, dim))
         self.classes = None if classes is None else LabelEmbedding(classes, dim)
 
-    def forward(self, label: Tensor, y: Tensor | None, batch: int) -> Tensor:
-        h = self.mlp(self.features(label.expand(batch)).to(self.mlp[0].weight.dtype))
+    def forward(self, time_input: Tensor, y: Tensor | None, batch: int) -> Tensor:
+        h = self.mlp(self.features(time_input.expand(batch)).to(self.mlp[0].weight.dtype))
         if self.classes is not None:
             if y is not None and y.shape[:1] != (batch,):
                 raise ShapeError("y", tuple(y.shape), f"({batch},), one class for each sample of x")

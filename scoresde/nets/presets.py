@@ -48,12 +48,12 @@ _CIFAR10 = {
 }
 _DDPM_RUN = {
     "sde": {"name": "ddpm", "levels": 1000, "beta_min": 1e-4, "beta_max": 0.02},
-    "model": {"predicts": "noise", "label": "ddpm"},
+    "model": {"predicts": "noise", "time_input": "ddpm"},
     "train": {**_ADAM, "steps": 800_000, "warmup": 5000, "clip": 1.0, "weighting": "simple", "time_sampling": "levels"},
 }
 _VP_RUN = {
     "sde": {"name": "vp", "beta_min": 0.1, "beta_max": 20.0},
-    "model": {"predicts": "noise", "label": "score_sde_vp"},
+    "model": {"predicts": "noise", "time_input": "score_sde_vp"},
     "train": {
         **_ADAM,
         "steps": 1_300_000,

@@ -9,10 +9,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from scoresde.checks import probability, whole, wholes
 from scoresde.errors import ArgumentError, UnknownNameError
 from scoresde.nets.attention import attend
-from scoresde.nets.checks import check_inputs, integer, integers, probability
 from scoresde.nets.embeddings import Conditioning
+from scoresde.nets.inputs import check_inputs
 from scoresde.nets.precision import exactly
 from scoresde.nets.registry import register_net
 
@@ -118,9 +119,9 @@ class _Stage(nn.Module):
 
 @register_net("unet")
 class UNet(nn.Module):
-    r"""Convolutional U-Net with residual blocks modulated by the time label, and by the class where there is one.
+    r"""Convolutional U-Net with residual blocks modulated by the time input, and by the class where there is one.
 
-    ``net(x, label, y=None)``: x ``(B, C, L)``, ``(B, C, H, W)`` or ``(B, C, D, H, W)``; label ``(B,)`` or ``()``,
+    ``net(x, time_input, y=None)``: x ``(B, C, L)``, ``(B, C, H, W)`` or ``(B, C, D, H, W)``; time_input ``(B,)`` or ``()``,
     floating point; y ``(B,)`` int64 classes, -1 (or ``None`` for all) meaning no class. The result has the shape of x,
     with ``out_channels`` channels if given. With ``zero_init`` it is zero at the start of training.
 
@@ -133,7 +134,7 @@ class UNet(nn.Module):
     - ``layout``: what stands where.
       ``"compact"``: as many blocks on the way up as on the way down, one block in the middle.
       ``"ddpm"``, as in Ho et al. 2020: the stem and each halving have skip connections too, so that the way up has one
-      block more at each level; block, attention, block in the middle; half as many sinusoidal features of the label.
+      block more at each level; block, attention, block in the middle; half as many sinusoidal features of the time input.
       ``"ddpm++"``, as in Song et al. 2021: the same, but with one attention, not one a block, at a level on the way up.
     - ``attention``: the levels with self-attention; 0 is the finest, -1 the coarsest. It follows each block of its
       level. In the compact layout the coarsest level has it in the middle alone, where one look at the whole input is
@@ -143,14 +144,14 @@ class UNet(nn.Module):
       neighbours, and a convolution (in the compact layout the first one of the next block). ``"block"``: a residual
       block of its own, with means of two and nearest neighbours inside. ``"fir"``: the same with the filter (1, 3, 3,
       1), which lets less of the high frequencies fold back.
-    - ``scale_shift``: the label scales and shifts each block after its norm; if False it is added before.
+    - ``scale_shift``: the time_input scales and shifts each block after its norm; if False it is added before.
     - ``skip_rescale``: sums of a skip and a residual times :math:`1/\sqrt 2`, so that variances do not grow with depth.
     - ``fourier_inputs``: exponents n; the network also sees :math:`\sin(2^n\pi x)` and :math:`\cos(2^n\pi x)`, which
       tell apart the fine levels of data such as 8-bit images in [-1, 1]: (7, 8) for likelihoods. x as it comes: a
       caller that rescales it changes what they mean.
     - ``dropout``: in [0, 1), inside each block; drawn from torch's global random state while training.
     - ``classes``: number of classes; None for an unconditional network.
-    - ``embedding``, ``embedding_scale``, ``embedding_seed``: the features of the label, see
+    - ``embedding``, ``embedding_scale``, ``embedding_seed``: the features of the time input, see
       :class:`~scoresde.nets.embeddings.Conditioning`.
     - ``out_channels``: e.g. 2 C for a network that also predicts a variance.
     - ``num_groups``: groups of each GroupNorm; divides ``channels``.
@@ -197,7 +198,7 @@ class UNet(nn.Module):
         init: str = "torch",
     ):
         super().__init__()
-        self.shape = integers("shape", shape)
+        self.shape = wholes("shape", shape)
         rank = len(self.shape) - 1
         if rank not in _CONV:
             raise ArgumentError("shape", self.shape, "(C, L), (C, H, W) or (C, D, H, W)")
@@ -209,20 +210,20 @@ class UNet(nn.Module):
         ):
             if value not in known:
                 raise UnknownNameError(name, value, known)
-        integer("channels", channels)
-        multipliers = integers("multipliers", multipliers)
+        whole("channels", channels)
+        multipliers = wholes("multipliers", multipliers)
         widths = [channels * m for m in multipliers]
-        levels = integer("multipliers: number of levels", len(widths))
-        integer("blocks", blocks)
+        levels = whole("multipliers: number of levels", len(widths))
+        whole("blocks", blocks)
         coarsest, compact, by_conv = levels - 1, layout == "compact", resample == "conv"
         attends = _attention_levels(attention, levels)
         middle = not compact or coarsest in attends
         sides = attends - {coarsest} if compact else attends
-        if channels % integer("num_groups", num_groups):
+        if channels % whole("num_groups", num_groups):
             raise ArgumentError("num_groups", num_groups, f"a divisor of channels = {channels}")
         for k in sorted(sides | {coarsest} if middle else sides):
             name, number = ("heads", heads) if head_channels is None else ("head_channels", head_channels)
-            if widths[k] % integer(name, number):
+            if widths[k] % whole(name, number):
                 raise ArgumentError(name, number, f"a divisor of the width {widths[k]} of level {k}")
         if levels > 1 and min(self.shape[1:]) <= 2 ** (levels - 2):
             raise ArgumentError(
@@ -231,8 +232,8 @@ class UNet(nn.Module):
                 f"every length > {2 ** (levels - 2)}, so that each of the {levels} levels is coarser",
             )
         dropout = probability("dropout", dropout)
-        out = self.shape[0] if out_channels is None else integer("out_channels", out_channels)
-        self.compact, self.fourier_inputs = compact, integers("fourier_inputs", fourier_inputs, least=0)
+        out = self.shape[0] if out_channels is None else whole("out_channels", out_channels)
+        self.compact, self.fourier_inputs = compact, wholes("fourier_inputs", fourier_inputs, least=0)
 
         features = 4 * channels
         waves = 2 * channels if compact else channels
@@ -323,9 +324,9 @@ class UNet(nn.Module):
         phases = [2**n * math.pi * exact for n in self.fourier_inputs]
         return torch.cat((x, *(wave(phase).to(x.dtype) for phase in phases for wave in (torch.sin, torch.cos))), dim=1)
 
-    def forward(self, x: Tensor, label: Tensor, y: Tensor | None = None) -> Tensor:
-        check_inputs(x, label, (self.shape[0], *_AXES[len(self.shape) - 1]), self.stem.weight)
-        modulations = iter(self.modulation(self.conditioning(label, y, x.shape[0])).split(self._sizes, dim=1))
+    def forward(self, x: Tensor, time_input: Tensor, y: Tensor | None = None) -> Tensor:
+        check_inputs(x, time_input, (self.shape[0], *_AXES[len(self.shape) - 1]), self.stem.weight)
+        modulations = iter(self.modulation(self.conditioning(time_input, y, x.shape[0])).split(self._sizes, dim=1))
         h = exactly(self.stem, self._inputs(x))
         skips = [] if self.compact else [h]
         for level, (halve, stages) in enumerate(zip(self.halve, self.down, strict=True)):
@@ -351,7 +352,7 @@ class UNet(nn.Module):
 
 def _attention_levels(attention: Sequence[int], levels: int) -> set[int]:
     """Level numbers, negative ones counted from the coarsest, as a set of numbers in 0 .. levels - 1."""
-    attention = integers("attention", attention, least=-levels)
+    attention = wholes("attention", attention, least=-levels)
     if any(level >= levels for level in attention):
         raise ArgumentError("attention", attention, f"level numbers from {-levels} to {levels - 1}")
     return {level % levels for level in attention}

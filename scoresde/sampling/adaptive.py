@@ -16,13 +16,15 @@ import math
 import torch
 from torch import Tensor
 
+from scoresde.checks import whole
 from scoresde.errors import ArgumentError, NonFiniteError, ToleranceError
+from scoresde.flow.ode import rms
 from scoresde.models import Model
-from scoresde.sampling.flow import flat, state_dtype
-from scoresde.sampling.grids import check_steps, time_range
-from scoresde.sampling.ode import rms
-from scoresde.sampling.samplers import Cond, Sampler, State
-from scoresde.sde.times import broadcast, randn
+from scoresde.models.conditions import Condition, condition_rows
+from scoresde.random import randn
+from scoresde.sampling.samplers import Sampler, State
+from scoresde.sde.grids import time_range
+from scoresde.sde.tensors import broadcast, flat, state_dtype
 
 LARGEST_RATIO = 4.0  # of theta + 1/variance at a step's ends
 MAX_DEPTH = 256  # known points ahead; a rejection adds at most one
@@ -160,7 +162,7 @@ class AdaptiveSDE(Sampler):
         if first_step is not None and not 0 < first_step < math.inf:
             raise ArgumentError("first_step", first_step, "a positive step in alpha^2/sigma^2, or None")
         self.rtol, self.atol, self.first_step = rtol, atol, first_step
-        self.max_calls = check_steps(max_calls, "max_calls")
+        self.max_calls = whole("max_calls", max_calls)
 
     def states(self, model, x, steps, cond, generator):
         sde = model.sde
@@ -208,7 +210,7 @@ def step(y: Tensor, x0: Tensor, increment: Tensor, theta: Tensor, s: Tensor, var
 class _Run:
     """The state of a batch between two levels: y = x/alpha and x0, flat ``(B, n)``, the next step tried ``(B,)``."""
 
-    def __init__(self, sampler: AdaptiveSDE, model: Model, x: Tensor, alpha: float, theta: float, cond: Cond):
+    def __init__(self, sampler: AdaptiveSDE, model: Model, x: Tensor, alpha: float, theta: float, cond: Condition):
         self.sampler, self.model, self.shape, self.cond, self.calls = sampler, model, x.shape[1:], cond, 0
         self.variance = 1.0 if model.moments is None else model.moments.std**2
         self.room = 0.0 if model.moments is None else (LARGEST_RATIO - 1) / max(self.variance, 1e-300)
@@ -224,7 +226,7 @@ class _Run:
         sde = self.model.sde
         t = sde.time_of(theta.log())
         x = (broadcast(sde.alpha(t), y) * y).reshape(len(y), *self.shape).to(self.model.dtype)
-        cond = None if self.cond is None else {name: value[rows] for name, value in self.cond.items()}
+        cond = condition_rows(self.cond, rows)
         x0 = flat(self.model.estimate(x, sde.level_at(t, x), cond).x0).to(y.dtype)
         self.calls += 1
         finite = x0.isfinite().all(1)

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
 
+from scoresde.checks import whole
 from scoresde.errors import ArgumentError, DTypeError
 from scoresde.models import Model
-from scoresde.sampling.grids import check_steps
+from scoresde.models.conditions import Condition
 from scoresde.sampling.samplers import noise_like
 
 
@@ -23,7 +24,7 @@ def langevin_dynamics(
     generator=None,
     *,
     t: float | Tensor | None = None,
-    cond: Mapping[str, Tensor] | None = None,
+    cond: Condition = None,
 ) -> Tensor:
     """``steps`` steps x <- x + a score(x) + sqrt(2a) z (S5), z ~ N(0, I).
 
@@ -49,7 +50,7 @@ def langevin_dynamics(
         raise DTypeError("x", getattr(x, "dtype", type(x).__name__), "a floating-point tensor (B, *D)")
     if not 0 < step_size < math.inf:
         raise ArgumentError("step_size", step_size, "a positive number")
-    check_steps(steps)
+    whole("steps", steps)
     if isinstance(score, Model):
         if t is None:
             raise ArgumentError("t", None, "the time at which the model is asked for its score")

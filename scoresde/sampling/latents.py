@@ -7,11 +7,11 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from scoresde.checks import whole
 from scoresde.errors import ArgumentError, DeviceError, DTypeError, ShapeError
 from scoresde.models import Model
-from scoresde.sampling.flow import flat, state_dtype
-from scoresde.sampling.grids import check_steps, time_range
-from scoresde.sde.times import broadcast
+from scoresde.sde.grids import time_range
+from scoresde.sde.tensors import broadcast, flat, state_dtype
 
 
 def _latents(z: Tensor, name: str) -> Tensor:
@@ -24,7 +24,7 @@ def _latents(z: Tensor, name: str) -> Tensor:
 
 def _weights(weights: int | Sequence[float] | Tensor) -> Tensor:
     if isinstance(weights, int):
-        return torch.linspace(0, 1, check_steps(weights, "weights") + 1, dtype=torch.float64)
+        return torch.linspace(0, 1, whole("weights", weights) + 1, dtype=torch.float64)
     w = torch.as_tensor(weights, dtype=torch.float64, device="cpu")
     if w.ndim != 1 or not len(w):
         raise ShapeError("weights", tuple(w.shape), "a number of steps, or a vector of weights")

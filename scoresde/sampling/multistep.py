@@ -16,7 +16,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Sequence
-from functools import cache, lru_cache
+from functools import lru_cache
 from typing import NamedTuple
 
 import numpy as np
@@ -24,30 +24,16 @@ import torch
 from torch import Tensor
 
 from scoresde.errors import ArgumentError, UnknownNameError
+from scoresde.flow.weights import gauss_legendre, lagrange
 from scoresde.models import Model
-from scoresde.sampling.flow import flat
-from scoresde.sampling.grids import GRIDS, Grid, explicit_times, time_grid, time_range
-from scoresde.sampling.samplers import LAST_STEPS, Cond, Sampler, State, noise_like
+from scoresde.models.conditions import Condition
+from scoresde.sampling.samplers import LAST_STEPS, Sampler, State, noise_like
 from scoresde.sde import Level
+from scoresde.sde.grids import GRIDS, Grid, explicit_times, time_grid, time_range
+from scoresde.sde.tensors import flat
 
 MAX_ORDER = 5
 END_LEVELS = 4  # levels that the flow's last stretch is extrapolated from
-
-
-@cache
-def gauss_legendre() -> tuple[np.ndarray, np.ndarray]:
-    """16 nodes on [-1, 1] and their weights: exact up to degree 31."""
-    return np.polynomial.legendre.leggauss(16)
-
-
-def lagrange(nodes: Sequence[float], points: np.ndarray) -> np.ndarray:
-    """The Lagrange polynomials of ``nodes`` at ``points``, ``(nodes, points)``."""
-    rows = np.ones((len(nodes), len(points)))
-    for j, a in enumerate(nodes):
-        for k, b in enumerate(nodes):
-            if k != j:
-                rows[j] *= (points - b) / (a - b)
-    return rows
 
 
 @lru_cache(maxsize=4096)  # a grid's weights are the same in every run over it
@@ -170,7 +156,7 @@ def multistep_table(
     ``above`` is the lambda of an estimate that is known from before the first level. The corrector's weights, one more
     than the predictor's, are for the same step once the estimate at its end is known.
     """
-    lams = [level.log_snr / 2 for level in levels]
+    lams = [level.lam for level in levels]
     nodes = lams if above is None else [above, *lams]
     steps = []
     for i, (start, end) in enumerate(itertools.pairwise(levels)):
@@ -274,7 +260,7 @@ class DPMSolver(Sampler):
         largest, typical = 3.0 * (steps / 5) ** 0.4, 1.0  # unknown: C is taken for I, so start from further away
         if model.moments is not None:
             largest, typical = model.moments.values.max().sqrt().item(), model.moments.std
-        lowest, highest = start.log_snr / 2, end.log_snr / 2
+        lowest, highest = start.lam, end.lam
         if steps == 1 and not mean_known:
             return start, [start], False
         lam = data_levels(largest, typical, steps if mean_known else steps - 1, self.tau)
@@ -284,7 +270,7 @@ class DPMSolver(Sampler):
         if lam[0] < lowest or lam[-1] > highest:  # keep the spacing's shape within the ends
             first, last = max(lam[0], lowest), min(lam[-1], highest)
             lam = first + (last - first) * (lam - lam[0]) / max(lam[-1] - lam[0], 1e-300)
-        return start, sde.levels(sde.time_of(2 * torch.from_numpy(lam))), jump
+        return start, sde.levels(sde.time_at(lam=torch.from_numpy(lam))), jump
 
     def states(self, model, x, steps, cond, generator):
         mean_known = model.knows_mean(cond)
@@ -294,9 +280,9 @@ class DPMSolver(Sampler):
         yield State(x, start.t, None, 0, steps, 0)
         if jump:
             gaussian = self._start(model, x, start, cond, mean_known)
-            rho = levels[0].sigma / levels[0].alpha
+            rho = levels[0].rho
             x = levels[0].alpha * gaussian.flow(rho)
-        above = levels[0].log_snr - levels[1].log_snr / 2 if jump and len(levels) > 1 else None
+        above = levels[0].log_snr - levels[1].lam if jump and len(levels) > 1 else None
         table = multistep_table(tuple(levels), order, self.corrector, self.tau, above)
         history: list[Tensor] = []  # estimates of x0, the newest last
         slopes: list[Tensor] = []  # eps/rho at the last levels
@@ -321,8 +307,8 @@ class DPMSolver(Sampler):
         end = 0.0 if self.finish != "none" else level.t
         yield State(self._end(x, levels, x0, slopes), end, x0, steps, steps, steps)
 
-    def _start(self, model: Model, x: Tensor, start: Level, cond: Cond, mean_known: bool) -> GaussianStart:
-        y, rho, moments = x / start.alpha, start.sigma / start.alpha, model.moments
+    def _start(self, model: Model, x: Tensor, start: Level, cond: Condition, mean_known: bool) -> GaussianStart:
+        y, rho, moments = x / start.alpha, start.rho, model.moments
         if mean_known:
             return GaussianStart(y, rho, moments.mean, moments.values, moments.vectors, 4)
         variance = torch.ones(()) if moments is None else moments.values.mean()
@@ -336,5 +322,5 @@ class DPMSolver(Sampler):
         if self.finish == "tweedie":
             return x0
         used = slopes if self.finish == "flow" and self.deterministic else slopes[-1:]
-        weights = end_weights([level.sigma / level.alpha for level in levels[-len(used) :]])
+        weights = end_weights([level.rho for level in levels[-len(used) :]])
         return combine(x / levels[-1].alpha, [-w for w in weights], used)

@@ -7,12 +7,13 @@ import math
 import torch
 from torch import Tensor
 
+from scoresde.checks import whole
 from scoresde.errors import ArgumentError
-from scoresde.sampling.flow import flat
-from scoresde.sampling.grids import Grid, check_steps, time_grid
+from scoresde.random import rand
 from scoresde.sampling.multistep import MAX_ORDER, combine, multistep_table
 from scoresde.sampling.samplers import GridSampler, State, noise_like
-from scoresde.sde.times import rand
+from scoresde.sde.grids import Grid, time_grid
+from scoresde.sde.tensors import flat
 
 
 def _log_mean(log_w: Tensor) -> Tensor:
@@ -66,7 +67,7 @@ class Particles(GridSampler):
         last: str = "half-tweedie",
     ):
         super().__init__(grid, t_min, t_max, last)
-        self.particles = check_steps(particles, "particles")
+        self.particles = whole("particles", particles)
         if not isinstance(order, int) or not 1 <= order <= MAX_ORDER:
             raise ArgumentError("order", order, f"1 to {MAX_ORDER}")
         self.order = order

@@ -6,15 +6,16 @@ import itertools
 
 import torch
 
-from scoresde.sampling.grids import Grid, check_steps, time_grid
+from scoresde.checks import whole
 from scoresde.sampling.samplers import GridSampler, State, noise_like
 from scoresde.sampling.steps import Ancestral, Coefficients, Predictor
+from scoresde.sde.grids import Grid, time_grid
 
 
 class Resampling(GridSampler):
     """Each step t -> s is taken ``repeats`` times, with the forward transition s -> t between (Lugmayr et al. 2022).
 
-    With :func:`scoresde.models.replacement` that is RePaint with jumps of one step: the known part is the observation
+    With :func:`scoresde.guidance.replacement` that is RePaint with jumps of one step: the known part is the observation
     at every level, and the going back and forth draws the unknown part given it, so far as the repeats suffice. A call
     each repeat.
 
@@ -37,7 +38,7 @@ class Resampling(GridSampler):
         last: str = "half-tweedie",
     ):
         super().__init__(grid, t_min, t_max, last)
-        self.repeats = check_steps(repeats, "repeats")
+        self.repeats = whole("repeats", repeats)
         self.predictor = Ancestral() if predictor is None else predictor
 
     def states(self, model, x, steps, cond, generator):

@@ -13,45 +13,23 @@ from contextlib import ExitStack
 import torch
 from torch import Tensor
 
+from scoresde.checks import samples_with_nan, wholes
 from scoresde.errors import ArgumentError, DeviceError, DTypeError, NonFiniteError, ShapeError
 from scoresde.models import Model, autocast, chunked
-from scoresde.sampling.flow import flat
+from scoresde.models.conditions import Condition
+from scoresde.models.evaluation import evaluation
 from scoresde.sampling.multistep import DPMSolver
 from scoresde.sampling.progress import ProgressLine
-from scoresde.sampling.samplers import Cond, ProbabilityFlow, Sampler, State
-
-
-class _Undisturbed:
-    """A context without autograd, outside inference mode, and with all parts of the model in evaluation mode."""
-
-    def __init__(self, model: Model):
-        self.modules = list(model.modules())
-
-    def __enter__(self):
-        self.training = [module for module in self.modules if module.training]
-        for module in self.training:
-            module.training = False
-        # rates of a user's process come from autograd, which inference mode forbids
-        self.inference = torch.inference_mode(False) if torch.is_inference_mode_enabled() else None
-        if self.inference is not None:
-            self.inference.__enter__()
-        self.grad = torch.is_grad_enabled()
-        torch.set_grad_enabled(False)
-
-    def __exit__(self, *error):
-        torch.set_grad_enabled(self.grad)
-        if self.inference is not None:
-            self.inference.__exit__(*error)
-        for module in self.training:
-            module.training = True
+from scoresde.sampling.samplers import ProbabilityFlow, Sampler, State
+from scoresde.sde.tensors import flat
 
 
 def _start(
-    model: Model, shape, start: Tensor | None, cond: Cond, generator, device, dtype, name: str = "start"
+    model: Model, shape, start: Tensor | None, cond: Condition, generator, device, dtype, name: str = "start"
 ) -> Tensor:
-    shape = tuple(shape)
-    if not shape or not all(isinstance(n, int) and n > 0 for n in shape):
-        raise ShapeError("shape", shape, "(B, *D) of positive sizes")
+    shape = wholes("shape", shape)
+    if not shape:
+        raise ShapeError("shape", shape, "(B, *D), with a batch axis at least")
     device = torch.device(device) if device is not None else model.device
     dtype = model.dtype if dtype is None else dtype
     for key, value in (cond or {}).items():
@@ -79,8 +57,7 @@ def _check(x: Tensor, where: Callable[[], str]) -> None:
     finite = flat(x).isfinite().all(1)
     if not bool(finite.all()):
         samples = (~finite).nonzero().flatten().tolist()
-        shown = ", ".join(map(str, samples[:8])) + (", ..." if len(samples) > 8 else "")
-        raise NonFiniteError(f"NaN or infinity {where()}, in {len(samples)} of {len(x)} samples ({shown})")
+        raise NonFiniteError(f"{samples_with_nan(samples, len(x))} {where()}")
 
 
 def trajectory(
@@ -89,7 +66,7 @@ def trajectory(
     sampler: Sampler | None = None,
     steps: int | None = None,
     start: Tensor | None = None,
-    cond: Cond = None,
+    cond: Condition = None,
     generator=None,
     *,
     device=None,
@@ -104,13 +81,13 @@ def trajectory(
     the model and autograd are as the caller has them.
     """
     settings = (model, shape, sampler, steps, start, cond, generator, device, dtype, chunk, autocast, progress)
-    undisturbed = _Undisturbed(model)
+    undisturbed = evaluation(model, autograd=False)
     with undisturbed:
         states = _begin(*settings)
     return _one_by_one(states, undisturbed)
 
 
-def _one_by_one(states: Iterator[State], undisturbed: _Undisturbed) -> Iterator[State]:
+def _one_by_one(states: Iterator[State], undisturbed: evaluation) -> Iterator[State]:
     while True:
         with undisturbed:
             state = next(states, None)
@@ -162,7 +139,7 @@ def sample(
     sampler: Sampler | None = None,
     steps: int | None = None,
     start: Tensor | None = None,
-    cond: Cond = None,
+    cond: Condition = None,
     generator=None,
     *,
     device=None,
@@ -198,7 +175,7 @@ def sample(
         NonFiniteError: NaN or infinity from the network (names the first step it shows after, and the samples).
     """
     settings = (model, shape, sampler, steps, start, cond, generator, device, dtype, chunk, autocast, progress)
-    with _Undisturbed(model):
+    with evaluation(model, autograd=False):
         state = None
         for state in _begin(*settings):
             if callback is not None:
@@ -211,7 +188,7 @@ def encode(
     x0: Tensor,
     sampler: Sampler | None = None,
     steps: int | None = None,
-    cond: Cond = None,
+    cond: Condition = None,
     *,
     chunk: int | None = None,
     autocast: torch.dtype | None = None,
@@ -236,7 +213,7 @@ def encode(
     """
     sampler, wrapped = _deterministic(sampler), _wrapped(model, chunk, autocast)
     x0 = _data(model, x0, "x0", cond)
-    with _Undisturbed(model):
+    with evaluation(model, autograd=False):
         z = sampler.inverse(wrapped, x0, steps, cond)
         _check(z, lambda: "in the latents")
     return z
@@ -247,7 +224,7 @@ def decode(
     z: Tensor,
     sampler: Sampler | None = None,
     steps: int | None = None,
-    cond: Cond = None,
+    cond: Condition = None,
     *,
     chunk: int | None = None,
     autocast: torch.dtype | None = None,
@@ -277,7 +254,7 @@ def _deterministic(sampler: Sampler | None) -> Sampler:
     return sampler
 
 
-def _data(model: Model, x: Tensor, name: str, cond: Cond) -> Tensor:
+def _data(model: Model, x: Tensor, name: str, cond: Condition) -> Tensor:
     if not isinstance(x, Tensor) or not x.is_floating_point():
         raise DTypeError(name, getattr(x, "dtype", type(x).__name__), "a floating-point tensor (B, *D)")
     return _start(model, x.shape, x, cond, None, None, x.dtype, name=name)

@@ -4,23 +4,24 @@ from __future__ import annotations
 
 import itertools
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from functools import partial
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
+from scoresde.checks import whole
 from scoresde.errors import ArgumentError, UnknownNameError
+from scoresde.flow.field import ProbabilityFlowField, on_the_flow
+from scoresde.flow.ode import ADAPTIVE, METHODS, integrate
 from scoresde.models import Model
-from scoresde.sampling.flow import ProbabilityFlowField, flat, on_the_flow, state_dtype
-from scoresde.sampling.grids import Grid, brings_steps, check_grid, check_steps, time_grid, time_range
-from scoresde.sampling.ode import ADAPTIVE, METHODS, integrate
+from scoresde.models.conditions import Condition
+from scoresde.random import randn
 from scoresde.sampling.steps import Coefficients, Corrector, Implicit, Predictor, ReverseDiffusion
 from scoresde.sde import SDE, Level
-from scoresde.sde.times import randn
-
-Cond = Mapping[str, Tensor] | None
+from scoresde.sde.grids import Grid, check_grid, fixes_steps, time_grid, time_range
+from scoresde.sde.tensors import flat, state_dtype
 
 
 class State(NamedTuple):
@@ -52,13 +53,13 @@ def noise_like(x: Tensor, generator) -> Callable[[], Tensor]:
     return partial(randn, x.shape, generator, x.device, x.dtype)
 
 
-def half_tweedie(model: Model, x: Tensor, level: Level, cond: Cond) -> tuple[Tensor, Tensor]:
+def half_tweedie(model: Model, x: Tensor, level: Level, cond: Condition) -> tuple[Tensor, Tensor]:
     """x = (x_t - sigma eps / 2) / alpha: the probability flow's last stretch to t = 0, to first order in sigma^2."""
     estimate = model.estimate(x, level, cond)
     return (x - 0.5 * level.sigma * estimate.eps) / level.alpha, estimate.x0
 
 
-def tweedie(model: Model, x: Tensor, level: Level, cond: Cond) -> tuple[Tensor, Tensor]:
+def tweedie(model: Model, x: Tensor, level: Level, cond: Condition) -> tuple[Tensor, Tensor]:
     """x = E[x_0 | x_t] ("denoise to zero"): no noise is left, but the spread of the data below sigma is lost."""
     x0 = model.estimate(x, level, cond).x0
     return x0, x0
@@ -70,7 +71,7 @@ LAST_STEPS: dict[str, Callable | None] = {"half-tweedie": half_tweedie, "tweedie
 LAST_WEIGHTS = {"half-tweedie": 0.5, "tweedie": 1.0, "none": None}
 
 
-def undo_last(model: Model, x0: Tensor, level: Level, last: str, cond: Cond, calls: int = 4) -> Tensor:
+def undo_last(model: Model, x0: Tensor, level: Level, last: str, cond: Condition, calls: int = 4) -> Tensor:
     """The x_t at ``level`` that the last step takes to ``x0``.
 
     x_t = alpha x0 + weight sigma eps(x_t), solved by iterating from alpha x0; each of the ``calls`` leaves a fraction
@@ -122,10 +123,10 @@ class Sampler(ABC):
         self.t_min, self.t_max, self.last = t_min, t_max, last
 
     @abstractmethod
-    def states(self, model: Model, x: Tensor, steps: int, cond: Cond, generator) -> Iterator[State]:
+    def states(self, model: Model, x: Tensor, steps: int, cond: Condition, generator) -> Iterator[State]:
         """The states from t_max to t_min, the start included."""
 
-    def trajectory(self, model: Model, x: Tensor, steps: int | None, cond: Cond, generator) -> Iterator[State]:
+    def trajectory(self, model: Model, x: Tensor, steps: int | None, cond: Condition, generator) -> Iterator[State]:
         """The states from x at t_max to the samples at t = 0, the start and the last step included."""
         steps = self._steps(steps)
         state = None
@@ -137,9 +138,9 @@ class Sampler(ABC):
             yield state._replace(x=x, t=0.0, x0=x0, calls=state.calls + 1)
 
     def _steps(self, steps: int | None) -> int | None:
-        return self.default_steps if steps is None else check_steps(steps)
+        return self.default_steps if steps is None else whole("steps", steps)
 
-    def inverse(self, model: Model, x0: Tensor, steps: int | None, cond: Cond) -> Tensor:
+    def inverse(self, model: Model, x0: Tensor, steps: int | None, cond: Condition) -> Tensor:
         """x at t_max from data x0: the sampler run backwards.
 
         Raises:
@@ -165,7 +166,7 @@ class GridSampler(Sampler):
         self.grid = check_grid(grid)
         if not isinstance(self.grid, str) and (t_min, t_max) != (None, None):
             raise ArgumentError("t_min, t_max", (t_min, t_max), "None: the times given as grid bring their own ends")
-        if brings_steps(self.grid):
+        if fixes_steps(self.grid):
             self.default_steps = None
 
 
@@ -210,7 +211,7 @@ class PredictorCorrector(GridSampler):
         if predictor is None and corrector is None:
             raise ArgumentError("predictor, corrector", (None, None), "at least one of the two")
         self.predictor, self.corrector, self.corrector_first = predictor, corrector, corrector_first
-        self.corrector_steps = check_steps(corrector_steps, "corrector_steps") if corrector is not None else 0
+        self.corrector_steps = whole("corrector_steps", corrector_steps) if corrector is not None else 0
 
     def states(self, model, x, steps, cond, generator):
         times = time_grid(model.sde, steps, self.grid, self.t_min, self.t_max)
@@ -302,7 +303,7 @@ class ProbabilityFlow(Sampler):
     Args:
         method: ``"dopri5"`` (default) and ``"bosh3"`` adapt the step of each sample alone; ``"rk4"``, ``"heun"``,
             ``"midpoint"``, ``"euler"`` take ``steps`` equal steps in lambda; torchdiffeq's and scipy's methods go
-            by their names (see :func:`scoresde.sampling.ode.integrate`).
+            by their names (see :func:`scoresde.flow.ode.integrate`).
         rtol, atol: tolerances of the adaptive methods.
 
     With an adaptive method ``steps`` is the number of states a trajectory shows, 1 by default.
@@ -347,7 +348,7 @@ class ProbabilityFlow(Sampler):
 
     def states(self, model, x, steps, cond, generator):
         t_min, t_max, grid = self._grid(model.sde, steps)
-        times = [t_max, *model.sde.time_of(2 * torch.tensor(grid[1:-1], dtype=torch.float64)).tolist(), t_min]
+        times = [t_max, *model.sde.time_at(lam=torch.tensor(grid[1:-1], dtype=torch.float64)).tolist(), t_min]
         field, settings = ProbabilityFlowField(model, x.shape[1:], cond), self._settings(model.sde)
         y = flat(x).to(state_dtype(x))
         calls = 0

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from scoresde.errors import ArgumentError
-from scoresde.sampling.grids import Grid, brings_steps, time_grid, time_range
 from scoresde.sampling.samplers import GridSampler, State, noise_like
+from scoresde.sde.grids import Grid, fixes_steps, time_grid, time_range
 
 #: of each order the moves (r, c) of one step h: from lambda_t to lambda_t + r h, with x0 a line through its values at
 #: lambda_t and lambda_t + c h, where the move before has led (c = 0: a constant)
@@ -66,7 +66,7 @@ class SingleStep(GridSampler):
         self.order = order
 
     def _whole_steps(self, calls: int | None) -> int | None:
-        if calls is None or brings_steps(self.grid):
+        if calls is None or fixes_steps(self.grid):
             return calls
         final = int(self.last != "none")
         if calls < self.order + final:
@@ -84,7 +84,7 @@ class SingleStep(GridSampler):
         h = sde.log_snr(times[1:]) / 2 - lam
         moves, steps = [], len(h)  # of each move the levels it leads to, and its coefficients of x, m and m_c
         for r, c in MOVES[self.order]:
-            ends = times[1:] if r == 1 else sde.time_of(2 * (lam + r * h))
+            ends = times[1:] if r == 1 else sde.time_at(lam=(lam + r * h))
             rows = (sde.sigma(ends) / sigma, *(sde.alpha(ends) * w for w in line_weights(h, r, c)))
             moves.append(list(zip(sde.levels(ends), *(row.tolist() for row in rows), strict=True)))
         yield State(x, levels[0].t, None, 0, steps, 0)
@@ -152,7 +152,7 @@ class Heun(GridSampler):
         sde = model.sde
         times = time_grid(sde, steps, self.grid, self.t_min, self.t_max)
         levels, steps = sde.levels(times), len(times) - 1
-        rhos = [level.sigma / level.alpha for level in levels]
+        rhos = [level.rho for level in levels]
         gamma = min(self.churn / steps, math.sqrt(2) - 1)
         churned = [gamma > 0 and self.s_min <= rho <= self.s_max for rho in rhos[:-1]]
         log_rho = torch.tensor([math.log(rho * (1 + gamma)) for rho in rhos[:-1]], dtype=torch.float64)
@@ -163,7 +163,7 @@ class Heun(GridSampler):
             rho, end = rhos[i], rhos[i + 1]
             if churned[i]:
                 level = noisier[i]
-                hat = level.sigma / level.alpha
+                hat = level.rho
                 if hat > rho:
                     scale = self.s_noise * math.sqrt(hat**2 - rho**2)
                     y = torch.add(y, draw(), alpha=scale)

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from scoresde.errors import ArgumentError, UnknownNameError
 from scoresde.models import Estimate
+from scoresde.models.kernels import VARIANCES
 from scoresde.sde import SDE, Level
 
 
@@ -79,9 +80,6 @@ class Implicit(Predictor):
 
     def __repr__(self):
         return f"Implicit(eta={self.eta:g})"
-
-
-VARIANCES = ("posterior", "forward", "learned")
 
 
 class Ancestral(Implicit):
@@ -216,7 +214,7 @@ class AnnealedLangevin(Corrector):
         self.step_size = step_size
 
     def on(self, levels):
-        return _Annealed(self.step_size / min(level.sigma / level.alpha for level in levels if level.sigma > 0) ** 2)
+        return _Annealed(self.step_size / min(level.rho for level in levels if level.sigma > 0) ** 2)
 
     def step(self, x, estimate, alpha, draw):
         return self.on([estimate.level]).step(x, estimate, alpha, draw)

@@ -10,8 +10,10 @@ import torch
 from torch import Tensor
 
 from scoresde.errors import ArgumentError, DeviceError, DTypeError, ShapeError
-from scoresde.sde.clocks import invert_monotone
-from scoresde.sde.times import as_time, broadcast, is_host_scalar, randn
+from scoresde.random import randn
+from scoresde.sde.schedules import invert_monotone
+from scoresde.sde.tensors import broadcast
+from scoresde.sde.times import as_time, is_host_scalar
 
 
 class Level(NamedTuple):
@@ -26,6 +28,20 @@ class Level(NamedTuple):
     alpha: float | Tensor
     sigma: float | Tensor
     log_snr: float | Tensor
+
+    @property
+    def rho(self) -> float | Tensor:
+        """sigma/alpha, the standard deviation of the noise in x/alpha."""
+        return self.sigma / self.alpha
+
+    @property
+    def lam(self) -> float | Tensor:
+        """lambda = log(alpha/sigma), half of ``log_snr``."""
+        return self.log_snr / 2
+
+    def rows(self, rows: slice | Tensor) -> Level:
+        """Return the level of some samples; one level for all samples is theirs too."""
+        return Level(*(value[rows] if isinstance(value, Tensor) and value.ndim else value for value in self))
 
     @property
     def ratio(self) -> float | Tensor:
@@ -51,6 +67,8 @@ class SDE(ABC):
 
     #: the name under which :func:`scoresde.sde.build_sde` knows the class (None: it cannot be saved by name)
     name: str | None = None
+    #: the times of a discrete process's own levels, ascending (DDPM, NCSN); None for a process in continuous time
+    times: Tensor | None = None
 
     # ---- what a family defines -----------------------------------------------------------------------------------
 
@@ -110,6 +128,10 @@ class SDE(ABC):
         if log_snr.device.type == "cpu" and log_snr.isnan().any():
             raise ArgumentError("log_snr", "NaN", "log signal-to-noise ratios")
         return self._time_of(log_snr).clamp(0, 1)
+
+    def time_at(self, *, lam: float | Tensor) -> Tensor:
+        """Return the time at which lambda = log(alpha/sigma) is ``lam``: :meth:`time_of` of 2 ``lam``."""
+        return self.time_of(2 * lam)
 
     def level(self, t: float | Tensor, x: Tensor) -> Level:
         """The :class:`Level` at ``t``, a number, ``()`` or ``(B,)``, shaped for arithmetic with ``x`` ``(B, *D)``.

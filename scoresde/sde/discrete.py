@@ -9,10 +9,11 @@ from numbers import Integral
 import torch
 from torch import Tensor
 
+from scoresde.checks import positive, whole
 from scoresde.errors import ArgumentError, DTypeError, ShapeError
 from scoresde.sde.base import SDE
-from scoresde.sde.clocks import PiecewiseNoise, PiecewiseRate, positive
 from scoresde.sde.families import VESDE, VPSDE, register_sde
+from scoresde.sde.schedules import PiecewiseNoise, PiecewiseRate
 
 
 def _vector(name: str, values, expected: str) -> Tensor:
@@ -20,12 +21,6 @@ def _vector(name: str, values, expected: str) -> Tensor:
     if vector.ndim != 1 or len(vector) == 0:
         raise ShapeError(name, tuple(vector.shape), f"a non-empty vector of {expected}")
     return vector
-
-
-def _count(name: str, value) -> int:
-    if not isinstance(value, Integral) or isinstance(value, bool) or value < 1:
-        raise ArgumentError(name, value, "a whole number, 1 or more")
-    return int(value)
 
 
 def _level_time(i: int, levels: int) -> float:
@@ -59,7 +54,7 @@ class DDPM(VPSDE):
 
     def _set_steps(self, steps: Tensor) -> None:
         """``steps``: B_i - B_{i-1} = -log(1 - beta_i), the exact record of the process."""
-        super().__init__(clock=PiecewiseRate(steps))
+        super().__init__(schedule=PiecewiseRate(steps))
         self.betas = -torch.expm1(-steps)
         self.alphas_bar = torch.exp(-steps.cumsum(0))
         self.times = torch.arange(1, len(steps) + 1, dtype=torch.float64) / len(steps)
@@ -73,7 +68,7 @@ class DDPM(VPSDE):
     @classmethod
     def linear(cls, N: int = 1000, beta_start: float | None = None, beta_end: float | None = None) -> DDPM:
         """P10, linear: N betas from 1e-4 to 0.02 (Ho et al. 2020), both times 1000/N for another N."""
-        scale = 1000 / _count("N", N)
+        scale = 1000 / whole("N", N)
         start = scale * 1e-4 if beta_start is None else beta_start
         end = scale * 0.02 if beta_end is None else beta_end
         return cls(torch.linspace(start, end, N, dtype=torch.float64))
@@ -84,8 +79,8 @@ class DDPM(VPSDE):
 
         Source: Nichol & Dhariwal (2021, eq. 17).
         """
-        t = torch.arange(_count("N", N) + 1, dtype=torch.float64) / N
-        b = VPSDE.cosine(s).clock.integral(t)
+        t = torch.arange(whole("N", N) + 1, dtype=torch.float64) / N
+        b = VPSDE.cosine(s).schedule.integral(t)
         return cls((-torch.expm1(-b.diff())).clamp(max=max_beta))
 
     @classmethod
@@ -104,7 +99,7 @@ class DDPM(VPSDE):
         Raises:
             ArgumentError: a process that does not preserve variance (alpha^2 + sigma^2 is not 1), or alpha(1) = 0.
         """
-        t = torch.arange(1, _count("N", N) + 1, dtype=torch.float64) / N
+        t = torch.arange(1, whole("N", N) + 1, dtype=torch.float64) / N
         log_alpha = sde.log_alpha(t)
         total = (2 * log_alpha).exp() + (2 * sde.log_sigma(t)).exp()
         if not bool(((total - 1).abs() < 1e-9).all()):
@@ -141,7 +136,7 @@ class DDPM(VPSDE):
             raise ArgumentError("indices", tuple(index.shape), f"a non-empty list of levels 1..{self.N}")
         if index[0] < 1 or index[-1] > self.N or not bool((index.diff() > 0).all()):
             raise ArgumentError("indices", index.tolist()[:8], f"increasing levels within 1..{self.N}")
-        b = self.clock.b.knots.values
+        b = self.schedule.b.knots.values
         return self._from_steps(torch.cat([b[:1], b[index.long()]]).diff())
 
     @property
@@ -173,7 +168,7 @@ class NCSN(VESDE):
             raise ArgumentError("sigmas", sigmas.tolist()[:8], "positive finite noise levels")
         if not bool((sigmas.diff() > 0).all()):
             raise ArgumentError("sigmas", sigmas.tolist()[:8], "strictly monotone noise levels")
-        super().__init__(clock=PiecewiseNoise(sigmas))
+        super().__init__(schedule=PiecewiseNoise(sigmas))
         self.sigmas = sigmas
         self.times = torch.arange(1, len(sigmas) + 1, dtype=torch.float64) / len(sigmas)
 
@@ -181,7 +176,7 @@ class NCSN(VESDE):
     def geometric(cls, sigma_min: float = 0.01, sigma_max: float = 50.0, L: int = 232) -> NCSN:
         """N1: L levels in geometric progression from sigma_min to sigma_max."""
         low, high = math.log(positive("sigma_min", sigma_min)), math.log(positive("sigma_max", sigma_max))
-        if _count("L", L) > 1 and high <= low:
+        if whole("L", L) > 1 and high <= low:
             raise ArgumentError("sigma_max", sigma_max, f"more than sigma_min = {sigma_min}")
         return cls(torch.linspace(high, low, L, dtype=torch.float64).exp())
 
@@ -192,7 +187,7 @@ class NCSN(VESDE):
         Raises:
             ArgumentError: a process with alpha other than 1.
         """
-        t = torch.arange(1, _count("L", L) + 1, dtype=torch.float64) / L
+        t = torch.arange(1, whole("L", L) + 1, dtype=torch.float64) / L
         if bool((sde.log_alpha(t) != 0).any()):
             raise ArgumentError("sde", repr(sde), "a variance-exploding process, alpha = 1")
         return cls(sde.log_sigma(t).exp())

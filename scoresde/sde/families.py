@@ -1,4 +1,4 @@
-"""The families: a relation between alpha and sigma each, driven by a clock."""
+"""The families: a relation between alpha and sigma each, driven by a schedule."""
 
 from __future__ import annotations
 
@@ -11,43 +11,43 @@ from torch import Tensor
 
 from scoresde.errors import ArgumentError, UnknownNameError
 from scoresde.sde.base import SDE
-from scoresde.sde.clocks import (
+from scoresde.sde.schedules import (
     AnyRate,
     CosineRate,
     GeometricNoise,
     LinearNoise,
     LinearRate,
-    NoiseClock,
-    RateClock,
+    NoiseSchedule,
+    RateSchedule,
 )
-from scoresde.sde.times import log1mexp
+from scoresde.sde.tensors import log1mexp
 
 
 class _RateSDE(SDE):
     """What VP and sub-VP share: alpha = exp(-B/2) with B(t) = int_0^t beta, and f(x, t) = -beta x / 2."""
 
-    def __init__(self, beta_min: float = 0.1, beta_max: float = 20.0, *, clock: RateClock | None = None):
-        self.clock = LinearRate(beta_min, beta_max) if clock is None else clock
+    def __init__(self, beta_min: float = 0.1, beta_max: float = 20.0, *, schedule: RateSchedule | None = None):
+        self.schedule = LinearRate(beta_min, beta_max) if schedule is None else schedule
 
     @classmethod
     def cosine(cls, s: float = 0.008):
-        """The cosine schedule (P10; Nichol & Dhariwal 2021, eq. 17) as the clock; alpha(1) = 0, beta(1) = inf."""
-        return cls(clock=CosineRate(s))
+        """The cosine schedule (P10; Nichol & Dhariwal 2021, eq. 17) as the schedule; alpha(1) = 0, beta(1) = inf."""
+        return cls(schedule=CosineRate(s))
 
     @classmethod
     def from_beta(cls, beta: Callable[[Tensor], Tensor]):
         """Any positive rate beta(t), a smooth function of a tensor of times; its integral is taken by quadrature."""
-        return cls(clock=AnyRate(beta))
+        return cls(schedule=AnyRate(beta))
 
     def beta(self, t: Tensor) -> Tensor:
         """The rate beta(t)."""
-        return self.clock.rate(t)
+        return self.schedule.rate(t)
 
     def log_alpha(self, t):
-        return -0.5 * self.clock.integral(t)
+        return -0.5 * self.schedule.integral(t)
 
     def log_alpha_rate(self, t):
-        return -0.5 * self.clock.rate(t)
+        return -0.5 * self.schedule.rate(t)
 
     @property
     def prior_std(self) -> float:
@@ -55,7 +55,7 @@ class _RateSDE(SDE):
 
     @property
     def config(self):
-        match self.clock:
+        match self.schedule:
             case LinearRate(beta_min=low, beta_max=high):
                 return {"name": self.name, "beta_min": low, "beta_max": high}
             case CosineRate(s=s):
@@ -63,12 +63,12 @@ class _RateSDE(SDE):
         return super().config
 
     def __repr__(self):
-        match self.clock:
+        match self.schedule:
             case LinearRate(beta_min=low, beta_max=high):
                 return f"{type(self).__name__}(beta_min={low:g}, beta_max={high:g})"
             case CosineRate(s=s):
                 return f"{type(self).__name__}.cosine(s={s:g})"
-        return f"{type(self).__name__}(clock={type(self.clock).__name__})"
+        return f"{type(self).__name__}(schedule={type(self.schedule).__name__})"
 
 
 class VPSDE(_RateSDE):
@@ -80,23 +80,23 @@ class VPSDE(_RateSDE):
     Args:
         beta_min, beta_max: the linear rate beta(t) = beta_min + t (beta_max - beta_min), positive
             (Song et al. 2021, eq. 32, whose defaults 0.1 and 20 these are).
-        clock: another :class:`~scoresde.sde.clocks.RateClock`, instead of the linear one.
+        schedule: another :class:`~scoresde.sde.schedules.RateSchedule`, instead of the linear one.
     """
 
     name = "vp"
 
     def log_sigma(self, t):
-        return 0.5 * log1mexp(self.clock.integral(t))
+        return 0.5 * log1mexp(self.schedule.integral(t))
 
     def log_sigma_rate(self, t):
-        b = self.clock.integral(t)
-        return torch.where(b == math.inf, 0.0, 0.5 * self.clock.rate(t) / torch.expm1(b))
+        b = self.schedule.integral(t)
+        return torch.where(b == math.inf, 0.0, 0.5 * self.schedule.rate(t) / torch.expm1(b))
 
     def squared_diffusion(self, t):
-        return self.clock.rate(t)
+        return self.schedule.rate(t)
 
     def _time_of(self, log_snr):
-        return self.clock.inverse(torch.logaddexp(-log_snr, torch.zeros_like(log_snr)))
+        return self.schedule.inverse(torch.logaddexp(-log_snr, torch.zeros_like(log_snr)))
 
 
 class SubVPSDE(_RateSDE):
@@ -108,14 +108,14 @@ class SubVPSDE(_RateSDE):
     name = "subvp"
 
     def log_sigma(self, t):
-        return log1mexp(self.clock.integral(t))
+        return log1mexp(self.schedule.integral(t))
 
     def log_sigma_rate(self, t):
-        b = self.clock.integral(t)
-        return torch.where(b == math.inf, 0.0, self.clock.rate(t) / torch.expm1(b))
+        b = self.schedule.integral(t)
+        return torch.where(b == math.inf, 0.0, self.schedule.rate(t) / torch.expm1(b))
 
     def squared_diffusion(self, t):
-        return -self.clock.rate(t) * torch.expm1(-2 * self.clock.integral(t))
+        return -self.schedule.rate(t) * torch.expm1(-2 * self.schedule.integral(t))
 
     def _time_of(self, log_snr):
         log_sigma = math.log(2) - torch.nn.functional.softplus(
@@ -123,7 +123,7 @@ class SubVPSDE(_RateSDE):
         )  # sigma = 2 / (1 + sqrt(1 + 4 snr)), the positive root of snr sigma^2 + sigma - 1 = 0
         small = log_sigma < -math.log(2)
         b = torch.where(small, -torch.log1p(-log_sigma.exp()), -2 * log_sigma - log_snr)
-        return self.clock.inverse(b)
+        return self.schedule.inverse(b)
 
 
 class VESDE(SDE):
@@ -133,20 +133,20 @@ class VESDE(SDE):
     N(0, sigma_max^2 I).
 
     Args:
-        sigma_min, sigma_max: the geometric clock sigma(t) = sigma_min (sigma_max/sigma_min)^t, in units of the data
+        sigma_min, sigma_max: the geometric schedule sigma(t) = sigma_min (sigma_max/sigma_min)^t, in units of the data
             (Song et al. 2021, eq. 30). sigma(0) = sigma_min: choose it well below the data's finest detail.
-        clock: another :class:`~scoresde.sde.clocks.NoiseClock`, instead of the geometric one.
+        schedule: another :class:`~scoresde.sde.schedules.NoiseSchedule`, instead of the geometric one.
     """
 
     name = "ve"
 
-    def __init__(self, sigma_min: float = 0.01, sigma_max: float = 50.0, *, clock: NoiseClock | None = None):
-        self.clock = GeometricNoise(sigma_min, sigma_max) if clock is None else clock
+    def __init__(self, sigma_min: float = 0.01, sigma_max: float = 50.0, *, schedule: NoiseSchedule | None = None):
+        self.schedule = GeometricNoise(sigma_min, sigma_max) if schedule is None else schedule
 
     @classmethod
     def linear(cls, sigma_max: float = 80.0) -> VESDE:
         """EDM's process: sigma(t) = sigma_max t (Karras et al. 2022, where sigma itself is the time)."""
-        return cls(clock=LinearNoise(sigma_max))
+        return cls(schedule=LinearNoise(sigma_max))
 
     def log_alpha(self, t):
         return torch.zeros_like(t)
@@ -155,20 +155,20 @@ class VESDE(SDE):
         return torch.zeros_like(t)
 
     def log_sigma(self, t):
-        return self.clock.log_sigma(t)
+        return self.schedule.log_sigma(t)
 
     def log_sigma_rate(self, t):
-        return self.clock.log_sigma_rate(t)
+        return self.schedule.log_sigma_rate(t)
 
     def squared_diffusion(self, t):
-        return self.clock.variance_rate(t)
+        return self.schedule.variance_rate(t)
 
     def _time_of(self, log_snr):
-        return self.clock.inverse(-0.5 * log_snr)
+        return self.schedule.inverse(-0.5 * log_snr)
 
     @property
     def config(self):
-        match self.clock:
+        match self.schedule:
             case GeometricNoise(sigma_min=low, sigma_max=high):
                 return {"name": "ve", "sigma_min": low, "sigma_max": high}
             case LinearNoise(sigma_max=high):
@@ -176,12 +176,12 @@ class VESDE(SDE):
         return super().config
 
     def __repr__(self):
-        match self.clock:
+        match self.schedule:
             case GeometricNoise(sigma_min=low, sigma_max=high):
                 return f"VESDE(sigma_min={low:g}, sigma_max={high:g})"
             case LinearNoise(sigma_max=high):
                 return f"VESDE.linear(sigma_max={high:g})"
-        return f"VESDE(clock={type(self.clock).__name__})"
+        return f"VESDE(schedule={type(self.schedule).__name__})"
 
 
 class FlowSDE(SDE):

@@ -10,8 +10,8 @@ import math
 
 import torch
 
+from scoresde.checks import positive
 from scoresde.errors import ArgumentError, DataError, ShapeError
-from scoresde.sde.clocks import positive
 from scoresde.sde.discrete import NCSN
 from scoresde.sde.families import VESDE
 

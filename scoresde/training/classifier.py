@@ -11,18 +11,18 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from scoresde.checks import whole
 from scoresde.data import Data
 from scoresde.data.batches import Batches
 from scoresde.errors import ArgumentError, CheckpointError, DataError, NonFiniteError, ScoreSDEError, ShapeError
 from scoresde.files import atomic_folder, load_tensors, read_json, save_tensors
 from scoresde.models import Moments
-from scoresde.models.guidance import of_class
+from scoresde.models.conditions import of_class
 from scoresde.models.predictions import total_std
 from scoresde.nets import build_net
-from scoresde.sampling.grids import check_steps
 from scoresde.sde import SDE, build_sde
 from scoresde.training.ema import EMA
-from scoresde.training.times import UniformTime
+from scoresde.training.time_sampling import UniformTime
 
 FORMAT = "scoresde-classifier-1"
 FILES = ("config.json", "model.safetensors")
@@ -34,10 +34,10 @@ class NoiseAwareClassifier(nn.Module):
 
     ``classifier(x_t, t, y)``: x_t ``(B, *D)``, t ``(B,)`` or ``()``, y ``(B,)`` int64, to log p(y | x_t) ``(B,)`` (0
     where y = -1, "no class"); without y all classes' log p ``(B, K)``. It is what
-    :func:`~scoresde.models.classifier_guidance` takes, and :func:`fit_classifier` makes one.
+    :func:`~scoresde.guidance.classifier_guidance` takes, and :func:`fit_classifier` makes one.
 
     Args:
-        net: ``net(x (B, n), label (B,))`` to logits ``(B, K)``, x flattened.
+        net: ``net(x (B, n), time_input (B,))`` to logits ``(B, K)``, x flattened.
         sde: the process that x_t comes from.
         data_std: the standard deviation s_d of the data.
 
@@ -55,10 +55,10 @@ class NoiseAwareClassifier(nn.Module):
     def logits(self, x_t: Tensor, t: float | Tensor) -> Tensor:
         """The network's output ``(B, K)``, log p(y | x_t) up to a number a sample."""
         level = self.sde.level(t, x_t)
-        label = torch.as_tensor(level.log_snr, dtype=torch.promote_types(x_t.dtype, torch.float32))
+        time_input = torch.as_tensor(level.log_snr, dtype=torch.promote_types(x_t.dtype, torch.float32))
         scaled = (x_t / total_std(level.alpha, level.sigma, self.data_std)).reshape(len(x_t), -1)
         dtype = next(self.parameters()).dtype
-        logits = self.net(scaled.to(dtype), label.to(x_t.device).expand(len(x_t)))
+        logits = self.net(scaled.to(dtype), time_input.to(x_t.device).expand(len(x_t)))
         if logits.ndim != 2 or len(logits) != len(x_t):
             raise ShapeError("net's output", tuple(logits.shape), f"({len(x_t)}, K) logits")
         return logits.to(x_t.dtype)
@@ -136,7 +136,7 @@ def fit_classifier(
     """
     if data.labels is None:
         raise DataError("data", f"{data.name!r}, without labels", "labelled data")
-    check_steps(steps)
+    whole("steps", steps)
     if not 0 < lr < math.inf:
         raise ArgumentError("lr", lr, "a positive number")
     if generator is None:

@@ -11,10 +11,11 @@ from torch import Tensor
 
 from scoresde.errors import ArgumentError, DTypeError, ShapeError
 from scoresde.models import Model
-from scoresde.sampling.flow import flat
+from scoresde.models.conditions import Condition
+from scoresde.random import randn
 from scoresde.sde import Level
-from scoresde.sde.times import randn
-from scoresde.training.times import TimeSampling, refuse_state, resolve_time_sampling
+from scoresde.sde.tensors import flat
+from scoresde.training.time_sampling import TimeSampling, refuse_state, resolve_time_sampling
 from scoresde.training.weightings import Weighting, resolve_weighting
 
 
@@ -45,10 +46,10 @@ class Objective(ABC):
     """``objective(model, x0, cond=None, generator=None)`` is a loss per sample ``(B,)``; its mean is minimised."""
 
     @abstractmethod
-    def terms(self, model: Model, x0: Tensor, cond: Mapping[str, Tensor] | None = None, generator=None) -> Terms:
+    def terms(self, model: Model, x0: Tensor, cond: Condition = None, generator=None) -> Terms:
         """The loss of data x0 ``(B, *D)`` and the times it was found at."""
 
-    def __call__(self, model: Model, x0: Tensor, cond: Mapping[str, Tensor] | None = None, generator=None) -> Tensor:
+    def __call__(self, model: Model, x0: Tensor, cond: Condition = None, generator=None) -> Tensor:
         """The loss ``(B,)`` of data x0 ``(B, *D)``; ``cond`` holds tensors ``(B, ...)`` that are the network's.
 
         All randomness comes from ``generator``, a torch.Generator or a list of them, one a sample.
@@ -71,8 +72,8 @@ class TimedObjective(Objective):
     """An objective that draws a time and noise for each sample.
 
     Args:
-        time_sampling: a name in :data:`~scoresde.training.times.TIME_SAMPLINGS`, a
-            :class:`~scoresde.training.times.TimeSampling`, or a number: one fixed time. The mean over uniform t does
+        time_sampling: a name in :data:`~scoresde.training.time_sampling.TIME_SAMPLINGS`, a
+            :class:`~scoresde.training.time_sampling.TimeSampling`, or a number: one fixed time. The mean over uniform t does
             not depend on it (``"levels"`` and ``"loss-aware"`` average over discrete levels instead).
         t_min, t_max: ends; None takes the default for the SDE.
     """
@@ -156,7 +157,7 @@ class DenoisingScoreMatching(ScoreMatching):
             ``"theorem-1"``, the variational bound of DDIM's family (D4); or your own, see :class:`ScoreMatching`.
         time_sampling: ``"low-discrepancy"``, ``"uniform"``, ``"log-snr"`` (the importance sampling of the likelihood
             weighting), ``"log-normal"`` (EDM's), ``"levels"`` (those of a DDPM or an NCSN), ``"loss-aware"``, a
-            :class:`~scoresde.training.times.TimeSampling` or a fixed time. None takes what suits the weighting.
+            :class:`~scoresde.training.time_sampling.TimeSampling` or a fixed time. None takes what suits the weighting.
         t_min, t_max: ends; None takes the default for the SDE.
     """
 
@@ -192,7 +193,7 @@ class ExplicitScoreMatching(ScoreMatching):
         self.target = target
 
     def error(self, model, at, cond, generator):
-        target = self.target if self.target.sde is model.sde else self.target.under(model.sde)
+        target = self.target if self.target.sde is model.sde else self.target.with_sde(model.sde)
         with torch.no_grad():
             eps = target.estimate(at.x_t, at.level, cond).eps
         return flat(eps - model.estimate(at.x_t, at.level, cond).eps).square().sum(1)

@@ -9,15 +9,15 @@ import torch
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from scoresde.checks import whole
 from scoresde.errors import ArgumentError, UnknownNameError
 from scoresde.models import Model
 from scoresde.models.predictions import total_std
-from scoresde.sampling.flow import flat
-from scoresde.sampling.grids import check_steps
+from scoresde.random import rand, randn
 from scoresde.sde import Level
-from scoresde.sde.times import rand, randn
+from scoresde.sde.tensors import flat
 from scoresde.training.objectives import Perturbed, ScoreMatching
-from scoresde.training.times import TimeSampling
+from scoresde.training.time_sampling import TimeSampling
 from scoresde.training.weightings import Weighting
 
 DISTRIBUTIONS = ("sphere", "rademacher", "gaussian")
@@ -162,7 +162,7 @@ class SlicedScoreMatching(_Stein):
         if not step > 0:
             raise ArgumentError("step", step, "a positive number, in units of sigma")
         super().__init__(control, weighting, time_sampling, t_min, t_max)
-        self.projections = check_steps(projections, "projections")
+        self.projections = whole("projections", projections)
         self.distribution, self.form, self.step = distribution, form, float(step)
 
     def moments(self, model, at, cond, learning, generator):

@@ -19,15 +19,16 @@ from scoresde.data.batches import BatchStream, stream_batches
 from scoresde.data.loading import Reader
 from scoresde.errors import ArgumentError, CheckpointError, NonFiniteError, UnknownNameError
 from scoresde.models import ScoreModel
-from scoresde.sampling.grids import time_range
+from scoresde.models.conditions import Condition
+from scoresde.random import ShardedGenerator, rand
 from scoresde.sde import SDE
-from scoresde.sde.times import Share, rand
+from scoresde.sde.grids import time_range
 from scoresde.training.checkpoints import latest_checkpoint, load_checkpoint, save_checkpoint, sweep
 from scoresde.training.distributed import Agreement, Ranks
 from scoresde.training.ema import EMA, check_half_lives
 from scoresde.training.muon import Muon, hidden_weights
-from scoresde.training.network import PRECISIONS, training_view
 from scoresde.training.objectives import DenoisingScoreMatching, Objective, Terms
+from scoresde.training.precision import PRECISIONS, training_view
 
 DEVICES = ("auto", "cpu", "cuda", "mps")
 OPTIMIZERS = ("adam", "muon")
@@ -186,7 +187,7 @@ class _Loss(nn.Module):
         super().__init__()
         self.model, self.objective = model, objective
 
-    def forward(self, x0: Tensor, cond: Mapping[str, Tensor] | None, generator: torch.Generator) -> Terms:
+    def forward(self, x0: Tensor, cond: Condition, generator: torch.Generator) -> Terms:
         return self.objective.terms(self.model, x0, cond, generator)
 
 
@@ -250,10 +251,10 @@ class Trainer:
         step, seconds_trained: optimiser steps done, and the time spent in them.
         ema: the averaged weights; :meth:`averaged_model` puts them to use.
         ranks: this process among those of the run.
-        clock: what measures that time, in seconds; a subclass may count the processor's instead.
+        timer: what measures that time, in seconds; a subclass may count the processor's instead.
     """
 
-    clock = staticmethod(time.perf_counter)
+    timer = staticmethod(time.perf_counter)
 
     def __init__(
         self,
@@ -291,7 +292,7 @@ class Trainer:
         )
         self.optimizers = [adam, Muon(kernels, config.lr)] if kernels else [adam]
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=config.precision == "float16")
-        self.generator = Share(self.device if self._fused else "cpu")
+        self.generator = ShardedGenerator(self.device if self._fused else "cpu")
         self.generator.manual_seed(config.seed)
         self.batch_generator = torch.Generator().manual_seed(config.seed + 1)
         if self.ranks.rank:  # what the network draws itself, such as dropout, differs between processes
@@ -373,16 +374,16 @@ class Trainer:
         config, tally, spent = self.config, _Tally(), self.seconds_trained
         agreement = Agreement(self.ranks, spent)
         at_once = self.device.type == "cpu" and not self.scaler.is_enabled()  # elsewhere, asking waits for the device
-        clock, since, saved = time.perf_counter(), self.step, self.step
+        logged_at, since, saved = time.perf_counter(), self.step, self.step
         while not self.finished:
             stopping, self.seconds_trained = agreement.ask(self._stop, spent)
             if stopping or self.finished:
                 break
-            begun, lr = self.clock(), self.learning_rate(self.step)
+            begun, lr = self.timer(), self.learning_rate(self.step)
             tally.add(*self._one_step(next(self._batches), lr))
             norm = tally.new[-1][-1]
             self.step += 1
-            spent += self.clock() - begun
+            spent += self.timer() - begun
             if self.ranks.world == 1:
                 self.seconds_trained = spent
             last = self.finished
@@ -393,7 +394,7 @@ class Trainer:
             if due:
                 self._measure(held_out)
             if log:
-                rate = (self.step - since) / (time.perf_counter() - clock)
+                rate = (self.step - since) / (time.perf_counter() - logged_at)
                 steps = config.steps if config.minutes is None else max(self.step, self._steps_that_fit())
                 left = (steps - self.step) / rate
                 totals = tally.totals(self.model.sde)
@@ -406,7 +407,7 @@ class Trainer:
                     held_out=self.held_out,
                     **totals,
                 )
-                tally, clock, since = _Tally(), time.perf_counter(), self.step
+                tally, logged_at, since = _Tally(), time.perf_counter(), self.step
             if due:
                 self.save()
                 saved = self.step

@@ -8,12 +8,12 @@ import torch
 from torch import Tensor
 
 from scoresde.errors import ArgumentError, UnknownNameError
-from scoresde.likelihood.bounds import EXPONENTS, discretised_gaussian, step_kl
 from scoresde.models import Estimate, Model
-from scoresde.sampling.flow import flat, state_dtype
+from scoresde.models.kernels import EXPONENTS, discretised_gaussian, step_kl
 from scoresde.sde import SDE
+from scoresde.sde.tensors import flat, state_dtype
 from scoresde.training.objectives import Perturbed, TimedObjective
-from scoresde.training.times import LevelGrid, Levels, LossAware, TimeSampling
+from scoresde.training.time_sampling import LevelGrid, Levels, LossAware, TimeSampling
 
 VARIANCES = (*EXPONENTS, None)
 LEVEL_SAMPLINGS = {"levels": Levels, "loss-aware": LossAware}
@@ -35,7 +35,7 @@ class VLB(TimedObjective):
     Args:
         variance: of p_theta, a name of P7: ``"learned"``, ``"posterior"`` (beta~) or ``"forward"`` (beta). None is
             learned where the model has it, ``"posterior"`` elsewhere.
-        time_sampling: ``"loss-aware"``, ``"levels"`` or a :class:`~scoresde.training.times.Levels`, which counts the
+        time_sampling: ``"loss-aware"``, ``"levels"`` or a :class:`~scoresde.training.time_sampling.Levels`, which counts the
             levels of a process that has none of its own.
         t_min, t_max: the levels between them are drawn; None sets no bound.
 
@@ -91,8 +91,8 @@ class VLB(TimedObjective):
         log_std = log_std.to(wide) if isinstance(log_std, Tensor) else x0.new_full((), log_std, dtype=wide)
         data = x0.to(wide)
         mean = torch.where(first.reshape(-1, *(1,) * (x0.ndim - 1)), mean.to(wide), data)
-        scaling = getattr(model, "scaling", None)
-        if scaling is not None and scaling.levels is not None:
+        scaling = model.scaling
+        if scaling is not None and scaling.num_values is not None:
             return discretised_gaussian(scaling.to_raw(x0), mean, log_std.exp(), scaling).to(x0.dtype)
         z = (data - mean) * torch.exp(-log_std)
         return flat(0.5 * z.square() + log_std + 0.5 * math.log(2 * math.pi)).sum(1).to(x0.dtype)
@@ -118,7 +118,7 @@ class HybridVLB(VLB):
 
     Args:
         weight: w.
-        time_sampling: ``"levels"``, ``"loss-aware"`` or a :class:`~scoresde.training.times.Levels`.
+        time_sampling: ``"levels"``, ``"loss-aware"`` or a :class:`~scoresde.training.time_sampling.Levels`.
         t_min, t_max: the levels between them are drawn; None sets no bound.
 
     Raises:

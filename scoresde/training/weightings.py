@@ -10,11 +10,11 @@ import torch
 from torch import Tensor
 
 from scoresde.errors import ArgumentError, UnknownNameError
-from scoresde.likelihood.bounds import ddim_weight
 from scoresde.models import Model
+from scoresde.models.kernels import ddim_weight
 from scoresde.sde import SDE
-from scoresde.sde.clocks import Table
-from scoresde.training.times import (
+from scoresde.sde.schedules import Table
+from scoresde.training.time_sampling import (
     LevelGrid,
     Levels,
     LogNormal,
@@ -114,7 +114,7 @@ class EDM(Weighting):
     """EDM's loss: (r^2 + s_d^2)/(r s_d)^2 on the error of x_0, r = sigma/alpha, log r ~ N(P_mean, P_std^2).
 
     On the error of eps it is w = (r^2 + s_d^2)/s_d^2 times the density of t under that law; with its own time sampling,
-    :class:`~scoresde.training.times.LogNormal`, the density cancels (up to the mass beyond t_min and t_max) and each
+    :class:`~scoresde.training.time_sampling.LogNormal`, the density cancels (up to the mass beyond t_min and t_max) and each
     draw counts as in the paper: every level starts with the same loss. Source: Karras et al. (2022, table 1).
 
     Args:
@@ -139,7 +139,7 @@ class EDM(Weighting):
         return f"EDM(P_mean={self.law.P_mean:g}, P_std={self.law.P_std:g}, data_std={self.data_std})"
 
 
-class Theorem1(Weighting):
+class DDIMVariational(Weighting):
     r"""w = N gamma_i at level i of N: the loss is the variational objective J of DDIM's q_eta, up to a constant (D4).
 
     gamma_i |eps - eps_theta|^2 = KL(q_eta(x_{i-1} | x_i, x_0) || q_eta(x_{i-1} | x_i, f_theta)), the closed form of
@@ -176,7 +176,7 @@ class Theorem1(Weighting):
         return self.levels
 
     def __repr__(self):
-        return f"Theorem1(eta={self.eta:g}, count={self.levels.count})"
+        return f"DDIMVariational(eta={self.eta:g}, count={self.levels.count})"
 
 
 class _Given(Weighting):
@@ -196,7 +196,7 @@ WEIGHTINGS: dict[str, type[Weighting]] = {
     "sigmoid": Sigmoid,
     "min-snr": MinSNR,
     "edm": EDM,
-    "theorem-1": Theorem1,
+    "theorem-1": DDIMVariational,
 }
 
 

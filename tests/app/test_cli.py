@@ -16,20 +16,14 @@ import torch
 from runs_for_tests import QUICK_SCORES, TINY, TINY_POINTS, error, invoke, train
 
 import scoresde
-from scoresde import (
-    DPMSolver,
-    NoiseAwareClassifier,
-    ScoreModel,
-    classifier_free_guidance,
-    classifier_guidance,
-    load_data,
-    sample,
-)
+from scoresde import DPMSolver, ScoreModel, load_data, sample
 from scoresde.app import baselines, pages
 from scoresde.app.runs import RunFolder
 from scoresde.data import from_array
 from scoresde.files import load_tensors
-from scoresde.sde.times import streams
+from scoresde.guidance import classifier_free_guidance, classifier_guidance
+from scoresde.random import spawn_generators
+from scoresde.training import NoiseAwareClassifier
 
 
 @pytest.fixture(scope="module")
@@ -130,7 +124,7 @@ def test_likelihood_lists_every_item(run):
 def test_a_model_of_bin_centres_is_scored_by_the_noise_it_was_trained_for(tmp_path):
     train(tmp_path / "run", "--set", "train.dequantization=truncated-normal", steps=2)
     model = RunFolder.open(tmp_path / "run").model()
-    t_min = model.sde.time_of(scoresde.TruncatedNormal().log_snr(model.scaling)).item()
+    t_min = model.sde.time_of(scoresde.data.TruncatedNormal().log_snr(model.scaling)).item()
     assert f"t_min = {t_min:.3g}" in invoke("likelihood", tmp_path / "run", "-n", 2, *QUICK_SCORES).output
 
 
@@ -220,7 +214,7 @@ def test_another_process_is_one_option(tmp_path, sde):
 
 @pytest.mark.parametrize("predicts", ["noise", "velocity"])
 def test_time_as_label(tmp_path, predicts):
-    train(tmp_path / "run", "--set", "model.label=time", "--set", f"model.predicts={predicts}", steps=2)
+    train(tmp_path / "run", "--set", "model.time_input=time", "--set", f"model.predicts={predicts}", steps=2)
     assert RunFolder.open(tmp_path / "run").model().net.config["embedding_scale"] == 1000.0
 
 
@@ -243,7 +237,7 @@ def test_guidance_from_the_command_line(tmp_path):
     invoke("sample", run, *settings, "--guidance", 2)
     found = torch.from_numpy(np.load(run / "samples-dpm.npz")["x"])
     model = classifier_free_guidance(RunFolder.open(run).model(), 2.0)
-    generators = streams(torch.Generator().manual_seed(0), 3)
+    generators = spawn_generators(torch.Generator().manual_seed(0), 3)
     cond = {"y": torch.full((3,), 3)}
     expected = sample(model, (3, 1, 8, 8), DPMSolver(), 4, cond=cond, generator=generators)
     assert torch.equal(found, expected)
@@ -253,7 +247,7 @@ def test_guidance_from_the_command_line(tmp_path):
     invoke("sample", run, *settings, "--guidance", 2, "--interval", -3, 4, "--rescale", 0.5)
     found = torch.from_numpy(np.load(run / "samples-dpm.npz")["x"])
     model = classifier_free_guidance(RunFolder.open(run).model(), 2.0, (-3.0, 4.0), 0.5)
-    generators = streams(torch.Generator().manual_seed(0), 3)
+    generators = spawn_generators(torch.Generator().manual_seed(0), 3)
     assert torch.equal(found, sample(model, (3, 1, 8, 8), DPMSolver(), 4, cond=cond, generator=generators))
     assert "low < high" in error("sample", run, "--guidance", 2, "--interval", 4, -3)
     assert "sample.rescale" in error("sample", run, "--guidance", 2, "--rescale", 1.5)
@@ -273,7 +267,7 @@ def test_a_classifier_is_trained_and_guides(run, tmp_path):
     found = np.load(run / "samples-dpm.npz")
     assert found["labels"].tolist() == [3, 3, 3]
     model = classifier_guidance(RunFolder.open(run).model(), classifier, 2.0)
-    generators, cond = streams(torch.Generator().manual_seed(0), 3), {"y": torch.full((3,), 3)}
+    generators, cond = spawn_generators(torch.Generator().manual_seed(0), 3), {"y": torch.full((3,), 3)}
     expected = sample(model, (3, 1, 8, 8), DPMSolver(), 4, cond=cond, generator=generators)
     assert torch.equal(torch.from_numpy(found["x"]), expected)
     assert "0 to 9" in error("sample", run, *settings, "--label", 10)
@@ -307,7 +301,10 @@ def test_the_report_of_a_conditional_run_has_a_row_a_class(tmp_path, monkeypatch
     assert (run / "pictures" / "classes.png").is_file()
     assert list(drawn[0]) == [str(k) for k in range(10)]
     model = classifier_free_guidance(RunFolder.open(run).model(), 2.0)
-    generators, cond = streams(torch.Generator().manual_seed(0), 20), {"y": torch.arange(10).repeat_interleave(2)}
+    generators, cond = (
+        spawn_generators(torch.Generator().manual_seed(0), 20),
+        {"y": torch.arange(10).repeat_interleave(2)},
+    )
     expected = sample(model, (20, 1, 8, 8), DPMSolver(), 3, cond=cond, generator=generators)
     np.testing.assert_allclose(np.concatenate(list(drawn[0].values())), load_data("digits")[0].to_image(expected))
 

@@ -133,7 +133,11 @@ def test_arrows_point_along_the_vectors():
         (lambda: plots.image_grid(np.zeros((8, 8))), ShapeError, "images"),
         (lambda: plots.image_grid(np.zeros((0, 1, 8, 8))), ShapeError, "images"),
         (lambda: plots.image_grid(np.zeros((2, 2, 8, 8))), ShapeError, "images"),
-        (lambda: plots.image_grid(np.full((1, 1, 2, 2), np.nan)), ArgumentError, "images: got 4 non-finite"),
+        (
+            lambda: plots.image_grid(np.full((1, 1, 2, 2), np.nan)),
+            ArgumentError,
+            "`images` must be .*, got 4 non-finite",
+        ),
         (lambda: plots.image_grid(IMAGES, columns=0), ArgumentError, "columns"),
         (lambda: plots.image_grid(IMAGES, captions=["a"]), ArgumentError, "captions"),
         (lambda: plots.image_grid("text"), ArgumentError, "images"),

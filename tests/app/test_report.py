@@ -136,11 +136,11 @@ def test_numeric_columns_are_flush_right(report):
 
 def test_bad_input_is_named():
     report = Report("t")
-    with pytest.raises(ArgumentError, match="png: got 3 bytes"):
+    with pytest.raises(ArgumentError, match="`png` must be .*, got 3 bytes"):
         report.figure(b"GIF", "c", "a")
     with pytest.raises(ArgumentError, match="alt"):
         report.figure(PICTURES[0], "c", " ")
-    with pytest.raises(ArgumentError, match=r"rows\[1\]: got 1 cells"):
+    with pytest.raises(ArgumentError, match=r"`rows\[1\]` must be .*, got 1 cells"):
         report.table(["a", "b"], [[1, 2], [3]], "c")
 
 

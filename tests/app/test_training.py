@@ -22,7 +22,7 @@ from scoresde.training.checkpoints import latest_checkpoint, load_checkpoint
 def images(tmp_path):
     """60 images of 8-bit noise in a file, and their classes in another."""
     g = np.random.default_rng(0)
-    np.save(tmp_path / "x.npy", g.integers(0, 256, (60, 8, 8), dtype=np.uint8))
+    np.save(tmp_path / "x.npy", g.wholes(0, 256, (60, 8, 8), dtype=np.uint8))
     np.save(tmp_path / "y.npy", np.arange(60) % 3)
     return tmp_path / "x.npy", tmp_path / "y.npy"
 

@@ -5,7 +5,7 @@ import csv
 import torch
 
 from benchmarks import classes
-from scoresde import Classification
+from scoresde.likelihood import Classification
 
 
 def test_it_writes_its_tables(tmp_path):

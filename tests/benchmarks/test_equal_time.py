@@ -103,7 +103,7 @@ class Constant(trainers.Peer):
         raise NotImplementedError
 
     def score_model(self):
-        return ScoreModel(self.net, DDPM([0.1] * 10), label="ddpm", scaling=self.scaling)
+        return ScoreModel(self.net, DDPM([0.1] * 10), time_input="ddpm", scaling=self.scaling)
 
     def own_samples(self, n, calls):
         return self.net.weight.detach().expand(n, *self.shape)
@@ -115,7 +115,7 @@ class Constant(trainers.Peer):
 def test_a_peer_has_the_moments_and_scale_of_its_own_units():
     """2 raw/255 - 1 at the middle of a bin, where ours has 2 (raw + 1/2)/256 - 1."""
     raw = torch.randint(256, (50, 1, 2, 3), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
-    data, peer = Data("noise", raw, levels=256), Constant((1, 2, 3))
+    data, peer = Data("noise", raw, num_values=256), Constant((1, 2, 3))
     x = peer.scaling.bin_centres(raw, torch.float64)
     torch.testing.assert_close(x, 2 * raw.double() / 255 - 1)
     assert torch.equal(peer.scaling.to_raw(x), raw.long())

@@ -82,7 +82,7 @@ def test_a_classifier_learns_is_kept_and_gives_features(tmp_path):
     raw = torch.randint(0, 80, (256, 1, 8, 8), generator=torch.Generator().manual_seed(0))
     raw[labels == 0, :, :4] += 150
     raw[labels == 1, :, 4:] += 150
-    data = Data("halves", raw, labels, levels=256)
+    data = Data("halves", raw, labels, num_values=256)
     made = fit_classifier(data, epochs=6, batch=32)
     assert accuracy(made, data) == (1.0, 0.0)
     made.save(tmp_path / "classifier", epochs=6)
@@ -99,7 +99,7 @@ def test_a_classifier_learns_is_kept_and_gives_features(tmp_path):
 
 def test_a_classifier_needs_labels_and_a_whole_folder(tmp_path):
     with pytest.raises(DataError, match="labelled images"):
-        fit_classifier(Data("bare", torch.zeros(4, 1, 8, 8, dtype=torch.uint8), levels=256))
+        fit_classifier(Data("bare", torch.zeros(4, 1, 8, 8, dtype=torch.uint8), num_values=256))
     with pytest.raises(CheckpointError, match=r"classifier\.json"):
         Classifier.load(tmp_path)
     (tmp_path / "classifier.json").write_text('{"config": {"shape": [1, 8, 8]}}')
@@ -117,4 +117,4 @@ def test_spoiled_images():
     assert soft[1].eq(200).all()
     flat = torch.full((40, 1, 28, 28), 128, dtype=torch.uint8)
     assert noisy(flat, std=16.0).double().std().item() == pytest.approx(16.0, rel=0.02)
-    assert noisy(raw, levels=201).max() <= 200
+    assert noisy(raw, num_values=201).max() <= 200

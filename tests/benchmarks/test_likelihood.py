@@ -8,7 +8,8 @@ import torch
 
 from benchmarks import common, likelihood
 from benchmarks.quality import Counted, mixture
-from scoresde import VPSDE, ResidualMLP, Scaling, ScoreModel
+from scoresde import VPSDE, ResidualMLP, ScoreModel
+from scoresde.data import Scaling
 from scoresde.errors import UnknownNameError
 from scoresde.models import Moments
 
@@ -22,7 +23,7 @@ def stub(*_):
     """A network that was not trained, and images of 2 x 2 pixels, 16 levels."""
     g = torch.Generator().manual_seed(0)
     raw = torch.randint(0, 16, (40, 1, 2, 2), generator=g)
-    scaling = Scaling.for_levels(16)
+    scaling = Scaling.for_integers(16)
     torch.manual_seed(0)
     net = ResidualMLP((1, 2, 2), width=8, blocks=1)
     return ScoreModel(

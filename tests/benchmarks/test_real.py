@@ -9,7 +9,8 @@ import pytest
 import torch
 
 from benchmarks import real
-from scoresde import VPSDE, Data, GaussianMixture, Scaling
+from scoresde import VPSDE, Data, GaussianMixture
+from scoresde.data import Scaling
 from scoresde.errors import ArgumentError, DataError, RunFolderError, UnknownNameError
 
 THREADS = ["--threads", str(torch.get_num_threads())]
@@ -32,7 +33,7 @@ def fashion(tmp_path_factory):
     folder, generator = tmp_path_factory.mktemp("idx"), np.random.default_rng(0)
     for part, n in (("train", 48), ("t10k", 32)):
         labels = np.arange(n, dtype=np.uint8) % 2
-        images = generator.integers(0, 100, (n, 8, 8), dtype=np.uint8)
+        images = generator.wholes(0, 100, (n, 8, 8), dtype=np.uint8)
         images[labels == 0, :4] += 150
         images[labels == 1, 4:] += 150
         write_idx(folder / f"{part}-images-idx3-ubyte", images)
@@ -83,9 +84,9 @@ def test_a_part_is_run_again_and_another_run_is_compared(run, fashion, tmp_path,
     assert row["value"] == pytest.approx((ours - theirs).mean())
     assert row["stderr"] == pytest.approx((ours - theirs).std(ddof=1) / 6**0.5)
     assert first["frechet"]["real"] == second["frechet"]["real"]
-    with pytest.raises(ArgumentError, match=r"--out: got .*train\.seed = 1"):
+    with pytest.raises(ArgumentError, match=r"`--out` must be .*, got .*train\.seed = 1"):
         real.main([*options, *TINY])
-    with pytest.raises(ArgumentError, match=r"--out: got .*data\.source = "):
+    with pytest.raises(ArgumentError, match=r"`--out` must be .*, got .*data\.source = "):
         real.main(["--out", str(other), "--data", "elsewhere", *THREADS])
 
 
@@ -94,8 +95,8 @@ def test_figures_do_not_depend_on_the_batch_and_are_paired(fashion):
     _, test = real.load(fashion)
     mean = test.moments()[0].flatten()[None]
     model = GaussianMixture(mean, torch.tensor(0.09)).model(VPSDE())
-    image = Data("image", test.raw.flatten(1), levels=256)
-    settings = {"calls": 30, "scaling": Scaling.for_levels(256)}
+    image = Data("image", test.raw.flatten(1), num_values=256)
+    settings = {"calls": 30, "scaling": Scaling.for_integers(256)}
     whole = real.likelihood(model, image.raw[:8], batch=8, **settings)
     part = real.likelihood(model, image.raw[:5], batch=2, **settings)
     assert torch.allclose(part.bits, whole.bits[:5], atol=1e-6)
@@ -136,7 +137,7 @@ def test_mistakes_are_named(fashion, tmp_path):
         real.main(["--data", str(tmp_path), *THREADS])
     with pytest.raises(UnknownNameError, match="did you mean 'frechet'"):
         real.main(["--parts", "frechett"])
-    with pytest.raises(ArgumentError, match="--images: got 1"):
+    with pytest.raises(ArgumentError, match="`--images` must be .*, got 1"):
         real.main(["--images", "1"])
     with pytest.raises(RunFolderError, match="does not exist"):
         real.main(["--data", str(fashion), "--out", str(tmp_path / "none"), "--parts", "sheet", *THREADS])

@@ -13,7 +13,7 @@ def generator(seed=0):
 
 
 def counted(n=23):
-    return Data("count", torch.arange(n)[:, None], torch.arange(n), levels=n)
+    return Data("count", torch.arange(n)[:, None], torch.arange(n), num_values=n)
 
 
 def labels(batches, count):
@@ -40,7 +40,7 @@ def test_batches_are_always_full_and_their_labels_fit(size):
 
 
 def test_dequantisation_is_fresh_each_time():
-    batches = Batches(Data("one", torch.tensor([[3]]), levels=4), 1, generator())
+    batches = Batches(Data("one", torch.tensor([[3]]), num_values=4), 1, generator())
     assert len({float(next(batches)["x"]) for _ in range(50)}) > 45
 
 
@@ -96,9 +96,9 @@ def test_data_also_suits_a_data_loader():
 
 def test_bad_arguments_are_refused():
     for bad in (0, -1, 2.0, True):
-        with pytest.raises(ArgumentError, match="batch_size: got"):
+        with pytest.raises(ArgumentError, match="`batch_size` must be .*, got"):
             Batches(counted(), bad, generator())
-    with pytest.raises(ArgumentError, match="generator: got int"):
+    with pytest.raises(ArgumentError, match="`generator` must be .*, got int"):
         Batches(counted(), 2, 7)
     with pytest.raises(DataError, match="an empty dataset"):
         Batches([], 2, generator())
@@ -112,7 +112,7 @@ def test_bad_arguments_are_refused():
 
 def test_half_of_the_images_are_mirrored_by_the_seed_and_the_shares_are_those_of_the_whole():
     raw = torch.arange(24, dtype=torch.uint8).reshape(4, 1, 2, 3)
-    data = from_array(raw.numpy(), levels=24)
+    data = from_array(raw.numpy(), num_values=24)
 
     def batches(**settings):
         return Batches(data, 64, torch.Generator().manual_seed(0), **settings)

@@ -10,7 +10,7 @@ from scoresde.errors import ArgumentError, DTypeError
 from scoresde.sde import VESDE, VPSDE
 
 K = 32
-SCALING = Scaling.for_levels(K)
+SCALING = Scaling.for_integers(K)
 RAW = torch.randint(0, K, (6, 1, 2, 3), generator=torch.Generator().manual_seed(0))
 
 
@@ -20,7 +20,7 @@ def generator(seed=0):
 
 def level(dequantization, sde=None):
     sde = VPSDE() if sde is None else sde
-    return sde.levels(sde.time_of(dequantization.log_snr(SCALING)).reshape(1))[0]
+    return sde.num_values(sde.time_of(dequantization.log_snr(SCALING)).reshape(1))[0]
 
 
 def test_uniform_noise_is_the_scalings():
@@ -69,7 +69,7 @@ def test_the_weight_makes_the_mass_of_the_bin():
 
 def test_three_standard_deviations_of_256_levels_begin_at_the_published_log_snr():
     """Kingma et al. (2021) and Zheng et al. (2023): about 13.3."""
-    assert TruncatedNormal().log_snr(Scaling.for_levels(256)) == pytest.approx(13.3, abs=0.02)
+    assert TruncatedNormal().log_snr(Scaling.for_integers(256)) == pytest.approx(13.3, abs=0.02)
 
 
 def test_a_process_that_never_gets_so_clean_truncates_more():

@@ -13,7 +13,7 @@ from scoresde.data import from_array, load_array, load_idx, load_idx_folder, loa
 from scoresde.errors import ArgumentError, DataError, DTypeError, UnknownNameError
 
 rng = np.random.default_rng(0)
-BYTES = rng.integers(0, 256, (6, 5, 4), dtype=np.uint8)
+BYTES = rng.wholes(0, 256, (6, 5, 4), dtype=np.uint8)
 
 
 # arrays
@@ -24,9 +24,9 @@ BYTES = rng.integers(0, 256, (6, 5, 4), dtype=np.uint8)
     [((6, 5, 4), (1, 5, 4)), ((6, 5, 7, 3), (3, 5, 7)), ((6, 3, 5, 4), (3, 5, 4)), ((6, 9), (9,)), ((6,), (1,))],
 )
 def test_byte_arrays_become_channels_first(shape, expected):
-    array = rng.integers(0, 256, shape, dtype=np.uint8)
+    array = rng.wholes(0, 256, shape, dtype=np.uint8)
     data = from_array(array)
-    assert (data.shape, data.levels) == (expected, 256)
+    assert (data.shape, data.num_values) == (expected, 256)
     back = data.raw.permute(0, 2, 3, 1) if shape == (6, 5, 7, 3) else data.raw.reshape(shape)
     assert np.array_equal(back.numpy(), array)
 
@@ -36,18 +36,18 @@ def test_float_arrays_are_kept_as_they_are(dtype, tmp_path):
     array = rng.standard_normal((8, 5, 6)).astype(dtype)
     np.save(tmp_path / "a.npy", array)
     data = load_array(tmp_path / "a.npy")
-    assert (data.levels, data.shape, data.name) == (None, (5, 6), "a")
+    assert (data.num_values, data.shape, data.name) == (None, (5, 6), "a")
     assert np.array_equal(data.raw.numpy(), array)
 
 
 def test_levels_of_integer_arrays():
-    assert from_array(np.array([[0, 3]]), levels=4).levels == 4
-    assert from_array(np.array([[True], [False]])).levels == 2
-    assert from_array(np.array([[0, 999]], dtype=">u2"), levels=1000).raw.tolist() == [[0, 999]]
-    with pytest.raises(DataError, match=r"levels: got None for torch.int64"):
+    assert from_array(np.array([[0, 3]]), num_values=4).num_values == 4
+    assert from_array(np.array([[True], [False]])).num_values == 2
+    assert from_array(np.array([[0, 999]], dtype=">u2"), num_values=1000).raw.tolist() == [[0, 999]]
+    with pytest.raises(DataError, match=r"`num_values` must be .*, got None for torch.int64"):
         from_array(np.array([[0, 3]]))
     with pytest.raises(DataError, match="a value of 18446744073709551615"):
-        from_array(np.array([[2**64 - 1]], dtype=np.uint64), levels=4)
+        from_array(np.array([[2**64 - 1]], dtype=np.uint64), num_values=4)
 
 
 @pytest.mark.parametrize("label_key", ["labels", "y"])
@@ -61,7 +61,7 @@ def test_npz_finds_its_array_and_labels(tmp_path, label_key):
 def test_npz_with_several_arrays_needs_a_key(tmp_path):
     np.savez(tmp_path / "a.npz", first=BYTES, second=BYTES[:3])
     assert len(load_array(tmp_path / "a.npz", key="second")) == 3
-    with pytest.raises(DataError, match=r"key: got None.*first, second"):
+    with pytest.raises(DataError, match=r"`key` must be .*, got None.*first, second"):
         load_array(tmp_path / "a.npz")
     with pytest.raises(UnknownNameError, match=r"'secnd'.*did you mean 'second'"):
         load_array(tmp_path / "a.npz", key="secnd")
@@ -83,15 +83,15 @@ def test_bad_arrays_are_refused(tmp_path):
             load_array(cut)
     with pytest.raises(DataError, match=r"none.npy, expected an existing"):
         load_array(tmp_path / "none.npy")
-    with pytest.raises(DataError, match="key: got 'a'"):
+    with pytest.raises(DataError, match="`key` must be .*, got 'a'"):
         load_array(tmp_path / "whole.npy", key="a")
-    with pytest.raises(DTypeError, match="names: got an array of <U1"):
+    with pytest.raises(DTypeError, match="`names` must be .*, got an array of <U1"):
         from_array(np.array(["a"]), name="names")
     with pytest.raises(DTypeError, match="complex128"):
         from_array(np.array([[1j]]))
     with pytest.raises(DataError, match="1 NaN or infinite values, the first at"):
         from_array(np.array([[1.0, np.nan]]))
-    with pytest.raises(DataError, match="labels: got an array of float64"):
+    with pytest.raises(DataError, match="`labels` must be .*, got an array of float64"):
         from_array(BYTES, labels=np.ones(6))
 
 
@@ -109,7 +109,7 @@ def test_idx_with_the_labels_beside_it(tmp_path, suffix):
     images = write_idx(tmp_path / f"train-images-idx3-ubyte{suffix}", BYTES)
     write_idx(tmp_path / f"train-labels-idx1-ubyte{suffix}", np.arange(6, dtype=np.uint8))
     data = load_idx(images)
-    assert (data.levels, data.shape, data.labels.tolist()) == (256, (1, 5, 4), list(range(6)))
+    assert (data.num_values, data.shape, data.labels.tolist()) == (256, (1, 5, 4), list(range(6)))
     assert np.array_equal(data.raw[:, 0].numpy(), BYTES)
 
 
@@ -118,7 +118,7 @@ def test_idx_with_the_labels_beside_it(tmp_path, suffix):
 )
 @pytest.mark.parametrize("shape", [(7,), (3, 2), (2, 3, 2, 2)])
 def test_idx_of_every_type_and_rank(tmp_path, code, dtype, shape):
-    array = rng.integers(-100, 100, shape).astype(dtype)
+    array = rng.wholes(-100, 100, shape).astype(dtype)
     read = read_idx(write_idx(tmp_path / "a.idx", array, code))
     assert read.dtype.isnative
     assert np.array_equal(read, array)
@@ -143,7 +143,7 @@ def test_bad_idx_files_are_refused(tmp_path, suffix):
     whole = path.read_bytes()
     for cut in (2, 10, 60, len(whole) - 1):
         path.write_bytes(whole[:cut])
-        with pytest.raises(DataError, match="path: got"):
+        with pytest.raises(DataError, match="`path` must be .*, got"):
             read_idx(path)
     plain = gzip.decompress(whole) if suffix else whole
     path.write_bytes(plain + b"\0")
@@ -166,7 +166,7 @@ def test_bad_idx_files_are_refused(tmp_path, suffix):
 def test_idx_labels_that_do_not_fit(tmp_path):
     images = write_idx(tmp_path / "train-images-idx3-ubyte", BYTES)
     write_idx(tmp_path / "train-labels-idx1-ubyte", np.arange(5, dtype=np.uint8))
-    with pytest.raises(DataError, match=r"labels: got shape \(5,\)"):
+    with pytest.raises(DataError, match=r"`labels` must be .*, got shape \(5,\)"):
         load_idx(images)
 
 
@@ -180,7 +180,7 @@ def save(path, array, **options):
 
 
 def colour(h=5, w=4):
-    return rng.integers(0, 256, (h, w, 3), dtype=np.uint8)
+    return rng.wholes(0, 256, (h, w, 3), dtype=np.uint8)
 
 
 def test_image_folder_in_order_of_paths(tmp_path):
@@ -190,7 +190,7 @@ def test_image_folder_in_order_of_paths(tmp_path):
     (tmp_path / "notes.txt").write_text("no image")
     (tmp_path / "._a.png").write_text("no image either")
     data = load_images(tmp_path)
-    assert (data.shape, data.levels, data.labels, data.is_image) == ((3, 5, 4), 256, None, True)
+    assert (data.shape, data.num_values, data.labels, data.is_image) == ((3, 5, 4), 256, None, True)
     for raw, name in zip(data.raw, ("a.PNG", "b.png", "deep/er/c.bmp"), strict=True):
         assert np.array_equal(raw.permute(1, 2, 0).numpy(), pictures[name])
 
@@ -212,7 +212,7 @@ def test_sub_folders_are_classes(tmp_path):
 
 
 def test_gray_and_colour(tmp_path):
-    gray = rng.integers(0, 256, (5, 4), dtype=np.uint8)
+    gray = rng.wholes(0, 256, (5, 4), dtype=np.uint8)
     save(tmp_path / "a.png", gray)
     assert np.array_equal(load_images(tmp_path).raw[0, 0].numpy(), gray)
     save(tmp_path / "b.png", colour())
@@ -252,7 +252,7 @@ def test_bad_image_folders_are_refused(tmp_path):
     with pytest.raises(DataError, match=r"a\.png of 4x5 and .*b\.png of 7x6 pixels, expected one size, or size="):
         load_images(tmp_path)
     for bad in (0, -3, (4,), True, (4, 2.5)):
-        with pytest.raises(ArgumentError, match="size: got"):
+        with pytest.raises(ArgumentError, match="`size` must be .*, got"):
             load_images(tmp_path, size=bad)
     buffer = io.BytesIO()
     Image.fromarray(colour(64, 64)).save(buffer, "png")

@@ -22,7 +22,7 @@ def write_idx(path, array):
 
 def test_digits_by_default():
     train, test = load_data("digits")
-    assert (len(train), len(test), train.levels) == (1437, 360, 17)
+    assert (len(train), len(test), train.num_values) == (1437, 360, 17)
     assert torch.equal(test.raw, load_data("digits")[1].raw)
     assert not torch.equal(test.raw, load_data("digits", seed=1)[1].raw)
     assert len(load_data("digits", 100)[1]) == 100
@@ -44,8 +44,8 @@ def test_array_files(tmp_path):
     train, test = load_data(str(tmp_path / "a.npy"))
     assert (len(train), len(test), test.scale) == (45, 5, train.scale)
     np.savez(tmp_path / "a.npz", one=np.zeros((20, 4, 4), np.int32), two=np.ones(3))
-    train, _ = load_data(tmp_path / "a.npz", key="one", levels=5)
-    assert (len(train), train.shape, train.levels) == (18, (1, 4, 4), 5)
+    train, _ = load_data(tmp_path / "a.npz", key="one", num_values=5)
+    assert (len(train), train.shape, train.num_values) == (18, (1, 4, 4), 5)
 
 
 def test_idx_file_and_folder(tmp_path):
@@ -65,14 +65,16 @@ def test_idx_file_and_folder(tmp_path):
 
 def test_image_folder(tmp_path):
     for i in range(10):
-        Image.fromarray(rng.integers(0, 256, (6, 6 + i, 3), dtype=np.uint8)).save(tmp_path / f"{i}.png")
+        Image.fromarray(rng.wholes(0, 256, (6, 6 + i, 3), dtype=np.uint8)).save(tmp_path / f"{i}.png")
     train, test = load_data(tmp_path, size=4, grayscale=True)
     assert (len(train), len(test), train.shape) == (9, 1, (1, 4, 4))
 
 
 @pytest.mark.parametrize(("source", "near"), [("two-moon", "two-moons"), ("digit", "digits"), ("ringz", "rings")])
 def test_unknown_names_offer_the_nearest(source, near):
-    with pytest.raises(UnknownNameError, match=f"source: got '{source}', expected one of .*did you mean '{near}'") as e:
+    with pytest.raises(
+        UnknownNameError, match=f"`source` must be one of .*, got '{source}' .did you mean '{near}'"
+    ) as e:
         load_data(source)
     assert all(name in str(e.value) for name in SOURCES)
 
@@ -86,13 +88,13 @@ def test_bad_sources_are_refused(tmp_path):
     (tmp_path / "empty").mkdir()
     with pytest.raises(DataError, match="empty, without images"):
         load_data(tmp_path / "empty")
-    with pytest.raises(ArgumentError, match="levels: got 4, expected nothing: digits has no such option"):
-        load_data("digits", levels=4)
-    with pytest.raises(ArgumentError, match="size: got 8"):
+    with pytest.raises(ArgumentError, match="`num_values` must be nothing: digits has no such option.*, got 4"):
+        load_data("digits", num_values=4)
+    with pytest.raises(ArgumentError, match="`size` must be .*, got 8"):
         load_data("rings", size=8)
-    with pytest.raises(ArgumentError, match="held_out: got 0"):
+    with pytest.raises(ArgumentError, match="`held_out` must be .*, got 0"):
         load_data("rings", 0)
-    with pytest.raises(ArgumentError, match="n: got 5000, expected an integer from 1 to 1437"):
+    with pytest.raises(ArgumentError, match="`n` must be an integer from 1 to 1437.*, got 5000"):
         load_data("digits", n=5000)
 
 

@@ -16,7 +16,7 @@ def generator(seed=0):
 
 
 def pixels(n=12, colour=True):
-    return np.random.default_rng(0).integers(0, 256, (n, 5, 4, 3) if colour else (n, 5, 4), dtype=np.uint8)
+    return np.random.default_rng(0).wholes(0, 256, (n, 5, 4, 3) if colour else (n, 5, 4), dtype=np.uint8)
 
 
 class Vision(torch.utils.data.Dataset):
@@ -68,7 +68,7 @@ class Streaming:
 def test_pictures_of_other_libraries_become_dequantised_images(data):
     batch = next(stream_batches(data, 12, generator()))
     assert batch["x"].shape == (12, 3, 5, 4)
-    raw = Scaling.for_levels(256).to_raw(batch["x"])
+    raw = Scaling.for_integers(256).to_raw(batch["x"])
     assert torch.equal(raw, torch.from_numpy(pixels()[batch["label"].numpy()]).permute(0, 3, 1, 2).long())
     assert len(batch["x"].unique()) > 600  # of 720: noise in the bins
     if isinstance(data, HuggingFace):
@@ -81,7 +81,7 @@ def test_gray_pictures_arrays_and_tensors():
     x = next(Batches(Vision(lambda image: torch.ones(3, 5, 4, dtype=torch.float64)), 3, generator()))["x"]
     assert x.dtype == torch.float32
     assert torch.equal(x, torch.ones(3, 3, 5, 4))
-    own = Scaling.for_levels(300)
+    own = Scaling.for_integers(300)
     batch = next(Batches(Vision(), 2, generator(), scaling=own, dequantization=TruncatedNormal()))
     raw = torch.from_numpy(pixels()[batch["label"].numpy()]).permute(0, 3, 1, 2)
     assert torch.equal(batch["x"], own.bin_centres(raw))
@@ -89,7 +89,7 @@ def test_gray_pictures_arrays_and_tensors():
 
 def test_shares_make_up_the_batches_of_one():
     """Rows 0, 3, 6..., 1, 4, ..., 2, 5, ... of each batch, noise included: from memory, item by item, and streamed."""
-    data = Data("d", torch.arange(12)[:, None], torch.arange(12), levels=12)
+    data = Data("d", torch.arange(12)[:, None], torch.arange(12), num_values=12)
     for make in (lambda: data, Vision, Streaming):
         whole = stream_batches(make(), 8, generator())
         shares = [stream_batches(make(), 8, generator(), share=(i, 3)) for i in range(3)]
@@ -161,11 +161,11 @@ def test_what_is_no_dataset_is_refused_with_what_to_pass():
         stream_batches(torch.utils.data.DataLoader(Vision()), 2, generator())
     with pytest.raises(ArgumentError, match=r"data\['train'\]"):
         stream_batches({"train": Vision(), "test": Vision()}, 2, generator())
-    with pytest.raises(ArgumentError, match="data: got int"):
+    with pytest.raises(ArgumentError, match="`data` must be .*, got int"):
         stream_batches(3, 2, generator())
-    with pytest.raises(ArgumentError, match="workers: got 1, expected 0"):
+    with pytest.raises(ArgumentError, match="`workers` must be 0.*, got 1"):
         stream_batches(iter([]), 2, generator(), workers=1)
-    with pytest.raises(ArgumentError, match="batch_size: got 2, expected at least 3"):
+    with pytest.raises(ArgumentError, match="`batch_size` must be at least 3.*, got 2"):
         Batches(Vision(), 2, generator(), share=(0, 3))
     for items, message in (
         ([{"pixels": 1}], "keys pixels, expected one of x, image"),
@@ -180,10 +180,10 @@ def test_what_is_no_dataset_is_refused_with_what_to_pass():
 
 def test_a_dataset_read_into_memory():
     data = from_dataset(Vision(), "pictures", n=5)
-    assert (len(data), data.shape, data.levels, data.is_image) == (5, (3, 5, 4), 256, True)
+    assert (len(data), data.shape, data.num_values, data.is_image) == (5, (3, 5, 4), 256, True)
     assert data.labels.tolist() == list(range(5))
     assert torch.equal(data.raw[2], torch.from_numpy(pixels()[2]).permute(2, 0, 1))
-    assert from_dataset([torch.rand(3) for _ in range(4)]).levels is None
+    assert from_dataset([torch.rand(3) for _ in range(4)]).num_values is None
     with pytest.raises(ArgumentError, match="map-style"):
         from_dataset(Streaming())
     with pytest.raises(DataError, match="no items"):

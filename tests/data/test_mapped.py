@@ -20,8 +20,8 @@ def generator():
 
 
 ARRAYS = {
-    "colour": np.random.default_rng(0).integers(0, 256, (30, 5, 4, 3), dtype=np.uint8),
-    "gray": np.random.default_rng(0).integers(0, 256, (30, 5, 4), dtype=np.uint8),
+    "colour": np.random.default_rng(0).wholes(0, 256, (30, 5, 4, 3), dtype=np.uint8),
+    "gray": np.random.default_rng(0).wholes(0, 256, (30, 5, 4), dtype=np.uint8),
     "vectors": np.random.default_rng(0).normal(size=(30, 3)).astype(np.float32),
 }
 
@@ -31,9 +31,9 @@ def test_batches_are_those_of_the_array_in_memory(tmp_path, kind):
     np.save(tmp_path / "x.npy", ARRAYS[kind])
     np.save(tmp_path / "y.npy", np.arange(30) % 4)
     mapped, memory = map_array(tmp_path / "x.npy", tmp_path / "y.npy"), from_array(ARRAYS[kind], np.arange(30) % 4)
-    assert (mapped.shape, mapped.levels, mapped.is_image, mapped.classes, len(mapped)) == (
+    assert (mapped.shape, mapped.num_values, mapped.is_image, mapped.classes, len(mapped)) == (
         memory.shape,
-        memory.levels,
+        memory.num_values,
         memory.is_image,
         4,
         30,
@@ -90,10 +90,10 @@ def test_bad_arrays_are_refused_and_bad_items_when_they_are_read(tmp_path):
     data = Mapped(array)
     with pytest.raises(DataError, match="NaN or infinity"):
         data.rows(torch.tensor([0, 1]))
-    levels = np.zeros((40_000, 2), np.int16)
-    levels[1] = 9
+    num_values = np.zeros((40_000, 2), np.int16)
+    num_values[1] = 9
     with pytest.raises(DataError, match=r"values 0\.\.9"):
-        Mapped(levels, levels=4).rows(torch.tensor([1, 0]))
+        Mapped(num_values, num_values=4).rows(torch.tensor([1, 0]))
     np.savez(tmp_path / "x.npz", x=array)
     with pytest.raises(DataError, match="cannot be mapped"):
         map_array(tmp_path / "x.npz")

@@ -9,9 +9,10 @@ from torch.distributions import Normal, kl_divergence
 
 import scoresde as S
 from scoresde.errors import ArgumentError, DataError, DTypeError, NonFiniteError, ShapeError, UnknownNameError
-from scoresde.likelihood import ddim_weight, discretised_gaussian, step_kl, variational_bound
+from scoresde.likelihood import variational_bound
 from scoresde.likelihood.bounds import _Gaussian
-from scoresde.sde.times import streams
+from scoresde.models.kernels import ddim_weight, discretised_gaussian, step_kl
+from scoresde.random import spawn_generators
 from tests.families import FAMILIES
 from tests.reference import bound as reference
 
@@ -107,7 +108,7 @@ def test_D4_the_objective_of_every_eta_is_a_weighted_error_of_the_noise(family, 
 def test_P4_masses_of_the_bins():
     """They sum to 1 over the levels, equal the cdf's differences, and stay finite and right far from the mean."""
     K = 16
-    scaling, raw = S.Scaling.for_levels(K), torch.arange(K)[:, None]
+    scaling, raw = S.data.Scaling.for_integers(K), torch.arange(K)[:, None]
     for mean, std in ((0.1, 0.2), (-0.9, 0.03), (3.0, 0.5)):
         nll = discretised_gaussian(raw, torch.full((K, 1), mean, dtype=torch.float64), std, scaling)
         assert torch.exp(-nll).sum().item() == pytest.approx(1, abs=1e-12)
@@ -117,12 +118,12 @@ def test_P4_masses_of_the_bins():
         np.testing.assert_allclose(-nll.numpy()[near], exact[near], rtol=0, atol=1e-3)
         np.testing.assert_allclose(-nll.numpy()[exact > -8], exact[exact > -8], rtol=0, atol=1e-10)
     # a bin from 999.95 to 1000.05 standard deviations away: all its mass is at the near edge
-    scaling = S.Scaling(1e-4, 0.0, 2**14)
+    scaling = S.data.Scaling(1e-4, 0.0, 2**14)
     mean = scaling.bin_centres(torch.tensor([[5000]]), torch.float64) - 1.0
     tail = 0.5 * 999.95**2 + 0.5 * math.log(2 * math.pi) + math.log(999.95)
     assert discretised_gaussian(torch.tensor([[5000]]), mean, 1e-3, scaling).item() == pytest.approx(tail, abs=1e-4)
     mean = torch.full((K, 1), 0.3, dtype=torch.float64, requires_grad=True)
-    discretised_gaussian(raw, mean, 0.01, S.Scaling.for_levels(K)).sum().backward()
+    discretised_gaussian(raw, mean, 0.01, S.data.Scaling.for_integers(K)).sum().backward()
     assert mean.grad.isfinite().all()
 
 
@@ -136,7 +137,7 @@ def test_P4_terms_are_the_papers_loop(variance):
     gm = mixture(d=3)
     model = Learned(gm.model(SHORT)) if variance == "learned" else gm.model(SHORT)
     raw = torch.randint(0, K, (2, 3), generator=generator())
-    scaling = S.Scaling.for_levels(K)
+    scaling = S.data.Scaling.for_integers(K)
     result = variational_bound(
         model.double(), raw, scaling=scaling, generator=generator(5), control=False, prior="sde",
         variance=None if variance == "learned" else variance,
@@ -151,7 +152,7 @@ def test_P4_terms_are_the_papers_loop(variance):
             return {"posterior": 0.0, "forward": 1.0}[variance]
         return model(torch.from_numpy(np.float64(x))[None], SHORT.time(i)).v[0].numpy()
 
-    for b, g in enumerate(streams(generator(5), 2)):
+    for b, g in enumerate(spawn_generators(generator(5), 2)):
         torch.rand((T - 1, 2), generator=g, dtype=torch.float64)
         levels = [*range(2, T + 1), 1]
         draws = torch.stack([torch.randn(2, 3, generator=g, dtype=torch.float64) for _ in levels]).numpy()
@@ -233,7 +234,7 @@ def test_P4_bounds_the_probability_of_integers():
     """A law on 8 levels, the exact score: within .15 nats above -log P on average, and not below (false alarm 7e-6)."""
     K, g = 8, generator()
     P = torch.tensor([0.3, 0.05, 0.1, 0.2, 0.05, 0.1, 0.15, 0.05], dtype=torch.float64)
-    scaling = S.Scaling.for_levels(K)
+    scaling = S.data.Scaling.for_integers(K)
     centres = scaling.bin_centres(torch.arange(K)[:, None], torch.float64)
     model = S.GaussianMixture(centres, 1e-6, P).model(S.DDPM.linear(1000))
     raw = torch.multinomial(P, 400, replacement=True, generator=g)[:, None]
@@ -309,7 +310,7 @@ def test_the_control_variate_cuts_the_variance():
 def test_the_control_variate_stops_where_the_bins_show():
     """Integers from bin centres, whose exact score is no Gaussian's at low noise: it still cuts the variance."""
     P = torch.tensor([0.3, 0.05, 0.1, 0.2, 0.05, 0.1, 0.15, 0.05], dtype=torch.float64)
-    scaling = S.Scaling.for_levels(8)
+    scaling = S.data.Scaling.for_integers(8)
     raw = torch.multinomial(P, 200, replacement=True, generator=generator())[:, None]
     centres = scaling.bin_centres(torch.arange(8)[:, None], torch.float64)
     model = S.GaussianMixture(centres, 1e-6, P).model(S.DDPM.linear(1000))
@@ -324,7 +325,7 @@ def test_E12_of_integers_is_that_of_dequantised_data():
     """Gaussian data: E_u[-log p(x)] - n log(scale) over uniform noise, in closed form, without noise."""
     K, c = 17, 0.2
     gm = S.GaussianMixture(torch.full((1, 1, 2, 2), 0.1), c)
-    raw, scaling = torch.randint(0, K, (4, 1, 2, 2), generator=generator()), S.Scaling.for_levels(K)
+    raw, scaling = torch.randint(0, K, (4, 1, 2, 2), generator=generator()), S.data.Scaling.for_integers(K)
     result = variational_bound(gm.model(S.VPSDE()), raw, scaling=scaling, levels=4, generator=generator())
     z2 = (scaling.bin_centres(raw, torch.float64) - 0.1) ** 2 + (2 / K) ** 2 / 12
     closed = (0.5 * z2 / c + 0.5 * math.log(2 * math.pi * c) - math.log(2 / K)).flatten(1).sum(1)
@@ -335,7 +336,7 @@ def test_E12_of_integers_is_that_of_dequantised_data():
 def test_E12_bounds_the_probability_of_integers_from_bin_centres():
     """Exact score of a law on 8 levels: from the t_min of TruncatedNormal, -log P plus the 0.3 % cut off, +- noise."""
     P = torch.tensor([0.3, 0.05, 0.1, 0.2, 0.05, 0.1, 0.15, 0.05], dtype=torch.float64)
-    scaling, g = S.Scaling.for_levels(8), generator()
+    scaling, g = S.data.Scaling.for_integers(8), generator()
     centres = scaling.bin_centres(torch.arange(8)[:, None], torch.float64)
     model = S.GaussianMixture(centres, 1e-6, P).model(S.VPSDE())
     raw = torch.multinomial(P, 400, replacement=True, generator=g)[:, None]
@@ -416,7 +417,9 @@ def test_the_terms_add_up_and_are_stated():
 def test_a_network_with_conditions_and_learned_variances():
     """A U-Net with classes and variances, images of 17 levels, float32: finite bits, the variance found by itself."""
     net = S.UNet((1, 8, 8), channels=8, multipliers=(1,), attention=(), classes=3, out_channels=2)
-    model = S.ScoreModel(net, S.DDPM.cosine(6), learned_variance=True, scaling=S.Scaling.for_levels(17), label="ddpm")
+    model = S.ScoreModel(
+        net, S.DDPM.cosine(6), learned_variance=True, scaling=S.data.Scaling.for_integers(17), time_input="ddpm"
+    )
     images = torch.randint(0, 17, (3, 1, 8, 8), generator=generator())
     cond = {"y": torch.tensor([0, 1, 2])}
     result = variational_bound(model, images, cond=cond, generator=generator(), batch=2)
@@ -428,8 +431,8 @@ def test_a_network_with_conditions_and_learned_variances():
 def test_bad_input_is_refused_and_named():
     gm = mixture()
     model, x = gm.model(S.VPSDE()), gm.sample(3, generator())
-    images, scaling = torch.randint(0, 9, (3, 2)), S.Scaling.for_levels(9)
-    with pytest.raises(ArgumentError, match="levels: got 3"):
+    images, scaling = torch.randint(0, 9, (3, 2)), S.data.Scaling.for_integers(9)
+    with pytest.raises(ArgumentError, match="`levels` must be .*, got 3"):
         variational_bound(model, x, levels=3)
     with pytest.raises(ArgumentError, match="continuous"):
         variational_bound(model, x, continuous=False)
@@ -446,7 +449,7 @@ def test_bad_input_is_refused_and_named():
     with pytest.raises(ArgumentError, match="scaling"):
         variational_bound(model, images)
     with pytest.raises(DataError, match="expected integers"):
-        variational_bound(model, images + 1, scaling=S.Scaling.for_levels(int(images.max()) + 1))
+        variational_bound(model, images + 1, scaling=S.data.Scaling.for_integers(int(images.max()) + 1))
     with pytest.raises(ShapeError, match="x0"):
         variational_bound(model, torch.zeros(3, 4))
     with pytest.raises(ShapeError, match="images"):
@@ -485,7 +488,7 @@ def test_a_network_in_training_mode_is_asked_in_evaluation_mode():
             super().__init__()
             self.net = net
 
-        def forward(self, x, label):
+        def forward(self, x, time_input):
             return self.net(x)
 
     model = S.ScoreModel(Net(), S.VPSDE())

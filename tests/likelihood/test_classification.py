@@ -5,10 +5,11 @@ import math
 import pytest
 import torch
 
-from scoresde import VESDE, VPSDE, Exact, GaussianMixture, Hutchinson, ScoreModel, SubVPSDE, classify
+from scoresde import VESDE, VPSDE, Exact, GaussianMixture, Hutchinson, ScoreModel, SubVPSDE
 from scoresde.errors import ArgumentError, ShapeError
+from scoresde.likelihood import classify
 from scoresde.nets import build_net
-from scoresde.sde.times import streams
+from scoresde.random import spawn_generators
 
 
 @pytest.fixture(scope="module")
@@ -46,15 +47,17 @@ def test_probes_are_the_same_for_all_classes_and_a_samples_own(mixture, generato
     with torch.no_grad():
         net.head[-1].weight.normal_(0, 0.2, generator=torch.Generator().manual_seed(0))
         net.conditioning.classes.table.weight[1] = net.conditioning.classes.table.weight[0]
-    model, x = ScoreModel(net, VPSDE(), "edm", label="log_snr"), mixture.sample(6, generator).float()
+    model, x = ScoreModel(net, VPSDE(), "edm", time_input="log_snr"), mixture.sample(6, generator).float()
     settings = {"divergence": Hutchinson(), "steps": 20}
-    for g in (torch.Generator().manual_seed(3), streams(torch.Generator().manual_seed(3), 6), None):
+    for g in (torch.Generator().manual_seed(3), spawn_generators(torch.Generator().manual_seed(3), 6), None):
         found = classify(model, x, generator=g, **settings)
         assert torch.equal(found.log_likelihood[:, 0], found.log_likelihood[:, 1])
         assert (found.stderr > 0).all()
-    whole = classify(model, x, generator=streams(torch.Generator().manual_seed(3), 6), **settings)
+    whole = classify(model, x, generator=spawn_generators(torch.Generator().manual_seed(3), 6), **settings)
     own = torch.Generator().manual_seed(3)
-    parts = [classify(model, x[rows], generator=streams(own, 3), **settings) for rows in (slice(3), slice(3, 6))]
+    parts = [
+        classify(model, x[rows], generator=spawn_generators(own, 3), **settings) for rows in (slice(3), slice(3, 6))
+    ]
     together = torch.cat([part.log_likelihood for part in parts])
     torch.testing.assert_close(together, whole.log_likelihood, rtol=1e-5, atol=1e-4)
 

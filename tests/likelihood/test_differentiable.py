@@ -6,7 +6,7 @@ import torch
 import scoresde as S
 from scoresde.likelihood import Hutchinson, HutchPP
 
-MOMENTS = S.Moments(torch.tensor([0.2, -0.1]), torch.tensor([[0.8, 0.2], [0.2, 0.5]]))
+MOMENTS = S.models.Moments(torch.tensor([0.2, -0.1]), torch.tensor([[0.8, 0.2], [0.2, 0.5]]))
 POINTS = torch.tensor([[0.3, -0.6], [1.1, 0.4], [-0.8, 0.1]], dtype=torch.float64)
 
 
@@ -15,7 +15,7 @@ def model():
     net = S.ResidualMLP((2,), width=8, blocks=1).double()
     for parameter in net.parameters():
         parameter.data += 0.1 * torch.randn_like(parameter)
-    return S.ScoreModel(net, S.VPSDE(), "edm", moments=MOMENTS, label="log_snr")
+    return S.ScoreModel(net, S.VPSDE(), "edm", moments=MOMENTS, time_input="log_snr")
 
 
 def total(model, x, divergence, differentiable=None, method="multistep", **settings):
@@ -93,7 +93,7 @@ def test_fine_tuning_by_exact_likelihood():
     g = torch.Generator().manual_seed(0)
     torch.manual_seed(0)
     net = S.ResidualMLP((2,), width=32, blocks=1)
-    model = S.ScoreModel(net, S.VPSDE(), "edm", moments=gm.moments, data_std=gm.moments.std, label="log_snr")
+    model = S.ScoreModel(net, S.VPSDE(), "edm", moments=gm.moments, data_std=gm.moments.std, time_input="log_snr")
     objective, optimizer = S.DenoisingScoreMatching("simple"), torch.optim.Adam(net.parameters(), 5e-3)
     for _ in range(40):
         optimizer.zero_grad()

@@ -8,7 +8,7 @@ import torch
 from scoresde.errors import ArgumentError, UnknownNameError
 from scoresde.likelihood import Exact, Hutchinson, HutchPP
 from scoresde.likelihood.divergence import Tally, default_divergence, hadamard, probes
-from scoresde.sampling.flow import flat
+from scoresde.sde.tensors import flat
 
 
 def generator(seed=0):

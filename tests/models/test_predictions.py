@@ -35,7 +35,7 @@ def draw(shape, seed=0, dtype=torch.float64):
 
 def constant(F):
     """A network that answers F."""
-    return lambda x, label: F
+    return lambda x, time_input: F
 
 
 @EACH
@@ -119,35 +119,35 @@ def test_edm_preconditioning_is_the_papers(sde, data_std):
     """D(x) = c_skip x + c_out F(c_in x, c_noise) by a network that shows what it is given."""
     seen = {}
 
-    def probe(x, label):
-        seen.update(x=x, label=label)
-        return torch.sin(x) + label[:, None]
+    def probe(x, time_input):
+        seen.update(x=x, time_input=time_input)
+        return torch.sin(x) + time_input[:, None]
 
-    model = ScoreModel(probe, sde, "edm", label="edm", data_std=data_std)
+    model = ScoreModel(probe, sde, "edm", time_input="edm", data_std=data_std)
     x = draw((4, 3))[0]
     for t in (0.01, 0.3, 1.0):
         sigma = sde.sigma(t).item()
         x0 = model(sigma * x, t).x0
         given = edm.c_in(sigma, data_std) * sigma * x
         torch.testing.assert_close(seen["x"], given, rtol=1e-12, atol=1e-13)
-        torch.testing.assert_close(seen["label"], torch.full((4,), edm.c_noise(sigma)).double(), rtol=0, atol=1e-6)
+        torch.testing.assert_close(seen["time_input"], torch.full((4,), edm.c_noise(sigma)).double(), rtol=0, atol=1e-6)
         answer = torch.sin(given) + edm.c_noise(sigma)
         expected = edm.c_skip(sigma, data_std) * sigma * x + edm.c_out(sigma, data_std) * answer
         torch.testing.assert_close(x0, expected, rtol=1e-11, atol=1e-12)
 
 
 def test_edm_under_another_process_is_edm_in_its_coordinates():
-    """At equal sigma/alpha the denoiser is the same function of x/alpha, and the label the same number."""
+    """At equal sigma/alpha the denoiser is the same function of x/alpha, and the time_input the same number."""
     labels = []
 
-    def probe(x, label):
-        labels.append(label)
+    def probe(x, time_input):
+        labels.append(time_input)
         return torch.sin(x)
 
     x, ve, vp = draw((4, 3))[0], VESDE.linear(80.0), VPSDE()
     t = 0.4
     alpha, ratio = vp.alpha(t).item(), (vp.sigma(t) / vp.alpha(t)).item()
-    models = [ScoreModel(probe, sde, "edm", label="edm", data_std=0.5) for sde in (ve, vp)]
+    models = [ScoreModel(probe, sde, "edm", time_input="edm", data_std=0.5) for sde in (ve, vp)]
     expected, value = models[0](x, ratio / 80.0).x0, models[1](alpha * x, t).x0
     torch.testing.assert_close(value, expected, rtol=1e-12, atol=1e-12)
     torch.testing.assert_close(*labels, rtol=1e-12, atol=1e-12)
@@ -157,7 +157,7 @@ def test_scale_input_can_be_chosen():
     sde, x = VPSDE(), draw((4, 3))[0]
     seen = []
     for scale_input in (None, True):
-        ScoreModel(lambda x, label: seen.append(x) or x, sde, data_std=2.0, scale_input=scale_input)(x, 0.3)
+        ScoreModel(lambda x, time_input: seen.append(x) or x, sde, data_std=2.0, scale_input=scale_input)(x, 0.3)
     S = (4 * sde.alpha(0.3) ** 2 + sde.sigma(0.3) ** 2).sqrt()
     torch.testing.assert_close(seen[0], x)
     torch.testing.assert_close(seen[1], x / S)
@@ -166,7 +166,7 @@ def test_scale_input_can_be_chosen():
 def test_P7_learned_variance_comes_beside_the_mean():
     """Twice the channels: the second half u in [-1, 1] is v = (u + 1)/2, the exponent of beta."""
     ddpm, (x, u) = DDPM.linear(1000), draw((4, 3, 2, 2))
-    model = ScoreModel(lambda x, label: torch.cat([torch.sin(x), u], 1), ddpm, learned_variance=True)
+    model = ScoreModel(lambda x, time_input: torch.cat([torch.sin(x), u], 1), ddpm, learned_variance=True)
     estimate = model(x, 0.5)
     torch.testing.assert_close(estimate.v, (u + 1) / 2)
     torch.testing.assert_close(estimate.eps, torch.sin(x))
@@ -175,7 +175,7 @@ def test_P7_learned_variance_comes_beside_the_mean():
     expected = torch.exp(estimate.v * log_large + (1 - estimate.v) * log_small)
     torch.testing.assert_close(ddpm.posterior_variance(estimate.v, s, t), expected, rtol=1e-12, atol=0)
     with pytest.raises(ShapeError, match="learned variances"):
-        ScoreModel(lambda x, label: x, ddpm, learned_variance=True)(x[:, 0, 0, 0], 0.5)
+        ScoreModel(lambda x, time_input: x, ddpm, learned_variance=True)(x[:, 0, 0, 0], 0.5)
 
 
 @pytest.mark.parametrize("net", [UNet([1, 8, 8], channels=8), ResidualMLP([1, 8, 8], width=16, blocks=1)])
@@ -189,7 +189,7 @@ def test_networks_of_the_toolkit_plug_in(net):
 # ---- bad input ------------------------------------------------------------------------------------------------------
 
 
-def model(net=lambda x, label: x, **options):
+def model(net=lambda x, time_input: x, **options):
     return ScoreModel(net, VPSDE(), **options)
 
 
@@ -197,7 +197,7 @@ def test_unknown_names_are_refused_when_the_model_is_made():
     with pytest.raises(UnknownNameError, match="did you mean 'velocity'"):
         model(predicts="velocty")
     with pytest.raises(UnknownNameError, match="did you mean 'ddpm'"):
-        model(label="dppm")
+        model(time_input="dppm")
     for data_std in (0.0, -1.0, float("nan")):
         with pytest.raises(ArgumentError, match="data_std"):
             model(data_std=data_std)
@@ -205,7 +205,7 @@ def test_unknown_names_are_refused_when_the_model_is_made():
 
 @pytest.mark.parametrize("shape", [(3, 1), (1,), (4,), (2, 3)])
 def test_a_time_of_another_shape_is_refused(shape):
-    with pytest.raises(ShapeError, match="t: got"):
+    with pytest.raises(ShapeError, match="`t` must be .*, got"):
         model()(torch.zeros(3, 2), torch.full(shape, 0.5))
 
 
@@ -218,9 +218,9 @@ def test_a_time_of_another_shape_is_refused(shape):
         (lambda: model()(np.zeros((3, 2)), 0.5), DTypeError),
         (lambda: model()(torch.zeros(3, 2), torch.full((3,), 0.5, device="meta")), DeviceError),
         (lambda: model()(torch.zeros(3, 2), 0.5, cond=torch.zeros(3)), ArgumentError),
-        (lambda: model(lambda x, label: x[:, :1])(torch.zeros(3, 2), 0.5), ShapeError),
+        (lambda: model(lambda x, time_input: x[:, :1])(torch.zeros(3, 2), 0.5), ShapeError),
         (lambda: model(learned_variance=True)(torch.zeros(3, 2), 0.5), ShapeError),
-        (lambda: ScoreModel(lambda x, label: x, FlowSDE(), "noise")(torch.zeros(3, 2), 1.0), ArgumentError),
+        (lambda: ScoreModel(lambda x, time_input: x, FlowSDE(), "noise")(torch.zeros(3, 2), 1.0), ArgumentError),
         (lambda: model(predicts="data")(torch.zeros(3, 2), 0.0), ArgumentError),
     ],
 )

@@ -7,8 +7,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from scoresde import DDPM, NCSN, VESDE, VPSDE, FlowSDE, Moments, ResidualMLP, Scaling, ScoreModel, SubVPSDE, UNet
+from scoresde import DDPM, NCSN, VESDE, VPSDE, FlowSDE, ResidualMLP, ScoreModel, SubVPSDE, UNet
+from scoresde.data import Scaling
 from scoresde.errors import ArgumentError, CheckpointError
+from scoresde.models import Moments
 from tests.families import UserSDE
 
 SDES = [
@@ -55,8 +57,8 @@ def contents(folder):
 
 @pytest.mark.parametrize("sde", SDES, ids=repr)
 def test_every_process_comes_back(sde, tmp_path):
-    label = "ddpm" if isinstance(sde, DDPM) else "time"
-    model = ScoreModel(net().eval(), sde, "edm", label=label, data_std=0.4)
+    time_input = "ddpm" if isinstance(sde, DDPM) else "time"
+    model = ScoreModel(net().eval(), sde, "edm", time_input=time_input, data_std=0.4)
     model.save_pretrained(tmp_path / "a" / "b")
     again = ScoreModel.from_pretrained(tmp_path / "a" / "b")
     assert repr(again.sde) == repr(sde)
@@ -71,11 +73,11 @@ def test_what_belongs_to_the_model_comes_back(tmp_path):
         net(out_channels=2).eval(),
         VPSDE(),
         "data",
-        label="log_snr",
+        time_input="log_snr",
         scale_input=True,
         learned_variance=True,
         moments=Moments.of(x),
-        scaling=Scaling.for_levels(17),
+        scaling=Scaling.for_integers(17),
     )
     model.save_pretrained(tmp_path / "model")
     again = ScoreModel.from_pretrained(tmp_path / "model")
@@ -156,9 +158,9 @@ def test_what_cannot_be_rebuilt_is_not_saved(tmp_path):
     for model, name in (
         (ScoreModel(torch.nn.Identity(), VPSDE()), "net"),
         (ScoreModel(net(), UserSDE()), "sde"),
-        (ScoreModel(net(), VPSDE(), label=lambda level, sde: level.t), "label"),
+        (ScoreModel(net(), VPSDE(), time_input=lambda level, sde: level.t), "time_input"),
     ):
-        with pytest.raises(ArgumentError, match=f"{name}: got"):
+        with pytest.raises(ArgumentError, match=f"`{name}` must be .*, got"):
             model.save_pretrained(tmp_path / "model")
         assert list(tmp_path.iterdir()) == []
 

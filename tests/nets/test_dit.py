@@ -66,11 +66,11 @@ def test_dit_is_the_peers_network(fused):
     peer = peer.double().eval()
     with torch.no_grad():
         _from_ours(net, peer, (4, 4))
-        x, label = torch.randn(3, 2, 8, 8, dtype=torch.float64), torch.tensor([0.5, 3.0, 2.0], dtype=torch.float64)
+        x, time_input = torch.randn(3, 2, 8, 8, dtype=torch.float64), torch.tensor([0.5, 3.0, 2.0], dtype=torch.float64)
         y = torch.tensor([0, 2, 1])
-        expected = peer(x, timestep=label, class_labels=y).sample  # its features of the label are in float32
+        expected = peer(x, timestep=time_input, class_labels=y).sample  # its features of the time input are in float32
     assert expected.std() > 0.1
-    torch.testing.assert_close(net(x, label, y=y), expected, rtol=0, atol=2e-6 * expected.abs().max().item())
+    torch.testing.assert_close(net(x, time_input, y=y), expected, rtol=0, atol=2e-6 * expected.abs().max().item())
 
 
 @pytest.mark.parametrize("grid", [(5,), (2, 3), (2, 1, 3)])
@@ -110,7 +110,7 @@ def test_blocks_are_the_identity_at_the_start():
 
 def test_other_lengths_are_taken_if_patches_fit():
     net = awake(1, 8, 8)
-    label = torch.ones(2, dtype=torch.float64)
-    assert net(torch.randn(2, 1, 12, 6, dtype=torch.float64), label).shape == (2, 1, 12, 6)
+    time_input = torch.ones(2, dtype=torch.float64)
+    assert net(torch.randn(2, 1, 12, 6, dtype=torch.float64), time_input).shape == (2, 1, 12, 6)
     with pytest.raises(ShapeError, match="multiples of patch = 2"):
-        net(torch.randn(2, 1, 7, 8, dtype=torch.float64), label)
+        net(torch.randn(2, 1, 7, 8, dtype=torch.float64), time_input)

@@ -12,20 +12,20 @@ def test_sinusoidal_features_equal_their_closed_form(dtype, tolerance):
     labels = [0.0, 0.37, 1.0, 999.5]
     out = Sinusoidal(8, max_period=500.0, scale=1.5)(torch.tensor(labels, dtype=dtype))
     assert out.dtype == dtype
-    for row, label in zip(out.tolist(), labels, strict=True):
-        phases = [1.5 * label * 500.0 ** (-k / 4) for k in range(4)]
+    for row, time_input in zip(out.tolist(), labels, strict=True):
+        phases = [1.5 * time_input * 500.0 ** (-k / 4) for k in range(4)]
         assert row == pytest.approx([math.sin(p) for p in phases] + [math.cos(p) for p in phases], abs=tolerance)
 
 
 def test_sinusoidal_features_of_low_precision_labels_are_computed_in_float32():
-    label = torch.tensor([500.0], dtype=torch.bfloat16)
-    assert torch.equal(Sinusoidal(8)(label), Sinusoidal(8)(label.float()))
+    time_input = torch.tensor([500.0], dtype=torch.bfloat16)
+    assert torch.equal(Sinusoidal(8)(time_input), Sinusoidal(8)(time_input.float()))
 
 
 def test_fourier_features_equal_their_closed_form_in_float64():
     features = Fourier(6, scale=3.0, seed=4)
-    label = torch.tensor([-0.2, 0.0, 0.7], dtype=torch.float64)
-    for row, value in zip(features(label).tolist(), label.tolist(), strict=True):
+    time_input = torch.tensor([-0.2, 0.0, 0.7], dtype=torch.float64)
+    for row, value in zip(features(time_input).tolist(), time_input.tolist(), strict=True):
         phases = [2 * math.pi * w * value for w in features.w.tolist()]
         assert row == pytest.approx([math.sin(p) for p in phases] + [math.cos(p) for p in phases], abs=1e-12)
 

@@ -55,8 +55,8 @@ def inputs(config, batch=5, dtype=torch.float32, seed=0):
 @every_net
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_output_has_the_shape_and_dtype_of_the_input(config, dtype):
-    x, label = inputs(config, dtype=dtype)
-    out = awake(config, dtype)(x, label)
+    x, time_input = inputs(config, dtype=dtype)
+    out = awake(config, dtype)(x, time_input)
     assert out.shape == x.shape
     assert out.dtype == dtype
     assert out.isfinite().all()
@@ -77,16 +77,16 @@ def test_out_channels_replace_the_first_axis(config):
 @every_net
 def test_float32_agrees_with_float64(config):
     net = awake(config)
-    x, label = inputs(config)
-    exact = copy.deepcopy(net).double()(x.double(), label.double())
-    assert (net(x, label) - exact).abs().max() < 1e-3 * exact.abs().max()
+    x, time_input = inputs(config)
+    exact = copy.deepcopy(net).double()(x.double(), time_input.double())
+    assert (net(x, time_input) - exact).abs().max() < 1e-3 * exact.abs().max()
 
 
 @every_net
 def test_every_parameter_receives_a_gradient(config):
     net = awake({**config, "classes": 3})
-    x, label = inputs(config)
-    net(x, label, y=torch.tensor([0, 1, 2, -1, 1])).square().sum().backward()
+    x, time_input = inputs(config)
+    net(x, time_input, y=torch.tensor([0, 1, 2, -1, 1])).square().sum().backward()
     silent = [n for n, p in net.named_parameters() if p.grad is None or p.grad.abs().max() == 0]
     assert silent == []
     assert (net.conditioning.classes.table.weight.grad.abs().amax(1) > 0).all()
@@ -95,39 +95,39 @@ def test_every_parameter_receives_a_gradient(config):
 @every_net
 def test_label_changes_the_output_and_a_scalar_label_serves_the_whole_batch(config):
     net = awake(config)
-    x, label = inputs(config)
-    assert (net(x, label) - net(x, label + 1)).abs().amax(tuple(range(1, x.ndim))).min() > 1e-4
-    torch.testing.assert_close(net(x, label[0]), net(x, label[:1].expand(5)), rtol=0, atol=0)
+    x, time_input = inputs(config)
+    assert (net(x, time_input) - net(x, time_input + 1)).abs().amax(tuple(range(1, x.ndim))).min() > 1e-4
+    torch.testing.assert_close(net(x, time_input[0]), net(x, time_input[:1].expand(5)), rtol=0, atol=0)
 
 
 @every_net
 def test_class_changes_the_output_and_none_is_minus_one(config):
     net = awake({**config, "classes": 3})
-    x, label = inputs(config)
-    none, minus = net(x, label), net(x, label, y=torch.full((5,), -1))
+    x, time_input = inputs(config)
+    none, minus = net(x, time_input), net(x, time_input, y=torch.full((5,), -1))
     torch.testing.assert_close(none, minus, rtol=1e-5, atol=1e-6)
     for k in range(3):
-        assert (net(x, label, y=torch.full((5,), k)) - none).abs().amax(tuple(range(1, x.ndim))).min() > 1e-4
+        assert (net(x, time_input, y=torch.full((5,), k)) - none).abs().amax(tuple(range(1, x.ndim))).min() > 1e-4
 
 
 @every_net
 def test_a_sample_does_not_depend_on_its_batch(config):
     net = awake({**config, "classes": 3})
-    x, label = inputs(config)
+    x, time_input = inputs(config)
     y = torch.tensor([0, -1, 2, 1, 0])
-    together = net(x, label, y=y)
+    together = net(x, time_input, y=y)
     for i in range(5):
-        alone = net(x[i : i + 1], label[i : i + 1], y=y[i : i + 1])
+        alone = net(x[i : i + 1], time_input[i : i + 1], y=y[i : i + 1])
         assert (alone[0] - together[i]).abs().max() < 1e-5
 
 
 @every_net
 def test_an_empty_batch_or_a_strided_input_is_no_special_case(config):
     net = awake(config)
-    x, label = inputs(config)
+    x, time_input = inputs(config)
     strided = x.transpose(0, -1).contiguous().transpose(0, -1)
-    torch.testing.assert_close(net(strided, label), net(x, label))
-    assert net(x[:0], label[:0]).shape == (0, *config["shape"])
+    torch.testing.assert_close(net(strided, time_input), net(x, time_input))
+    assert net(x[:0], time_input[:0]).shape == (0, *config["shape"])
 
 
 @every_net
@@ -135,14 +135,14 @@ def test_functional_derivatives_of_first_and_second_order(config):
     """The divergence by vjp, and its gradient in the parameters, against finite differences of the divergence."""
     config = {**config, "fused_attention": False} if "fused_attention" in config else config
     net = awake(config, torch.float64)
-    x, label = inputs(config, batch=2, dtype=torch.float64)
+    x, time_input = inputs(config, batch=2, dtype=torch.float64)
     v = torch.randn(x.shape, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
     parameters = {n: p.detach() for n, p in net.named_parameters()}
     direction = {n: torch.cos(torch.arange(p.numel(), dtype=p.dtype)).view_as(p) for n, p in parameters.items()}
 
     def divergence(step):
         moved = {n: p + step * direction[n] for n, p in parameters.items()}
-        _, pullback = torch.func.vjp(lambda x: torch.func.functional_call(net, moved, (x, label)), x)
+        _, pullback = torch.func.vjp(lambda x: torch.func.functional_call(net, moved, (x, time_input)), x)
         return (pullback(v)[0] * v).sum()
 
     exact = torch.func.grad(divergence)(torch.zeros((), dtype=torch.float64))
@@ -154,10 +154,10 @@ def test_functional_derivatives_of_first_and_second_order(config):
 def test_forward_mode_agrees_with_reverse_mode(config):
     config = {**config, "fused_attention": False} if "fused_attention" in config else config
     net = awake(config, torch.float64)
-    x, label = inputs(config, batch=2, dtype=torch.float64)
+    x, time_input = inputs(config, batch=2, dtype=torch.float64)
     v = torch.ones_like(x)
-    _, jv = torch.func.jvp(lambda x: net(x, label), (x,), (v,))
-    _, pullback = torch.func.vjp(lambda x: net(x, label), x)
+    _, jv = torch.func.jvp(lambda x: net(x, time_input), (x,), (v,))
+    _, pullback = torch.func.vjp(lambda x: net(x, time_input), x)
     assert (jv * v).sum().item() == pytest.approx((pullback(v)[0] * v).sum().item(), rel=1e-9)
 
 
@@ -165,13 +165,13 @@ def test_forward_mode_agrees_with_reverse_mode(config):
 def test_fused_attention_differentiates_twice_in_plain_mathematics(name):
     """The penalty of sliced score matching, |J'v|^2: torch's unfused kernel against attention written out."""
     config = {"unet": {**SMALL_UNET, "attention": [0, 1]}, "dit": SMALL_DIT}[name] | {"shape": [2, 4, 4]}
-    x, label = inputs(config, batch=2, dtype=torch.float64)
+    x, time_input = inputs(config, batch=2, dtype=torch.float64)
     v = torch.randn(x.shape, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
     gradients = {}
     for fused in (False, True):
         net = awake({**config, "fused_attention": fused}, torch.float64)
         with sdpa_kernel(SDPBackend.MATH):
-            out = net(x.requires_grad_(), label)
+            out = net(x.requires_grad_(), time_input)
         (jv,) = torch.autograd.grad(out, x, v, create_graph=True)
         gradients[fused] = torch.autograd.grad(jv.square().sum(), list(net.parameters()), allow_unused=True)
     seen = [g is not None for g in gradients[False]]
@@ -186,11 +186,11 @@ COMPILED = ("unet-ddpm++", "unet-fir", "dit-image", "mlp-point")
 @pytest.mark.parametrize("config", [c for c, i in CASES if i in COMPILED], ids=COMPILED)
 def test_compiles_as_one_graph(config):
     net = awake({**config, "classes": 3})
-    x, label = inputs(config, batch=2)
+    x, time_input = inputs(config, batch=2)
     y = torch.tensor([0, -1])
     torch.compiler.reset()
     compiled = torch.compile(net, backend="eager", fullgraph=True)
-    torch.testing.assert_close(compiled(x, label, y=y), net(x, label, y=y), rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(compiled(x, time_input, y=y), net(x, time_input, y=y), rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize("config", [c for c, i in CASES if i.startswith("unet") and len(c["shape"]) == 3])
@@ -198,8 +198,8 @@ def test_channels_last_is_kept(config):
     """Every convolution reads and writes channels last; the result is the same function."""
     config = {**config, "shape": [3, *config["shape"][1:]]}
     net = awake(config)
-    x, label = inputs(config)
-    expected = net(x, label)
+    x, time_input = inputs(config)
+    expected = net(x, time_input)
     net = net.to(memory_format=torch.channels_last)
     kept = {}
     for name, module in net.named_modules():
@@ -207,7 +207,7 @@ def test_channels_last_is_kept(config):
             module.register_forward_hook(
                 lambda _, x, out, name=name: kept.update({name: out.is_contiguous(memory_format=torch.channels_last)})
             )
-    out = net(x.contiguous(memory_format=torch.channels_last), label)
+    out = net(x.contiguous(memory_format=torch.channels_last), time_input)
     assert out.is_contiguous(memory_format=torch.channels_last)
     assert [name for name in kept if not kept[name]] == []
     torch.testing.assert_close(out, expected, rtol=1e-4, atol=1e-4)
@@ -217,7 +217,7 @@ def test_channels_last_is_kept(config):
 def test_learned_variances_are_a_second_set_of_channels(config):
     channels = config["shape"][0]
     net = awake({**config, "out_channels": 2 * channels}, torch.float64)
-    model = ScoreModel(net, DDPM.linear(100), label="ddpm", learned_variance=True)
+    model = ScoreModel(net, DDPM.linear(100), time_input="ddpm", learned_variance=True)
     x, _ = inputs(config, dtype=torch.float64)
     estimate, raw = model(x, 0.03), net(x, torch.full((5,), 2.0, dtype=torch.float64))
     torch.testing.assert_close(estimate.eps, raw[:, :channels])
@@ -234,8 +234,8 @@ def test_training_on_a_pretended_accelerator(config):
         net = build_net(config)
     assert {t.device.type for t in net.state_dict().values()} == {"meta"}
     with DeviceCheck():
-        x, label = torch.empty(3, *config["shape"], device="meta"), torch.empty(3, device="meta")
-        out = net(x, label, y=torch.zeros(3, dtype=torch.int64, device="meta"))
+        x, time_input = torch.empty(3, *config["shape"], device="meta"), torch.empty(3, device="meta")
+        out = net(x, time_input, y=torch.zeros(3, dtype=torch.int64, device="meta"))
         out.sum().backward()
     assert out.shape == (3, *config["shape"])
     assert {p.grad.device.type for p in net.parameters()} == {"meta"}
@@ -249,8 +249,8 @@ def test_config_rebuilds_the_same_architecture(config):
     assert again.config == net.config == json.loads(text)
     assert net.config.items() >= config.items()
     again.load_state_dict(net.state_dict())
-    x, label = inputs(config)
-    assert torch.equal(net(x, label), again(x, label))
+    x, time_input = inputs(config)
+    assert torch.equal(net(x, time_input), again(x, time_input))
 
 
 def test_config_is_a_copy():
@@ -262,20 +262,20 @@ def test_config_is_a_copy():
 @every_net
 def test_dropout_acts_in_training_only(config):
     net = awake({**config, "dropout": 0.5})
-    x, label = inputs(config)
+    x, time_input = inputs(config)
     torch.manual_seed(0)
-    assert not torch.equal(net(x, label), net(x, label))
+    assert not torch.equal(net(x, time_input), net(x, time_input))
     net.eval()
-    assert torch.equal(net(x, label), net(x, label))
+    assert torch.equal(net(x, time_input), net(x, time_input))
 
 
 @every_net
 def test_autocast_runs_in_bfloat16(config):
     net = awake(config)
-    x, label = inputs(config)
+    x, time_input = inputs(config)
     with torch.autocast("cpu", torch.bfloat16):
-        out = net(x, label)
-    assert (out - net(x, label)).abs().max() < 0.1 * out.abs().max()
+        out = net(x, time_input)
+    assert (out - net(x, time_input)).abs().max() < 0.1 * out.abs().max()
 
 
 @every_net
@@ -285,35 +285,35 @@ def test_autocast_does_not_hide_fine_noise(config):
     with torch.no_grad():
         net.stem.weight -= net.stem.weight.mean(tuple(range(1, net.stem.weight.ndim)), keepdim=True)
         net.stem.bias.zero_()
-    x, label = -torch.ones(5, *config["shape"]), torch.full((5,), 0.3)
+    x, time_input = -torch.ones(5, *config["shape"]), torch.full((5,), 0.3)
     noisy = x + 0.2 / 255 * torch.rand(x.shape, generator=torch.Generator().manual_seed(1))
     assert torch.equal(noisy.bfloat16(), x.bfloat16())
     with torch.autocast("cpu", torch.bfloat16):
-        assert not torch.equal(net(noisy, label), net(x, label))
+        assert not torch.equal(net(noisy, time_input), net(x, time_input))
 
 
 @every_net
 def test_tensors_that_do_not_fit_are_refused_by_name(config):
     net = build_net(config, seed=0)
-    x, label = inputs(config)
-    with pytest.raises(ShapeError, match=r"x: .*expected \(B, "):
-        net(torch.cat((x, x), 1), label)
-    with pytest.raises(ShapeError, match="x: "):
-        net(x[0], label)
-    with pytest.raises(ShapeError, match="label: "):
-        net(x, label[:3])
-    with pytest.raises(ShapeError, match="label: "):
-        net(x, label[:, None])
-    with pytest.raises(DTypeError, match="label: "):
-        net(x, label.long())
-    with pytest.raises(DTypeError, match="x: "):
-        net(x.double(), label)
-    with pytest.raises(DTypeError, match="x: "):
-        net(x.to(torch.uint8), label)
-    with pytest.raises(ArgumentError, match=r"y: .*no classes"):
-        net(x, label, y=torch.zeros(5, dtype=torch.int64))
-    with pytest.raises(ShapeError, match="y: "):
-        build_net({**config, "classes": 2}, seed=0)(x, label, y=torch.zeros(1, dtype=torch.int64))
+    x, time_input = inputs(config)
+    with pytest.raises(ShapeError, match=r"`x` must be \(B, "):
+        net(torch.cat((x, x), 1), time_input)
+    with pytest.raises(ShapeError, match="`x` must be"):
+        net(x[0], time_input)
+    with pytest.raises(ShapeError, match="`time_input` must be"):
+        net(x, time_input[:3])
+    with pytest.raises(ShapeError, match="`time_input` must be"):
+        net(x, time_input[:, None])
+    with pytest.raises(DTypeError, match="`time_input` must be"):
+        net(x, time_input.long())
+    with pytest.raises(DTypeError, match="`x` must be"):
+        net(x.double(), time_input)
+    with pytest.raises(DTypeError, match="`x` must be"):
+        net(x.to(torch.uint8), time_input)
+    with pytest.raises(ArgumentError, match=r"`y` must be .*.*no classes"):
+        net(x, time_input, y=torch.zeros(5, dtype=torch.int64))
+    with pytest.raises(ShapeError, match="`y` must be"):
+        build_net({**config, "classes": 2}, seed=0)(x, time_input, y=torch.zeros(1, dtype=torch.int64))
 
 
 @pytest.mark.parametrize(
@@ -388,13 +388,13 @@ def test_unet_without_zero_init_is_not_zero():
 def test_fused_attention_is_the_same_function():
     config = {**SMALL_UNET, "shape": [2, 6, 6], "attention": [0, 1]}
     plain, fused = awake(config, torch.float64), awake({**config, "fused_attention": True}, torch.float64)
-    x, label = inputs(config, dtype=torch.float64)
-    torch.testing.assert_close(plain(x, label), fused(x, label), rtol=1e-9, atol=1e-9)
+    x, time_input = inputs(config, dtype=torch.float64)
+    torch.testing.assert_close(plain(x, time_input), fused(x, time_input), rtol=1e-9, atol=1e-9)
 
 
 def test_attention_reaches_across_the_whole_input():
     config = {**SMALL_UNET, "shape": [1, 256], "multipliers": [1]}
-    x, label = inputs(config, batch=1, dtype=torch.float64)
+    x, time_input = inputs(config, batch=1, dtype=torch.float64)
     x.requires_grad_()
     reach = {}
     for attention in ([], [0]):
@@ -402,7 +402,7 @@ def test_attention_reaches_across_the_whole_input():
         for module in net.modules():  # GroupNorm averages over all positions: without it only attention can reach
             if isinstance(module, torch.nn.GroupNorm):
                 module.forward = lambda h: h
-        (gradient,) = torch.autograd.grad(net(x, label)[0, 0, 0], x)
+        (gradient,) = torch.autograd.grad(net(x, time_input)[0, 0, 0], x)
         reach[len(attention)] = gradient[0, 0].nonzero().max().item()
     assert reach[0] < 30
     assert reach[1] == 255
@@ -413,10 +413,10 @@ def test_unet_moves_with_its_input(attention):
     """A bump moved by one cell of the coarsest level gives the same output, moved, away from the borders."""
     config = {**SMALL_UNET, "shape": [1, 512], "multipliers": [1, 1, 1], "attention": attention}
     net = awake(config, torch.float64)
-    label = torch.tensor([3.0], dtype=torch.float64)
+    time_input = torch.tensor([3.0], dtype=torch.float64)
     a, b = torch.zeros(2, 1, 1, 512, dtype=torch.float64)
     bump = torch.randn(8, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     a[..., 252:260], b[..., 256:264] = bump, bump
-    out_a, out_b = net(a, label)[..., 236:276], net(b, label)[..., 240:280]
+    out_a, out_b = net(a, time_input)[..., 236:276], net(b, time_input)[..., 240:280]
     assert (out_a - out_b).abs().max() < 1e-9
-    assert (out_a - net(b, label)[..., 236:276]).abs().max() > 1e-2
+    assert (out_a - net(b, time_input)[..., 236:276]).abs().max() > 1e-2

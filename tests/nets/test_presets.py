@@ -7,7 +7,7 @@ import torch
 
 from scoresde.errors import UnknownNameError
 from scoresde.models import ScoreModel
-from scoresde.models.labels import LABELS
+from scoresde.models.time_inputs import TIME_INPUTS
 from scoresde.nets import PRESETS, build_net, net_preset
 from scoresde.sde import DDPM, build_sde
 
@@ -54,14 +54,14 @@ def _cifar10_parameters(blocks, resampling_blocks, attend_once):
     widths = [128, 256, 256, 256]
 
     def block(inputs, width, shortcut):
-        norms, label = 2 * inputs + 2 * width, _conv(512, width, 1)
-        return norms + label + _conv(inputs, width) + _conv(width, width) + shortcut * _conv(inputs, width, 1)
+        norms, time_input = 2 * inputs + 2 * width, _conv(512, width, 1)
+        return norms + time_input + _conv(inputs, width) + _conv(width, width) + shortcut * _conv(inputs, width, 1)
 
     def resample(width):
         return block(width, width, True) if resampling_blocks else _conv(width, width)
 
     attention = 2 * 256 + 4 * _conv(256, 256, 1)
-    total = _conv(3, 128) + _conv(128, 512, 1) + _conv(512, 512, 1)  # stem; two layers for the label
+    total = _conv(3, 128) + _conv(128, 512, 1) + _conv(512, 512, 1)  # stem; two layers for the time_input
     width, skips = 128, [128]
     for k, w in enumerate(widths):
         for _ in range(blocks):
@@ -112,7 +112,7 @@ def test_cifar10_ddpm_is_trained_as_in_the_paper():
     process = DDPM.linear(sde["levels"], sde["beta_min"], sde["beta_max"])
     assert (process.N, process.betas[0].item(), process.betas[-1].item()) == (1000, 1e-4, 0.02)
     model = ScoreModel(on_meta("cifar10-ddpm"), process, **preset.run["model"])
-    assert model.label in LABELS
+    assert model.time_input in TIME_INPUTS
 
 
 def test_cifar10_ddpmpp_is_trained_as_in_the_paper():

@@ -19,7 +19,7 @@ def make_class(base=nn.Module):
             super().__init__()
             self.layer = nn.Linear(shape[0], shape[0], bias=bias)
 
-        def forward(self, x, label):
+        def forward(self, x, time_input):
             return self.layer(x)
 
     return Mine

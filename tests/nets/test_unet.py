@@ -118,13 +118,13 @@ def test_ddpm_layout_is_the_peers_network(resample, scale_shift, head_channels):
     _from_diffusers(peer, ours)
     if peer.mid_block.attentions[0].group_norm is None:  # the peer's way with scale and shift
         ours.middle.attend.norm = torch.nn.Identity()
-    x, label = torch.randn(2, 2, 16, 16, dtype=torch.float64), torch.tensor([0.5, 3.0], dtype=torch.float64)
+    x, time_input = torch.randn(2, 2, 16, 16, dtype=torch.float64), torch.tensor([0.5, 3.0], dtype=torch.float64)
     for module in (*peer.modules(), *ours.modules()):
         if isinstance(module, torch.nn.GroupNorm):
             module.eps = 1e-5
-    expected = peer(x, label).sample  # its features of the label are in float32
+    expected = peer(x, time_input).sample  # its features of the time input are in float32
     assert expected.std() > 0.1
-    torch.testing.assert_close(ours(x, label), expected, rtol=0, atol=2e-6 * expected.abs().max().item())
+    torch.testing.assert_close(ours(x, time_input), expected, rtol=0, atol=2e-6 * expected.abs().max().item())
 
 
 def test_attentions_of_each_layout():
@@ -190,12 +190,12 @@ def test_fourier_inputs_have_the_declared_period():
     """With the raw channel cut off, the network sees x modulo 2^(1 - n) for the smallest n."""
     net = UNet((1, 16), channels=8, num_groups=4, fourier_inputs=(3, 4), zero_init=False).double()
     x = torch.rand(2, 1, 16, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-    label = torch.ones(2, dtype=torch.float64)
-    assert (net(x, label) - net(x + 2**-2, label)).abs().max() > 1e-3
+    time_input = torch.ones(2, dtype=torch.float64)
+    assert (net(x, time_input) - net(x + 2**-2, time_input)).abs().max() > 1e-3
     with torch.no_grad():
         net.stem.weight[:, :1] = 0
-    torch.testing.assert_close(net(x, label), net(x + 2**-2, label))
-    assert (net(x, label) - net(x + 2**-3, label)).abs().max() > 1e-3
+    torch.testing.assert_close(net(x, time_input), net(x + 2**-2, time_input))
+    assert (net(x, time_input) - net(x + 2**-3, time_input)).abs().max() > 1e-3
 
 
 def test_xavier_weights_have_the_variance_of_their_own_layer():

@@ -33,7 +33,7 @@ def test_E11_encode_then_decode_with_a_trained_network():
     """A small MLP in float32, 200 steps on a mixture: within 1e-4."""
     x = mixture().sample(1000, generator()).float()
     torch.manual_seed(0)
-    model = S.ScoreModel(S.ResidualMLP((2,), width=32, blocks=2), S.VPSDE(), "noise", label="log_snr")
+    model = S.ScoreModel(S.ResidualMLP((2,), width=32, blocks=2), S.VPSDE(), "noise", time_input="log_snr")
     objective, g = S.DenoisingScoreMatching(), generator()
     optimizer = torch.optim.Adam(model.parameters(), 3e-3)
     losses = []
@@ -132,7 +132,7 @@ def test_bad_latents_are_refused_and_named():
     model = mixture().model(S.VPSDE())
     with pytest.raises(ArgumentError, match=r"opposite to z0 \(samples 1\)"):
         S.interpolate(z, torch.where(torch.arange(3)[:, None] == 1, -2 * z, z))
-    with pytest.raises(ArgumentError, match=r"z0: got zero latents \(samples 2\)"):
+    with pytest.raises(ArgumentError, match=r"`z0` must be .*, got zero latents \(samples 2\)"):
         S.interpolate(torch.where(torch.arange(3)[:, None] == 2, 0.0, z), z)
     assert S.interpolate(z, -z, 2, spherical=False)[1].abs().max() == 0
     with pytest.raises(ArgumentError, match="weights"):

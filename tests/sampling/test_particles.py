@@ -3,23 +3,12 @@
 import pytest
 import torch
 
-from scoresde import (
-    VPSDE,
-    Ancestral,
-    GaussianMixture,
-    Inpainting,
-    Matrix,
-    Particles,
-    PredictorCorrector,
-    Resampling,
-    pigdm,
-    replacement,
-    sample,
-    trajectory,
-)
+from scoresde import VPSDE, Ancestral, GaussianMixture, PredictorCorrector, sample, trajectory
 from scoresde.errors import ArgumentError
+from scoresde.guidance import Inpainting, Matrix, pigdm, replacement
 from scoresde.models import Estimate, Unguided
 from scoresde.models.wrappers import Wrapper
+from scoresde.sampling import Particles, Resampling
 
 
 def seeded(seed=0):

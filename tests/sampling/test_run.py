@@ -147,8 +147,8 @@ class Widths(torch.nn.Module):
         self.layer, self.seen, self.dtypes = torch.nn.Linear(2, 2), [], set()
         torch.nn.init.eye_(self.layer.weight)
 
-    def forward(self, x, label, shift=0.0):
-        assert len(x) == len(label)
+    def forward(self, x, time_input, shift=0.0):
+        assert len(x) == len(time_input)
         self.seen.append(len(x))
         y = self.layer(x)
         self.dtypes.add(y.dtype)
@@ -200,12 +200,12 @@ def test_autocast_is_for_the_network_alone(dtype):
 def test_bad_switches_are_refused():
     model = Shifted(S.VPSDE())
     for bad in (0, -1, 2.5, True):
-        with pytest.raises(ArgumentError, match="chunk: got"):
+        with pytest.raises(ArgumentError, match="`chunk` must be .*, got"):
             S.sample(model, (2, 2), chunk=bad)
     for bad in (torch.float32, "bfloat16", True):
-        with pytest.raises(DTypeError, match="autocast: got"):
+        with pytest.raises(DTypeError, match="`autocast` must be .*, got"):
             S.trajectory(model, (2, 2), autocast=bad)
-    with pytest.raises(ArgumentError, match=r"autocast: got torch\.bfloat16 on .meta."):
+    with pytest.raises(ArgumentError, match=r"`autocast` must be .*, got torch\.bfloat16 on .meta."):
         autocast(S.ScoreModel(torch.nn.Linear(2, 2, device="meta"), S.VPSDE()), torch.bfloat16)
 
 
@@ -356,5 +356,5 @@ def test_an_unreachable_tolerance_names_t_step_and_calls(name):
 @pytest.mark.parametrize("name", SAMPLERS)
 def test_steps_are_whole_and_positive(name):
     for bad in (0, -3, 2.0, True):
-        with pytest.raises(ArgumentError, match="steps: got"):
+        with pytest.raises(ArgumentError, match="`steps` must be .*, got"):
             S.sample(Shifted(S.VPSDE()), (2, 2), SAMPLERS[name][0], bad)

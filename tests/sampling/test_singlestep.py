@@ -170,7 +170,7 @@ def test_steps_are_a_budget_of_network_calls(order, last):
         *_, end = S.trajectory(model, (3, 2), S.SingleStep(order, last=last), budget, generator=generator())
         assert budget - order < end.calls <= budget
         assert end.calls == end.steps * order + (last != "none")
-    with pytest.raises(ArgumentError, match="steps: got 1"):
+    with pytest.raises(ArgumentError, match="`steps` must be .*, got 1"):
         S.sample(model, (3, 2), S.SingleStep(order, last=last), 1)
 
 

@@ -8,7 +8,7 @@ import torch
 
 import scoresde as S
 from scoresde.errors import ArgumentError, DTypeError, ShapeError, UnknownNameError
-from scoresde.sampling import time_grid
+from scoresde.sde.grids import time_grid
 from tests import fake_device
 from tests.reference import ncsn as reference
 from tests.statistics_tools import energy_test, measured_order
@@ -174,7 +174,7 @@ def test_bad_correctors_are_refused():
         S.AnnealedLangevin(0.0)
     with pytest.raises(ArgumentError, match="at least one of the two"):
         S.PredictorCorrector(None)
-    with pytest.raises(ArgumentError, match="corrector_steps: got 0"):
+    with pytest.raises(ArgumentError, match="`corrector_steps` must be .*, got 0"):
         S.PredictorCorrector(None, S.Langevin(), corrector_steps=0)
 
 
@@ -185,7 +185,7 @@ def test_bad_correctors_are_refused():
 def test_S5_the_stationary_variance_of_a_gaussian_is_in_closed_form(a):
     """N(0, 1): the chain x <- (1-a) x + sqrt(2a) z has the variance 2/(2-a); within 4 standard errors (6e-5 each)."""
     n = 40_000
-    x = S.langevin_dynamics(lambda x: -x, normal(0, n, 1), a, 150, generator(1))
+    x = S.sampling.langevin_dynamics(lambda x: -x, normal(0, n, 1), a, 150, generator(1))
     expected = 2 / (2 - a)
     assert abs(x.var().item() - expected) < 4 * expected * (2 / n) ** 0.5
     assert abs(x.mean().item()) < 4 * (expected / n) ** 0.5
@@ -196,31 +196,31 @@ def test_S5_a_models_density_is_stationary():
     model, n, t = SMOOTH.model(S.VPSDE()), 500, 0.2
     start, _ = model.sde.perturb(SMOOTH.sample(n, generator(0)), t, generator(1))
     other, _ = model.sde.perturb(SMOOTH.sample(n, generator(2)), t, generator(3))
-    x = S.langevin_dynamics(model, start, 0.01, 100, generator(4), t=t)
+    x = S.sampling.langevin_dynamics(model, start, 0.01, 100, generator(4), t=t)
     assert energy_test(x, other) > 0.001
-    again = S.langevin_dynamics(lambda x: model(x, t).score, start, 0.01, 100, generator(4))
+    again = S.sampling.langevin_dynamics(lambda x: model(x, t).score, start, 0.01, 100, generator(4))
     torch.testing.assert_close(again, x)
-    late = S.langevin_dynamics(model, 3 + start, 0.01, 3, generator(4), t=t)
+    late = S.sampling.langevin_dynamics(model, 3 + start, 0.01, 3, generator(4), t=t)
     assert energy_test(late, other) == 0.001
-    one = S.langevin_dynamics(model, start[1:2], 0.01, 20, [generator(1)], t=t)
-    three = S.langevin_dynamics(model, start[:3], 0.01, 20, [generator(i) for i in range(3)], t=t)
+    one = S.sampling.langevin_dynamics(model, start[1:2], 0.01, 20, [generator(1)], t=t)
+    three = S.sampling.langevin_dynamics(model, start[:3], 0.01, 20, [generator(i) for i in range(3)], t=t)
     torch.testing.assert_close(three[1], one[0], rtol=1e-10, atol=1e-10)
 
 
 def test_bad_langevin_dynamics_are_refused():
     x, model = torch.zeros(3, 2), SMOOTH.model(S.VPSDE())
     with pytest.raises(ArgumentError, match="step_size"):
-        S.langevin_dynamics(model, x, -1.0, 5, t=0.5)
-    with pytest.raises(ArgumentError, match="steps: got 0"):
-        S.langevin_dynamics(model, x, 0.1, 0, t=0.5)
-    with pytest.raises(ArgumentError, match="t: got None"):
-        S.langevin_dynamics(model, x, 0.1, 5)
+        S.sampling.langevin_dynamics(model, x, -1.0, 5, t=0.5)
+    with pytest.raises(ArgumentError, match="`steps` must be .*, got 0"):
+        S.sampling.langevin_dynamics(model, x, 0.1, 0, t=0.5)
+    with pytest.raises(ArgumentError, match="`t` must be .*, got None"):
+        S.sampling.langevin_dynamics(model, x, 0.1, 5)
     with pytest.raises(ArgumentError, match="a time with noise"):
-        S.langevin_dynamics(model, x, 0.1, 5, t=0.0)
+        S.sampling.langevin_dynamics(model, x, 0.1, 5, t=0.0)
     with pytest.raises(ArgumentError, match="t, cond"):
-        S.langevin_dynamics(torch.neg, x, 0.1, 5, t=0.5)
-    with pytest.raises(DTypeError, match="x: got"):
-        S.langevin_dynamics(torch.neg, torch.zeros(3, dtype=torch.long), 0.1, 5)
+        S.sampling.langevin_dynamics(torch.neg, x, 0.1, 5, t=0.5)
+    with pytest.raises(DTypeError, match="`x` must be .*, got"):
+        S.sampling.langevin_dynamics(torch.neg, torch.zeros(3, dtype=torch.long), 0.1, 5)
 
 
 # ---- grids -----------------------------------------------------------------------------------------------------------
@@ -247,7 +247,7 @@ def test_D5_ddim_on_a_subsequence_is_the_papers_loop(eta):
         std = eta * np.sqrt((1 - abar[j]) / (1 - abar[i])) * np.sqrt(1 - abar[i] / abar[j])
         y = np.sqrt(abar[j]) * f + np.sqrt(1 - abar[j] - std**2) * eps + std * z[k].numpy()
     times = [i / 40 for i in tau]
-    respaced = MIXTURE.model(ddpm).under(ddpm.respace(tau[-2::-1]))
+    respaced = MIXTURE.model(ddpm).with_sde(ddpm.respace(tau[-2::-1]))
     for m, grid, steps in (
         (model, "trailing", 6), (model, times, 6), (model, torch.tensor(times), None), (respaced, "levels", None)
     ):  # fmt: skip
@@ -288,16 +288,16 @@ def test_bad_grids_are_refused():
         S.PredictorCorrector(grid="trailling")
     with pytest.raises(ArgumentError, match="bring their own ends"):
         S.DDIM(grid=[1.0, 0.5], t_min=0.1)
-    with pytest.raises(ArgumentError, match="steps: got 3, expected None, or 2"):
+    with pytest.raises(ArgumentError, match="`steps` must be None, or 2.*, got 3"):
         time_grid(vp, 3, [1.0, 0.5, 0.1])
-    with pytest.raises(ArgumentError, match="steps: got 10, expected None, or 20"):
+    with pytest.raises(ArgumentError, match="`steps` must be None, or 20.*, got 10"):
         time_grid(ddpm, 10, "levels")
-    with pytest.raises(ArgumentError, match="steps: got 21, expected at most 20"):
+    with pytest.raises(ArgumentError, match="`steps` must be at most 20.*, got 21"):
         time_grid(ddpm, 21, "trailing")
     for name in ("levels", "trailing"):
         with pytest.raises(ArgumentError, match="no levels of its own"):
             time_grid(vp, 5, name)
-    with pytest.raises(ArgumentError, match="steps: got None"):
+    with pytest.raises(ArgumentError, match="`steps` must be .*, got None"):
         time_grid(vp)
 
 
@@ -399,4 +399,4 @@ def test_no_host_sync(sde):
             x = S.sample(model, (3, 1, 8, 8), sampler, steps, cond=cond)
             assert x.device.type == "meta"
         z = S.encode(model, x, S.DDIM(), 3, cond)
-        assert S.langevin_dynamics(model, z, 0.1, 3, t=0.5, cond=cond).device.type == "meta"
+        assert S.sampling.langevin_dynamics(model, z, 0.1, 3, t=0.5, cond=cond).device.type == "meta"

@@ -7,7 +7,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from scoresde.sde.times import log1mexp
+from scoresde.sde.tensors import log1mexp
 from tests.families import FAMILIES
 
 EACH = pytest.mark.parametrize("sde", FAMILIES.values(), ids=FAMILIES)

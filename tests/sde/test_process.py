@@ -159,7 +159,7 @@ def test_E1_E3_E4_E5_marginals_and_coefficients_are_the_papers(name):
 @pytest.mark.parametrize("sde", [SubVPSDE(), SubVPSDE.cosine(), SubVPSDE.from_beta(lambda t: 1 + t)], ids=repr)
 def test_E5_sub_vp(sde):
     """g^2 = beta (1 - exp(-2B)), f as in VP, sigma = 1 - alpha^2 and never above VP's sigma."""
-    vp = VPSDE(clock=sde.clock)
+    vp = VPSDE(schedule=sde.schedule)
     t = torch.linspace(0.001, 0.99, 60, dtype=torch.float64)
     integral = -2 * sde.log_alpha(t)
     torch.testing.assert_close(sde.diffusion(t) ** 2, sde.beta(t) * (1 - torch.exp(-2 * integral)), rtol=1e-11, atol=0)
@@ -272,7 +272,7 @@ def test_any_rank_works_and_samples_do_not_mix(sde, shape, dtype):
         sde.posterior(x, 0.5 * x, s, t)[0],
         sde.posterior(x, 0.5 * x, s, t)[1].expand(shape),
         sde.posterior_variance(torch.full_like(x, 0.3), s, t),
-        ScoreModel(lambda x, label: 0.1 * x, sde, predicts="velocity")(x, t).x0,
+        ScoreModel(lambda x, time_input: 0.1 * x, sde, predicts="velocity")(x, t).x0,
     ]
     assert sde.prior_log_prob(x).shape == (6,)
     for result in whole:
@@ -287,14 +287,14 @@ def test_any_rank_works_and_samples_do_not_mix(sde, shape, dtype):
             mean,
             std.expand(row.shape),
             sde.posterior_variance(torch.full_like(row, 0.3), before, now),
-            ScoreModel(lambda x, label: 0.1 * x, sde, predicts="velocity")(row, now).x0,
+            ScoreModel(lambda x, time_input: 0.1 * x, sde, predicts="velocity")(row, now).x0,
         ]
         for batch, single in zip(whole, one, strict=True):
             tolerance = {"rtol": 2e-4, "atol": 1e-5} if dtype == torch.float32 else {"rtol": 1e-9, "atol": 1e-12}
             torch.testing.assert_close(batch[i : i + 1], single, **tolerance)
 
 
-@given(name=st.sampled_from(sorted(SMOOTH)), rank=st.integers(0, 3), t=st.floats(0.001, 0.999))
+@given(name=st.sampled_from(sorted(SMOOTH)), rank=st.wholes(0, 3), t=st.floats(0.001, 0.999))
 def test_functions_of_time_keep_any_shape(name, rank, t):
     sde, shape = FAMILIES[name], (2, 1, 3)[:rank]
     time = torch.full(shape, t, dtype=torch.float64)

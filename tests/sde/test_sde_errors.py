@@ -19,7 +19,7 @@ EACH = pytest.mark.parametrize("sde", FAMILIES.values(), ids=FAMILIES)
 
 @pytest.mark.parametrize("beta", [0.0, 1.0, -0.1, 1.5, math.nan, math.inf])
 def test_betas_lie_strictly_between_zero_and_one(beta):
-    with pytest.raises(ArgumentError, match=r"betas\[1\]: got .* strictly between 0 and 1"):
+    with pytest.raises(ArgumentError, match=r"`betas\[1\]` must be .* strictly between 0 and 1, got"):
         DDPM([0.1, beta, 0.2])
 
 
@@ -47,13 +47,13 @@ def test_times_lie_in_zero_one(sde, kind):
     calls = [sde.alpha, sde.sigma, sde.log_snr, sde.diffusion]
     calls += [lambda t: sde.drift(X, t), lambda t: sde.perturb(X, t), lambda t: sde.level(t, X)]
     for call, t in itertools.product(calls, (-0.01, 1.01, math.nan, math.inf)):
-        with pytest.raises(ArgumentError, match="t: got"):
+        with pytest.raises(ArgumentError, match="`t` must be .*, got"):
             call(kind(t))
 
 
 @pytest.mark.parametrize("t", [torch.tensor(1), torch.tensor([0, 1, 1]), "0.5", None, torch.tensor([True, True, True])])
 def test_times_are_floating_point(t):
-    with pytest.raises(DTypeError, match="t: got"):
+    with pytest.raises(DTypeError, match="`t` must be .*, got"):
         SDE.drift(X, t)
 
 
@@ -72,7 +72,7 @@ def test_a_time_of_another_shape_is_never_broadcast(sde, shape):
         lambda: sde.posterior(X, X, torch.full((3,), 0.1), t),
     ]
     for call in calls:
-        with pytest.raises(ShapeError, match=r"(t|s): got"):
+        with pytest.raises(ShapeError, match=r"`(t|s)` must be .*, got"):
             call()
 
 
@@ -87,7 +87,7 @@ def test_a_square_batch_does_not_hide_a_wrong_time():
 def test_s_comes_before_t(s, t):
     x = torch.zeros(2, 3)
     for call in (lambda: SDE.transition(s, t), lambda: SDE.posterior(x, x, s, t)):
-        with pytest.raises(ArgumentError, match=r"s: got .* earlier than t"):
+        with pytest.raises(ArgumentError, match=r"`s` must be earlier than t"):
             call()
 
 

@@ -12,7 +12,7 @@ import scoresde as S
 from scoresde.app.cli import main as cli
 from scoresde.data import Data
 from scoresde.errors import LostRankError
-from scoresde.sde.times import streams
+from scoresde.random import spawn_generators
 from scoresde.training import SlicedScoreMatching
 from scoresde.training.distributed import over_ranks, process_group
 
@@ -35,7 +35,7 @@ def digits():
     """Small integer images with labels."""
     g = torch.Generator().manual_seed(0)
     raw = torch.randint(0, 16, (40, 1, 2, 2), generator=g)
-    return Data("squares", raw, torch.arange(40) % 3, levels=16)
+    return Data("squares", raw, torch.arange(40) % 3, num_values=16)
 
 
 def trainer(folder, dropout=0.0, objective=None, **settings):
@@ -52,7 +52,9 @@ def sampled(n=5):
     x0 = GM.sample(n, torch.Generator().manual_seed(1))
     g = torch.Generator().manual_seed(2)
     x = over_ranks(
-        lambda items, g: S.sample(model, (len(items), 2), S.DDIM(1.0), 5, generator=streams(g, len(items))), n, g
+        lambda items, g: S.sample(model, (len(items), 2), S.DDIM(1.0), 5, generator=spawn_generators(g, len(items))),
+        n,
+        g,
     )
     nats = over_ranks(
         lambda items, g: (
@@ -62,7 +64,7 @@ def sampled(n=5):
                 S.Hutchinson(1),
                 method="rk4",
                 steps=5,
-                generator=streams(g, len(items)),
+                generator=spawn_generators(g, len(items)),
             ).log_prob
         ),
         n,
@@ -93,7 +95,7 @@ def commands(folder):
 def timed(folder, rank, budget=6.0):
     """A training for seconds of clocks of which the first runs half as fast as the second: 1 s a step."""
     made, now = trainer(folder, minutes=budget / 60), iter(range(1000))
-    made.clock = lambda: next(now) * (1 + rank) / 2
+    made.timer = lambda: next(now) * (1 + rank) / 2
     made.fit(digits())
     return made
 

@@ -5,10 +5,11 @@ import math
 import pytest
 import torch
 
-from scoresde import VESDE, VPSDE, Data, GaussianMixture, NoiseAwareClassifier, fit_classifier, load_data
+from scoresde import VESDE, VPSDE, Data, GaussianMixture, load_data
 from scoresde.errors import ArgumentError, CheckpointError, DataError, NonFiniteError, ShapeError
-from scoresde.models import classifier_guidance
+from scoresde.guidance import classifier_guidance
 from scoresde.nets import build_net
+from scoresde.training import NoiseAwareClassifier, fit_classifier
 
 
 @pytest.fixture(scope="module")
@@ -128,7 +129,7 @@ class Sum(torch.nn.Module):
         super().__init__()
         self.scale = torch.nn.Parameter(torch.ones(()))
 
-    def forward(self, x, label):
+    def forward(self, x, time_input):
         return self.scale * x.sum(1)
 
 

@@ -116,9 +116,9 @@ def test_float16_trains_with_it():
 
 
 def test_bad_arguments_are_refused():
-    with pytest.raises(ShapeError, match="params: "):
+    with pytest.raises(ShapeError, match="`params` must be"):
         Muon([torch.nn.Parameter(torch.zeros(3))], lr=0.1)
-    with pytest.raises(ArgumentError, match="lr: "):
+    with pytest.raises(ArgumentError, match="`lr` must be"):
         Muon([torch.nn.Parameter(torch.zeros(3, 3))], lr=0.0)
     with pytest.raises(UnknownNameError, match="did you mean 'muon'"):
         S.TrainerConfig(optimizer="moun")

@@ -9,8 +9,8 @@ from scipy.integrate import quad
 
 import scoresde as S
 from scoresde.errors import ArgumentError, UnknownNameError
-from scoresde.sampling import time_range
-from scoresde.training import EDM, Levels, LogNormal, MinSNR, Sigmoid, Theorem1, UniformLogSNR, UniformTime
+from scoresde.sde.grids import time_range
+from scoresde.training import EDM, DDIMVariational, Levels, LogNormal, MinSNR, Sigmoid, UniformLogSNR, UniformTime
 from scoresde.training.weightings import WEIGHTINGS
 from tests.reference import edm
 
@@ -135,7 +135,7 @@ def test_edm_draw_by_draw_is_the_papers_loss():
     sde, g = S.VESDE.linear(80.0), generator(1)
     net = S.ResidualMLP((3,), width=16, blocks=1)
     torch.nn.init.normal_(net.head[-1].weight)
-    model = S.ScoreModel(net, sde, "edm", label="edm", data_std=0.5)
+    model = S.ScoreModel(net, sde, "edm", time_input="edm", data_std=0.5)
     y = torch.randn(64, 3, generator=g) / 2
     with torch.no_grad():
         terms = S.DenoisingScoreMatching("edm").terms(model, y, generator=generator(2))
@@ -152,7 +152,9 @@ def test_edm_draw_by_draw_is_the_papers_loss():
 
 def test_edm_gives_every_level_the_same_loss_at_the_start():
     """A network that is zero leaves a target of unit variance: the loss of unit data is n in the mean, at any level."""
-    model = S.ScoreModel(S.ResidualMLP((2,), width=8, blocks=1), S.VESDE.linear(), "edm", label="log_snr", data_std=0.5)
+    model = S.ScoreModel(
+        S.ResidualMLP((2,), width=8, blocks=1), S.VESDE.linear(), "edm", time_input="log_snr", data_std=0.5
+    )
     x0 = torch.randn(40_000, 2, generator=generator(1)) / 2
     terms = S.DenoisingScoreMatching("edm").terms(model, x0, generator=generator(2))
     order = terms.t.argsort()
@@ -212,5 +214,5 @@ def test_unknown_names_are_refused():
         Sigmoid(bias=math.inf)
     with pytest.raises(ArgumentError, match="data_std"):
         EDM(data_std=-1.0)
-    with pytest.raises(ArgumentError, match=r"eta: got 1\.5"):
-        Theorem1(1.5)
+    with pytest.raises(ArgumentError, match=r"`eta` must be .*, got 1\.5"):
+        DDIMVariational(1.5)

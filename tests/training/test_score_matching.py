@@ -9,7 +9,7 @@ from torch import nn
 
 import scoresde as S
 from scoresde.errors import ArgumentError, CheckpointError, DTypeError, ShapeError, UnknownNameError
-from scoresde.sde.times import Share
+from scoresde.random import ShardedGenerator
 from scoresde.training.sliced import DISTRIBUTIONS, FORMS, projections
 from tests.families import FAMILIES
 from tests.reference.score_matching import ncsn_loss
@@ -148,10 +148,10 @@ def test_S1_a_teacher_gives_its_score_and_takes_no_gradient():
     torch.manual_seed(0)
     net = S.ResidualMLP((2,), width=8, blocks=1)
     nn.init.normal_(net.head[-1].weight)
-    teacher = S.ScoreModel(net, S.VESDE.linear(), "edm", label="log_snr")
+    teacher = S.ScoreModel(net, S.VESDE.linear(), "edm", time_input="log_snr")
     objective, x0 = S.ExplicitScoreMatching(teacher), torch.randn(20, 2, generator=generator(1))
     with torch.no_grad():
-        assert objective(teacher.under(S.VPSDE()), x0, generator=generator(2)).max() < 1e-6
+        assert objective(teacher.with_sde(S.VPSDE()), x0, generator=generator(2)).max() < 1e-6
     student = S.ScoreModel(S.ResidualMLP((2,), width=8, blocks=1), S.VPSDE())
     objective(student, x0, generator=generator(2)).mean().backward()
     assert all(p.grad is None for p in teacher.parameters())
@@ -294,7 +294,7 @@ def test_torchs_fused_attention_is_replaced_where_it_has_no_second_derivative(ob
             super().__init__()
             self.scale = nn.Parameter(torch.ones(()))
 
-        def forward(self, x, label):
+        def forward(self, x, time_input):
             h = (self.scale * x)[:, None, :, None]
             return nn.functional.scaled_dot_product_attention(h, h, h)[:, 0, :, 0]
 
@@ -359,7 +359,7 @@ def test_shares_of_a_generator_see_what_it_draws_for_the_whole_batch(objective):
     model, x0 = S.ScoreModel(S.ResidualMLP((2,), width=8, blocks=1), S.VPSDE(), "edm"), torch.randn(6, 2)
     whole = objective(model, x0, generator=generator(2))
     for index in range(2):
-        share = Share().of(index, 2, 6)
+        share = ShardedGenerator().of(index, 2, 6)
         share.manual_seed(2)
         torch.testing.assert_close(objective(model, x0[index::2], generator=share), whole[index::2])
 
@@ -384,7 +384,7 @@ def fisher_divergence(objective, mixture, sde, steps, seed=0):
     """A small network trained from the same start on the same data; its divergence from the truth over all levels."""
     torch.manual_seed(seed)
     net = S.ResidualMLP((2,), width=48, blocks=2)
-    model = S.ScoreModel(net, sde, "edm", label="log_snr", data_std=mixture.moments.std)
+    model = S.ScoreModel(net, sde, "edm", time_input="log_snr", data_std=mixture.moments.std)
     optimizer = torch.optim.Adam(model.parameters(), lr=2e-3, fused=True)
     schedule = torch.optim.lr_scheduler.LambdaLR(
         optimizer, lambda i: min(1, (i + 1) / 40) * (1 + math.cos(math.pi * i / steps)) / 2
@@ -423,16 +423,16 @@ def test_bad_arguments_are_refused(mixture_2d):
         S.SlicedScoreMatching(distribution="rademachr")
     with pytest.raises(UnknownNameError, match="form"):
         S.SlicedScoreMatching(form="exact")
-    with pytest.raises(ArgumentError, match="projections: got 0"):
+    with pytest.raises(ArgumentError, match="`projections` must be .*, got 0"):
         S.SlicedScoreMatching(0)
     with pytest.raises(ArgumentError, match="step"):
         S.SlicedScoreMatching(step=0.0)
     with pytest.raises(ArgumentError, match="control"):
         S.ImplicitScoreMatching(control=0.0)
-    with pytest.raises(ArgumentError, match="target: got GaussianMixture"):
+    with pytest.raises(ArgumentError, match="`target` must be .*, got GaussianMixture"):
         S.ExplicitScoreMatching(mixture_2d)
     model = mixture_2d.model(S.VPSDE())
-    with pytest.raises(DTypeError, match=r"x0: got torch\.int64"):
+    with pytest.raises(DTypeError, match=r"`x0` must be .*, got torch\.int64"):
         S.SlicedScoreMatching()(model, torch.zeros(3, 2, dtype=torch.long))
     with pytest.raises(ShapeError, match="x0"):
         S.SlicedScoreMatching()(model, torch.zeros(0, 2))

@@ -1,0 +1,58 @@
+"""The probability flow (E8) as an ordinary differential equation in lambda = log(alpha/sigma).
+
+With x = alpha x0 + sigma eps along the flow, dx = alpha' x0 + sigma' eps. In the clock lambda, and with
+kappa = d log alpha / d lambda, which lies in [0, 1] (VP: sigma^2, VE: 0, flow path: sigma), this is
+
+    dx/dlambda = kappa x - sigma eps(x, t).
+
+It is smooth at both ends, where f and g are not, and its linear part is known exactly.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+import torch
+from torch import Tensor
+
+from scoresde.models import Model
+from scoresde.models.conditions import Condition, condition_rows
+from scoresde.sde import SDE, Level
+from scoresde.sde.tensors import broadcast, flat
+
+
+def on_the_flow(sde: SDE) -> Callable[[float, float], str]:
+    """For messages about a step h at lambda: the time t, the step in t, and lambda."""
+
+    def where(lam: float, h: float) -> str:
+        t, s = sde.time_at(lam=torch.tensor([lam, lam + h], dtype=torch.float64)).tolist()
+        return f"t = {t:.6g} with a step of {abs(s - t):.3g} (lambda = {lam:.6g})"
+
+    return where
+
+
+class ProbabilityFlowField:
+    """dx/dlambda for a batch, each sample at its own lambda.
+
+    Args:
+        model: the score model.
+        shape: D, the shape of one sample; states are flat, ``(B, n)``.
+        cond: tensors ``(B, ...)`` by name, passed to the model, or None.
+    """
+
+    def __init__(self, model: Model, shape: tuple[int, ...], cond: Condition = None):
+        self.model, self.shape, self.cond, self.dtype = model, tuple(shape), cond, model.dtype
+
+    def at(self, lam: Tensor, y: Tensor, rows: Tensor) -> tuple[Tensor, Level, Tensor, Mapping | None]:
+        """``(x, level, kappa, cond)`` for flat states ``(B, n)``; x in the model's dtype and shape, kappa ``(B,)``."""
+        sde = self.model.sde
+        t = sde.time_at(lam=lam)
+        alpha_rate, sigma_rate = sde.log_alpha_rate(t), sde.log_sigma_rate(t)
+        x = y.reshape(len(y), *self.shape).to(self.dtype)
+        cond = condition_rows(self.cond, rows)
+        return x, sde.level_at(t, x), alpha_rate / (alpha_rate - sigma_rate), cond
+
+    def __call__(self, lam: Tensor, y: Tensor, rows: Tensor) -> Tensor:
+        x, level, kappa, cond = self.at(lam, y, rows)
+        noise = level.sigma * self.model.estimate(x, level, cond).eps
+        return broadcast(kappa, y) * y - flat(noise).to(y.dtype)

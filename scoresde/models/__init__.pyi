@@ -1,0 +1,17 @@
+from .conditions import NO_CLASS as NO_CLASS
+from .estimate import Estimate as Estimate
+from .estimate import Unguided as Unguided
+from .gaussian_mixture import GaussianMixture as GaussianMixture
+from .gaussian_mixture import GaussianMixtureModel as GaussianMixtureModel
+from .kernels import ddim_weight as ddim_weight
+from .kernels import discretised_gaussian as discretised_gaussian
+from .kernels import step_kl as step_kl
+from .model import Model as Model
+from .model import Wrapper as Wrapper
+from .moments import Moments as Moments
+from .predictions import PREDICTIONS as PREDICTIONS
+from .predictions import prediction_row as prediction_row
+from .score_model import ScoreModel as ScoreModel
+from .time_inputs import TIME_INPUTS as TIME_INPUTS
+from .wrappers import autocast as autocast
+from .wrappers import chunked as chunked

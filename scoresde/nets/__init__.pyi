@@ -1,0 +1,14 @@
+from .dit import DiT as DiT
+from .embeddings import Conditioning as Conditioning
+from .embeddings import Fourier as Fourier
+from .embeddings import LabelEmbedding as LabelEmbedding
+from .embeddings import Sinusoidal as Sinusoidal
+from .mlp import ResidualMLP as ResidualMLP
+from .presets import PRESETS as PRESETS
+from .presets import NetPreset as NetPreset
+from .presets import net_preset as net_preset
+from .registry import build_net as build_net
+from .registry import net_names as net_names
+from .registry import net_options as net_options
+from .registry import register_net as register_net
+from .unet import UNet as UNet

@@ -1,0 +1,421 @@
+"""log p by the probability flow, against densities that are known."""
+
+import math
+
+import pytest
+import torch
+
+import scoresde as S
+from scoresde.errors import (
+    ArgumentError,
+    DataError,
+    DTypeError,
+    NonFiniteError,
+    ShapeError,
+    ToleranceError,
+    UnknownNameError,
+)
+from scoresde.likelihood import Hutchinson, HutchPP
+
+
+def mixture(d=2, K=8, low=0.05, seed=0):
+    """K anisotropic Gaussians with stds from ``low`` to 0.4, means from N(0, I)."""
+    g = torch.Generator().manual_seed(seed)
+    means = torch.randn(K, d, generator=g, dtype=torch.float64)
+    vectors = torch.linalg.qr(torch.randn(K, d, d, generator=g, dtype=torch.float64))[0]
+    std = low * (0.4 / low) ** torch.rand(K, d, generator=g, dtype=torch.float64)
+    return S.GaussianMixture(means, torch.einsum("kia,ka,kja->kij", vectors, std**2, vectors))
+
+
+SDES = {
+    "vp": S.VPSDE(),
+    "subvp": S.SubVPSDE(),
+    "ve": S.VESDE(),
+    "ve-linear": S.VESDE.linear(),
+    "cosine": S.VPSDE.cosine(),
+    "flow": S.FlowSDE(),
+    "ddpm": S.DDPM.linear(1000),
+    "ncsn": S.NCSN.geometric(0.01, 50.0, 232),
+}
+
+
+def generator(seed=0):
+    return torch.Generator().manual_seed(seed)
+
+
+@pytest.mark.parametrize("sde", SDES)
+def test_E9_exact_trace_gives_the_density_of_the_mixture(sde):
+    """2-D, stds from 0.05, 100 calls: every one of 40 points within 1e-4 nats of the truth, 5e-6 on average."""
+    gm = mixture()
+    x = gm.sample(40, generator())
+    result = S.log_likelihood(gm.model(SDES[sde]), x, S.Exact())
+    error = (result.log_prob - gm.log_prob(x)).abs()
+    assert error.max() < 1e-4
+    assert error.mean() < 5e-6
+    assert result.nfe == 100
+    assert torch.equal(result.stderr, torch.zeros(40, dtype=torch.float64))
+
+
+@pytest.mark.parametrize("sde", ["vp", "ve"])
+def test_E9_exact_trace_in_64_dimensions(sde):
+    """100 calls: within 5e-4 nats."""
+    gm = mixture(d=64, seed=11)
+    x = gm.sample(3, generator())
+    result = S.log_likelihood(gm.model(SDES[sde]), x, S.Exact(chunk=64), steps=100)
+    assert (result.log_prob - gm.log_prob(x)).abs().max() < 5e-4
+
+
+def test_E9_multistep_converges_fast():
+    """From 40 to 80 calls the mean error falls more than 64 times, as at order 6: the defect's term does its work."""
+    gm = mixture(low=0.1)
+    x, model = gm.sample(100, generator()), gm.model(S.VPSDE())
+    coarse, fine = (
+        (S.log_likelihood(model, x, S.Exact(), steps=calls).log_prob - gm.log_prob(x)).abs().mean()
+        for calls in (40, 80)
+    )
+    assert fine < coarse / 64
+
+
+def test_E9_multistep_solves_a_networks_own_flow():
+    """A network's score is no gradient, and its moments need not be those of its density: still a reference's log p
+    to 2e-5 nats at 200 calls, and to 2e-3 for a model that knows no moments at all."""
+    torch.manual_seed(0)
+    net = S.ResidualMLP((3,), width=16, blocks=2).double()
+    for parameter in net.parameters():
+        parameter.data += 0.15 * torch.randn_like(parameter)
+    moments = S.models.Moments(torch.full((3,), 0.2), torch.tensor([0.5, 1.0, 2.0]))
+    x = torch.randn(3, 3, generator=generator(), dtype=torch.float64)
+    for known, atol in ((moments, 2e-5), (None, 2e-3)):
+        model = S.ScoreModel(net, S.VPSDE(), "edm", moments=known, time_input="log_snr")
+        reference = S.log_likelihood(model, x, S.Exact(), 1e-8, 1e-8, end="none", prior="sde")
+        ours = S.log_likelihood(model, x, S.Exact(), steps=200, end="none", prior="sde")
+        torch.testing.assert_close(ours.log_prob, reference.log_prob, rtol=0, atol=atol)
+        torch.testing.assert_close(ours.latent, reference.latent, rtol=0, atol=atol)
+
+
+@pytest.mark.parametrize("sde", ["vp", "ve", "flow"])
+def test_E9_E10_the_density_under_a_condition(sde):
+    """log p(x | y) of a mixture's components: the prior has their mean; with that of all data it would be .1 off."""
+    gm = mixture(K=4, low=0.1)
+    x, k = gm.sample(30, generator(), return_component=True)
+    shifted = x - gm.means[k]
+    z = torch.einsum("bi,bij->bj", shifted, gm.vectors[k]) / gm.values[k].sqrt()
+    exact = -0.5 * (z.square() + gm.values[k].log() + math.log(2 * math.pi)).sum(1)
+    model = gm.model(SDES[sde])
+    for settings, atol, calls in (({}, 5e-4, 100), ({"method": "rk4", "steps": 60}, 6e-3, 244)):
+        found = S.log_likelihood(model, x, S.Exact(), cond={"y": k}, **settings)
+        torch.testing.assert_close(found.log_prob, exact, rtol=0, atol=atol)
+        assert found.nfe == calls
+    with pytest.raises(ArgumentError, match="`steps` must be 10 calls or more.*, got 9"):
+        S.log_likelihood(model, x, S.Exact(), cond={"y": k}, steps=9)
+
+
+def test_E9_density_of_one_gaussian_at_any_rank():
+    for shape in [(1,), (3,), (2, 3), (1, 2, 2), (1, 2, 2, 2)]:
+        n = math.prod(shape)
+        gm = S.GaussianMixture(torch.ones(1, *shape), 0.3)
+        x = gm.sample(3, generator())
+        closed = -0.5 * ((x - 1) ** 2 / 0.3).flatten(1).sum(1) - 0.5 * n * math.log(2 * math.pi * 0.3)
+        torch.testing.assert_close(S.log_likelihood(gm.model(S.VPSDE()), x).log_prob, closed, rtol=0, atol=1e-4 * n)
+
+
+@pytest.mark.parametrize("method", ["multistep", "bosh3", "dopri8", "rk4", "heun", "RK45", "DOP853"])
+def test_E9_methods_agree(method):
+    gm = mixture(low=0.2)
+    x = gm.sample(4, generator())
+    steps = {"rk4": 60, "heun": 600}.get(method)
+    result = S.log_likelihood(gm.model(S.VPSDE()), x, S.Exact(), 1e-6, 1e-6, method, steps=steps)
+    assert (result.log_prob - gm.log_prob(x)).abs().max() < 3e-4
+
+
+def test_the_end_counts():
+    """VE from sigma_min = 0.01, stds from 0.05: each order of the end takes more than five times off the error."""
+    gm = mixture()
+    x, model = gm.sample(40, generator()), gm.model(S.VESDE())
+    second, first, none = (
+        (S.log_likelihood(model, x, S.Exact(), 1e-7, 1e-7, end=end).log_prob - gm.log_prob(x)).abs().mean()
+        for end in ("heun", "half-tweedie", "none")
+    )
+    assert second < 0.2 * first
+    assert first < 0.2 * none
+    t0 = S.log_likelihood(model, x, S.Exact(), end="none")
+    torch.testing.assert_close(t0.log_prob, model.log_prob(x, t0.t_min), rtol=0, atol=2e-4)
+
+
+def test_the_matched_prior_counts():
+    """VE's N(0, sigma_max^2 I) ignores the data's own spread: an error of some 1e-3 nats, which matching mends."""
+    gm = S.GaussianMixture([[3.0, 0.0], [-1.0, 2.0]], [[0.1, 0.2], [0.3, 0.1]])
+    x = gm.sample(40, generator())
+    matched, plain = (
+        S.log_likelihood(gm.model(S.VESDE(sigma_max=20.0)), x, S.Exact(), prior=prior).log_prob - gm.log_prob(x)
+        for prior in ("matched", "sde")
+    )
+    assert matched.abs().mean() < 2e-4
+    assert plain.abs().mean() > 3e-3
+
+
+def test_the_ends_are_reported():
+    """For N(0, c I) under VE the stretch below t_min adds n/2 log((c + sigma_min^2)/c); the priors differ as stated."""
+    gm, sde = S.GaussianMixture(torch.zeros(1, 3), 0.01), S.VESDE(0.01, 10.0)
+    x = gm.sample(4, generator())
+    below = torch.full((4,), 1.5 * math.log((0.01 + 0.01**2) / 0.01), dtype=torch.float64)
+    for method, atol in (("multistep", 5e-5), ("rk4", 1e-4), ("dopri5", 1e-4)):
+        matched, own = (
+            S.log_likelihood(gm.model(sde), x, S.Exact(), method=method, prior=prior) for prior in ("matched", "sde")
+        )
+        torch.testing.assert_close(matched.below, below, rtol=0, atol=atol)
+        torch.testing.assert_close(matched.log_prob - own.log_prob, matched.prior_gap, rtol=0, atol=5e-5)
+        assert matched.t_min == 0
+        assert matched.method == method
+        stop = S.log_likelihood(gm.model(sde), x, S.Exact(), method=method, end="none")
+        assert torch.equal(stop.below, torch.zeros(4, dtype=torch.float64))
+    unknown = gm.model(sde)
+    unknown.moments = None
+    assert S.log_likelihood(unknown, x, S.Exact()).prior_gap.isnan().all()
+
+
+@pytest.mark.parametrize("distribution", ["rademacher", "gaussian"])
+@pytest.mark.parametrize("method", ["multistep", "rk4", "dopri5"])
+def test_E9_hutchinson_is_unbiased_and_its_standard_error_is_right(method, distribution):
+    """200 repeats of 4 probes, as rows of one batch with generators of their own: the mean is within 4.5 standard
+    errors of the exact trace (false alarm 7e-6), the reported standard error within 25 % of the repeats' spread."""
+    gm = mixture(d=6, K=3, low=0.2)
+    x, model = gm.sample(1, generator()).expand(200, -1), gm.model(S.VPSDE())
+    settings = {"method": method, "rtol": 1e-4, "atol": 1e-4, "steps": 20}
+    exact = S.log_likelihood(model, x[:1], S.Exact(), **settings).log_prob
+    generators = [generator(i) for i in range(200)]
+    run = S.log_likelihood(model, x, Hutchinson(4, distribution), generator=generators, **settings)
+    spread = run.log_prob.std().item()
+    assert abs(run.log_prob.mean().item() - exact.item()) < 4.5 * spread / math.sqrt(200) + 1e-3
+    assert run.stderr.square().mean().sqrt().item() / spread == pytest.approx(1, abs=0.25)
+
+
+def test_E9_one_orthogonal_probe_a_stage():
+    """40 dimensions, 300 repeats at 80 calls: unbiased (4.5 standard errors: false alarm 7e-6); intervals of 1.96
+    standard errors cover the exact trace's log p in 95 % of cases, within 4 binomial deviations (1e-3); and orthogonal
+    probes have less than .8 of the standard deviation of independent ones."""
+    gm = mixture(d=40, K=3, low=0.05)
+    x, model = gm.sample(1, generator()), gm.model(S.VPSDE())
+    exact = S.log_likelihood(model, x, S.Exact(chunk=40), steps=80).log_prob
+    x = x.expand(300, -1)
+    run = S.log_likelihood(model, x, Hutchinson(1), steps=80, generator=generator(1))
+    error, spread = run.log_prob - exact, run.log_prob.std().item()
+    assert error.mean().abs() < 4.5 * spread / math.sqrt(300)
+    covered = (error.abs() < 1.96 * run.stderr).double().mean().item()
+    assert abs(covered - 0.95) < 4 * math.sqrt(0.95 * 0.05 / 300)
+    other = S.log_likelihood(model, x, Hutchinson(1, orthogonal=False), steps=80, generator=generator(1))
+    assert spread < 0.8 * other.log_prob.std()
+
+
+def test_E9_hutchpp_is_unbiased_and_needs_no_luck_at_low_rank():
+    gm = mixture(d=6, K=3, low=0.2)
+    x, model = gm.sample(1, generator()).expand(200, -1), gm.model(S.VPSDE())
+    exact = S.log_likelihood(model, x[:1], S.Exact(), steps=40).log_prob
+    for rank in (2, 6):
+        run = S.log_likelihood(model, x, HutchPP(rank, 1), generator=generator(), steps=40)
+        error, spread = run.log_prob - exact, run.log_prob.std().item()
+        assert error.mean().abs() < 4.5 * spread / math.sqrt(200) + 1e-9
+        if rank == 6:
+            assert spread < 1e-9
+        else:
+            assert run.stderr.square().mean().sqrt().item() / spread == pytest.approx(1, abs=0.25)
+
+
+def test_fresh_probes_average_out_along_the_path():
+    """On a fixed grid a draw at every stage gives less than half the spread of one draw for the whole path."""
+    gm = mixture(d=6, K=3, low=0.2)
+    x, model = gm.sample(1, generator()).expand(200, -1), gm.model(S.VPSDE())
+    for method in ("multistep", "rk4"):
+        steps = {"multistep": 100, "rk4": 25}[method]
+        fresh, frozen = (
+            S.log_likelihood(model, x, Hutchinson(1, fresh=fresh), method=method, steps=steps, generator=generator())
+            for fresh in (True, False)
+        )
+        assert fresh.log_prob.std() < 0.5 * frozen.log_prob.std()
+        assert frozen.stderr.isnan().all()
+        assert fresh.stderr.isfinite().all()
+
+
+def test_one_probe_kept_for_the_whole_path_gives_no_standard_error():
+    gm = mixture(low=0.2)
+    model, x = gm.model(S.VPSDE()), gm.sample(3, generator())
+    result = S.log_likelihood(model, x, Hutchinson(1), 1e-4, 1e-4, "dopri5", generator())
+    assert result.stderr.isnan().all()
+    assert result.log_prob.isfinite().all()
+
+
+@pytest.mark.parametrize("method", ["multistep", "dopri5", "bosh3", "rk4"])
+def test_a_samples_density_does_not_depend_on_its_batch(method):
+    gm = mixture(d=40, K=3, low=0.2)
+    x, model = gm.sample(6, generator()), gm.model(S.VESDE())
+    for divergence in (S.Exact(), Hutchinson(2), HutchPP()):
+        generators = [generator(i) for i in range(6)]
+        settings = {"method": method, "steps": 12, "rtol": 1e-3, "atol": 1e-3}
+        together = S.log_likelihood(model, x, divergence, generator=generators, **settings)
+        for i in (0, 5):
+            alone = S.log_likelihood(model, x[i : i + 1], divergence, generator=[generator(i)], **settings)
+            torch.testing.assert_close(alone.log_prob[0], together.log_prob[i], rtol=0, atol=1e-6)
+            torch.testing.assert_close(alone.stderr[0], together.stderr[i], rtol=1e-6, atol=1e-6, equal_nan=True)
+
+
+class Watched(S.Model):
+    """A mixture's model that notes the batch sizes it is called with, and counts backward passes through its eps."""
+
+    def __init__(self, inner):
+        super().__init__()
+        self.inner, self.sde, self.moments = inner, inner.sde, inner.moments
+        self.sizes, self.backward = [], 0
+
+    def estimate(self, x, level, cond=None):
+        self.sizes.append(len(x))
+        estimate = self.inner.estimate(x, level, cond)
+        if estimate.eps.requires_grad:
+            estimate.eps.register_hook(self._count)
+        return estimate
+
+    def _count(self, gradient):
+        self.backward += 1
+
+
+@pytest.mark.parametrize("method", ["multistep", "rk4", "dopri5"])
+def test_chunks_change_nothing(method):
+    gm = mixture(d=40, K=3, low=0.2)
+    x, model = gm.sample(5, generator()), Watched(gm.model(S.VPSDE()))
+    settings = {"method": method, "steps": 10, "rtol": 1e-3, "atol": 1e-3}
+    for divergence in (S.Exact(), Hutchinson(2), HutchPP()):
+        whole, parts = (
+            S.log_likelihood(model, x, divergence, generator=generator(), chunk=chunk, **settings)
+            for chunk in (None, 2)
+        )
+        torch.testing.assert_close(parts.log_prob, whole.log_prob, rtol=0, atol=1e-9)
+        torch.testing.assert_close(parts.stderr, whole.stderr, rtol=1e-9, atol=1e-9)
+    model.sizes.clear()
+    S.log_likelihood(model, x, Hutchinson(2), generator=generator(), chunk=2, **settings)
+    assert max(model.sizes) == 2
+
+
+def test_one_call_and_one_product_a_level():
+    """The calls are those stated, each with one vector-Jacobian product, but for the first rounds over four levels."""
+    gm = mixture(low=0.2)
+    for sde, untraced in ((S.VPSDE(), 4), (S.VESDE(0.05), 12)):
+        model = Watched(gm.model(sde))
+        assert S.log_likelihood(model, gm.sample(2, generator()), Hutchinson(1), steps=50).nfe == 50
+        assert len(model.sizes) == 50
+        assert model.backward == 50 - untraced
+
+
+def test_the_model_is_used_in_evaluation_mode_and_left_as_it_was():
+    net = S.ResidualMLP((2,), width=8, blocks=1, dropout=0.5)
+    for parameter in net.parameters():
+        parameter.data += 0.1
+    frozen = next(net.parameters())
+    frozen.requires_grad_(False)
+    model = S.ScoreModel(net, S.VPSDE(), "edm").train()
+    x = torch.randn(3, 2, generator=generator())
+    first, again = (S.log_likelihood(model, x, S.Exact(), steps=12).log_prob for _ in range(2))
+    assert torch.equal(first, again)
+    with torch.inference_mode():
+        inside = S.log_likelihood(model, x.clone(), S.Exact(), steps=12).log_prob
+    torch.testing.assert_close(inside, first)
+    with pytest.raises(NonFiniteError):
+        S.log_likelihood(model, x * 1e30, S.Exact(), steps=12)
+    assert model.training
+    assert all(module.training for module in model.modules())
+    assert [p.requires_grad for p in net.parameters()] == [p is not frozen for p in net.parameters()]
+
+
+def test_equal_seeds_give_equal_densities_bit_for_bit():
+    gm = mixture(d=20)
+    x, model = gm.sample(3, generator()), gm.model(S.VPSDE())
+    first, again, other = (S.log_likelihood(model, x, method="rk4", generator=generator(s)).log_prob for s in (5, 5, 6))
+    assert torch.equal(first, again)
+    assert not torch.equal(first, other)
+
+
+def test_the_latent_is_the_start_of_the_flow():
+    """x_1 of the likelihood, decoded by the probability flow, is x_0 again (E11)."""
+    gm = mixture(low=0.2)
+    x, model = gm.sample(5, generator()), gm.model(S.VPSDE())
+    latent = S.log_likelihood(model, x, S.Exact(), 1e-8, 1e-8).latent
+    again = S.sample(model, x.shape, S.ProbabilityFlow(rtol=1e-8, atol=1e-8), start=latent)
+    torch.testing.assert_close(again, x, rtol=0, atol=1e-6)
+
+
+class Spoiled(S.Model):
+    """A mixture's model that gives NaN for samples whose first entry is above 100."""
+
+    def __init__(self, inner):
+        super().__init__()
+        self.inner, self.sde, self.moments = inner, inner.sde, inner.moments
+
+    def estimate(self, x, level, cond=None):
+        estimate = self.inner.estimate(x, level, cond)
+        return estimate._replace(eps=torch.where(x[:, :1] > 100, torch.nan, estimate.eps))
+
+
+class Rough(Spoiled):
+    """A model whose eps is never the same: no step is small enough."""
+
+    def estimate(self, x, level, cond=None):
+        estimate = self.inner.estimate(x, level, cond)
+        return estimate._replace(eps=estimate.eps + torch.rand_like(x))
+
+
+def test_bad_input_is_refused_and_named():
+    gm = mixture(low=0.2)
+    model = gm.model(S.VPSDE())
+    x = gm.sample(3, generator())
+    with pytest.raises(DTypeError, match="use bits_per_dim"):
+        S.log_likelihood(model, torch.zeros(3, 2, dtype=torch.uint8))
+    with pytest.raises(NonFiniteError, match=r"`x0` must be .*NaN or infinity in 1 of 3 samples \(1\)"):
+        S.log_likelihood(model, torch.where(torch.arange(3)[:, None] == 1, torch.nan, x))
+    for method in ("multistep", "rk4", "dopri5"):
+        with pytest.raises(NonFiniteError, match=r"estimate at t = \S+: NaN or infinity in 1 of 3 samples \(2\)"):
+            S.log_likelihood(Spoiled(model), torch.where(torch.arange(3)[:, None] == 2, 1000.0, x), method=method)
+    with pytest.raises(ShapeError, match="x"):
+        S.log_likelihood(model, torch.zeros(3, 5))
+    with pytest.raises(ShapeError, match=r"`x0` must be \(B, 2\).*, got \(3,\)"):
+        S.log_likelihood(model, torch.zeros(3))
+    with pytest.raises(ToleranceError, match=r"at t = \S+ with a step of .*calls"):
+        S.log_likelihood(Rough(model), x, S.Exact(), 1e-30, 1e-30)
+    with pytest.raises(ArgumentError, match="steps"):
+        S.log_likelihood(model, x, steps=8)
+    with pytest.raises(ArgumentError, match="chunk"):
+        S.log_likelihood(model, x, chunk=0)
+    with pytest.raises(ArgumentError, match="`end` must be .*, got 'half-tweedie'"):
+        S.log_likelihood(model, x, end="half-tweedie")
+    with pytest.raises(UnknownNameError, match="did you mean 'multistep'"):
+        S.log_likelihood(model, x, method="multi-step")
+    with pytest.raises(UnknownNameError, match="differentiable"):
+        S.log_likelihood(model, x, differentiable="yes")
+    with pytest.raises(ArgumentError, match="fixed grid"):
+        S.log_likelihood(model, x, method="dopri5", differentiable="direct")
+    with pytest.raises(UnknownNameError, match="prior"):
+        S.log_likelihood(model, x, prior="gaussian")
+    with pytest.raises(UnknownNameError, match="end"):
+        S.log_likelihood(model, x, end="tweedie")
+    with pytest.raises(ArgumentError, match="probes"):
+        Hutchinson(0)
+    with pytest.raises(UnknownNameError, match="did you mean 'rademacher'"):
+        Hutchinson(1, "radmacher")
+    net = S.ResidualMLP((2,), width=8, blocks=1)
+    quantised = S.ScoreModel(net, S.VPSDE(), scaling=S.data.Scaling.for_integers(17))
+    levels = S.data.Scaling.for_integers(17).bin_centres(torch.tensor([[0, 3], [16, 5]]))
+    with pytest.raises(DataError, match="17 exact levels"):
+        S.log_likelihood(quantised, levels)
+
+
+def test_the_defect_tells_a_grid_that_is_too_coarse():
+    """16 peaks a 46th of the data's standard deviation wide, and points beside them: the mean error of log p and the
+    mean |defect| agree within a factor of 3 while the levels are too few, and fall together.
+    """
+    peaks = S.GaussianMixture(torch.linspace(-1.7, 1.7, 16).double()[:, None], (1 / 46) ** 2)
+    g = torch.Generator().manual_seed(0)
+    x = peaks.sample(200, g)
+    x = x + 0.1 * torch.rand(x.shape, generator=g, dtype=torch.float64)
+    for steps, most in ((50, 10.0), (100, 0.5), (200, 0.01)):
+        result = S.log_likelihood(peaks.model(S.VPSDE()), x, steps=steps)
+        error, defect = (result.log_prob - peaks.log_prob(x)).abs().mean(), result.defect.abs().mean()
+        assert error / 3 < defect < 3 * error
+        assert error < most
+    assert not S.log_likelihood(peaks.model(S.VPSDE()), x, method="rk4").defect.any()
