@@ -1,0 +1,117 @@
+"""What of the rules in CONTRIBUTING.md a machine can check: first lines, words, lengths of sentences and functions."""
+
+import ast
+import io
+import re
+import tokenize
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+PACKAGE = ROOT / "scoresde"
+FIRST_LINE = 72  # characters, with the quotes left out
+SENTENCE = 25  # words
+FUNCTION = 70  # lines, the docstring left out
+UNCOMMENTED = 30  # lines that a function may have without a comment, the docstring left out
+#: words that stand for a better one; see the fourth rule
+WORDS = re.compile(
+    r"\b(is told|are told|be told|is asked|are asked|asked for|so many|no such|likewise|anew|beyond|of its own|"
+    r"of their own|of one's own|stands still|comes beside)\b",
+    re.IGNORECASE,
+)
+NOUN_STARTS = {"The", "A", "An", "Whether", "What", "How", "Where"}
+FILES = sorted(PACKAGE.rglob("*.py"))
+
+
+def name(path):
+    return str(path.relative_to(ROOT))
+
+
+def documented(path):
+    """The nodes of a file that have a docstring, with it."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef) and ast.get_docstring(node):
+            yield node, ast.get_docstring(node)
+
+
+def functions(path):
+    source = path.read_text()
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.FunctionDef):
+            body = node.body[1:] if ast.get_docstring(node) else node.body
+            yield node, (body[-1].end_lineno - body[0].lineno + 1 if body else 0)
+
+
+def is_property(node):
+    return any("property" in ast.unparse(d) or "setter" in ast.unparse(d) for d in node.decorator_list)
+
+
+def prose(text):
+    """The sentences of a text; formulas, code, tables and lists of names left out."""
+    paragraphs = re.split(r"\n\s*\n", text)
+    for paragraph in paragraphs:
+        lines = [line.strip() for line in paragraph.splitlines()]
+        if any(re.match(r"(\||===|>>>|\.\. |[-=]{4,})", line) for line in lines) or text.find("::\n\n") >= 0:
+            continue
+        words = re.sub(r"``[^`]*``|:\w+:`[^`]*`|`[^`]*`|\([^()]*\)|\[[^\]]*\]", " X ", " ".join(lines))
+        yield from re.split(r"(?<=[.:;?!])\s+|(?:^|\s)- ", words)
+
+
+def comments(path):
+    for token in tokenize.generate_tokens(io.StringIO(path.read_text()).readline):
+        if token.type == tokenize.COMMENT:
+            yield token.start[0], token.string
+
+
+@pytest.mark.parametrize("path", FILES, ids=name)
+def test_first_lines_stand_alone(path):
+    wrong = []
+    for node, text in documented(path):
+        first = text.splitlines()[0]
+        where = f"{name(path)}:{getattr(node, 'lineno', 1)} "
+        if len(first) > FIRST_LINE:
+            wrong.append(f"{where}{len(first)} characters: {first}")
+        if not first.endswith((".", "?", ":", "!")):
+            wrong.append(f"{where}does not end: {first}")
+        if isinstance(node, ast.FunctionDef) and not is_property(node) and first.split()[0] in NOUN_STARTS:
+            wrong.append(f"{where}a function does something: {first}")
+    assert not wrong, "\n".join(wrong)
+
+
+@pytest.mark.parametrize("path", FILES, ids=name)
+def test_sentences_are_short_and_use_the_words_of_the_field(path):
+    wrong = []
+    for node, text in documented(path):
+        for sentence in prose(text):
+            words = [w for w in sentence.split() if re.search(r"[A-Za-z]{2,}", w)]
+            if len(words) > SENTENCE:
+                wrong.append(
+                    f"{name(path)}:{getattr(node, 'lineno', 1)} {len(words)} words: {' '.join(words)[:100]}..."
+                )
+    for number, line in enumerate(path.read_text().splitlines(), 1):
+        wrong += [f"{name(path)}:{number} {found[0]!r}" for found in WORDS.finditer(line)]
+    assert not wrong, "\n".join(wrong)
+
+
+@pytest.mark.parametrize("path", FILES, ids=name)
+def test_functions_are_short_or_commented(path):
+    commented = {number for number, _ in comments(path)}
+    wrong = []
+    for node, length in functions(path):
+        inside = any(node.lineno <= number <= node.end_lineno for number in commented)
+        if length > FUNCTION:
+            wrong.append(f"{name(path)}:{node.lineno} {node.name}: {length} lines")
+        elif length > UNCOMMENTED and not inside:
+            wrong.append(f"{name(path)}:{node.lineno} {node.name}: {length} lines without a comment")
+    assert not wrong, "\n".join(wrong)
+
+
+def test_the_checks_can_fail(tmp_path):
+    path = tmp_path / "bad.py"
+    path.write_text('def f():\n    """The thing of which so many are asked for"""\n')
+    for node, text in documented(path):
+        assert text.split()[0] in NOUN_STARTS
+        assert isinstance(node, ast.FunctionDef)
+    assert [found[0] for found in WORDS.finditer(path.read_text())] == ["so many", "asked for"]
+    assert max(len(s.split()) for s in prose("One two three. " + "word " * 30 + ".")) > SENTENCE
