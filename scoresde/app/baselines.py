@@ -38,7 +38,7 @@ def fit_baselines(train: Data, held_out: Data, seed: int = 0) -> list[Baseline]:
     y = held_out.to_model(held_out.raw, generator, torch.float64)
     gaussian = Moments(*train.moments())
     log_prob = gaussian.log_prob(y, 1.0, 0.0) + held_out.log_volume
-    note = "full covariance" if gaussian.vectors is not None else "diagonal covariance"
+    note = "diagonal covariance" if gaussian.is_diagonal else "full covariance"
     return [Baseline("Gaussian", log_prob, note), _mixture(x.numpy(), y.flatten(1).numpy(), held_out.log_volume, seed)]
 
 

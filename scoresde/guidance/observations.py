@@ -33,7 +33,7 @@ from scoresde.guidance.operators import LinearOperator, per_sample_dot
 from scoresde.models.conditions import Condition
 from scoresde.models.estimate import Estimate, Unguided
 from scoresde.models.model import Model
-from scoresde.models.moments import Moments
+from scoresde.models.moments import Moments, denoised_variance
 from scoresde.models.wrappers import Wrapper
 from scoresde.sde import Level
 from scoresde.sde.tensors import broadcast
@@ -176,22 +176,21 @@ class _PiGDM(_Guided):
         self.variance = variance
 
     def weigh(self, r, noise, level):
-        square = level.sigma**2
-        c = square * self.variance / (square + level.alpha**2 * self.variance)
+        c = denoised_variance(self.variance, level.alpha, level.sigma)
         return self.operator.gram_solve(r, like_y(c, r), noise**2)
 
 
 class _GaussianData(_Guided):
     def __init__(self, model, operator, y, noise, moments):
         super().__init__(model, operator, y, noise)
-        vectors = torch.eye(len(moments.values), dtype=torch.float64) if moments.vectors is None else moments.vectors
+        matrix = operator.matrix()
         self.register_buffer("variances", moments.values)
-        self.register_buffer("seen", operator.matrix() @ vectors)  # A in the eigenbasis of C
+        self.register_buffer("seen", moments.gaussian(matrix).to_eigen(matrix))  # A in the eigenbasis of C
 
     def weigh(self, r, noise, level):
         sigma, alpha = (value.reshape(-1, 1) if isinstance(value, Tensor) else value for value in level[2:0:-1])
         variances, seen = self.variances.to(r), self.seen.to(r)
-        c = sigma**2 * variances / (sigma**2 + alpha**2 * variances)
+        c = denoised_variance(variances, alpha, sigma)
         S = (seen * c[..., None, :]) @ seen.T + (noise**2).reshape(-1, 1, 1) * torch.eye(
             len(seen), dtype=r.dtype, device=r.device
         )

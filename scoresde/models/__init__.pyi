@@ -8,6 +8,7 @@ from .kernels import discretised_gaussian as discretised_gaussian
 from .kernels import step_kl as step_kl
 from .model import Model as Model
 from .model import Wrapper as Wrapper
+from .moments import Gaussian as Gaussian
 from .moments import Moments as Moments
 from .predictions import PREDICTIONS as PREDICTIONS
 from .predictions import prediction_row as prediction_row

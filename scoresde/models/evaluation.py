@@ -9,7 +9,7 @@ import torch
 from scoresde.models.model import Model
 
 
-class evaluation:  # noqa: N801  (a context manager, as torch.no_grad)
+class evaluation:
     """A context in which all parts of ``model`` are in evaluation mode. It can be entered again after it was left.
 
     On leaving, training mode, autograd and ``requires_grad`` are restored as they were on entering.

@@ -1,25 +1,41 @@
-"""Mean and covariance of the data, and the Gaussian they make of p_t."""
+"""Moments of the data, and the algebra of the Gaussian that has them.
+
+Symbols:
+    m, C: mean and covariance of the data; C = V diag(c) V', with eigenvectors V and eigenvalues c.
+    n: entries of one sample. B: samples.
+    alpha, sigma: mean scale and standard deviation of the noise at a level. rho = sigma/alpha. snr = rho^-2.
+    y = x/alpha: a noisy sample in the scale of the data, y = x_0 + rho eps.
+    z: a vector in whitened coordinates, or x_0 - m in the eigenbasis, as each method says.
+
+For data N(m, C) every marginal is Gaussian, y ~ N(m, C + rho^2 I). So the score, the flow and the divergences have
+closed forms, and C's eigenbasis makes each of them a formula for one entry at a time.
+"""
 
 from __future__ import annotations
 
-import copy
 import math
+from typing import TypeVar
 
 import torch
 from torch import Tensor
 
 from scoresde.errors import ShapeError
 
+Number = TypeVar("Number", float, Tensor)
+
 
 class Moments:
-    """Mean and covariance of data of shape D, n = prod(D).
+    """Mean and covariance of data of shape D, n = prod(D), in float64 on the CPU.
 
-    Under an SDE the marginal p_t has mean alpha m and covariance alpha^2 C + sigma^2 I exactly; the Gaussian with these
-    moments is the best Gaussian stand-in for p_1, better than N(0, sigma^2 I) when alpha(1) > 0 (VE above all).
+    Under an SDE the marginal p_t has mean alpha m and covariance alpha^2 C + sigma^2 I exactly. The Gaussian with these
+    moments is the best Gaussian stand-in for p_1: better than N(0, sigma^2 I) where alpha(1) > 0, most of all for VE.
 
     Args:
-        mean: ``(*D)``.
-        covariance: ``(n, n)``, or its diagonal ``(n,)``.
+        mean: Mean of shape ``(*D)``.
+        covariance: Covariance of shape ``(n, n)``, or its diagonal ``(n,)``.
+
+    Raises:
+        ShapeError: ``covariance`` has another shape.
     """
 
     def __init__(self, mean: Tensor, covariance: Tensor):
@@ -27,15 +43,19 @@ class Moments:
         if covariance.shape not in {(n,), (n, n)}:
             raise ShapeError("covariance", tuple(covariance.shape), f"({n},) or ({n}, {n}) for a mean of {n} entries")
         self.mean, self.covariance = mean.detach().double().cpu(), covariance.detach().double().cpu()
-        if covariance.ndim == 2:
+        self.values, self.vectors = self.covariance, None
+        if not self.is_diagonal:
             self.values, self.vectors = torch.linalg.eigh(self.covariance)
             self.values = self.values.clamp(min=0)
-        else:
-            self.values, self.vectors = self.covariance, None
 
     @classmethod
     def of(cls, x: Tensor, diagonal: bool | None = None) -> Moments:
-        """The moments of data ``(N, *D)``; only the diagonal of the covariance if ``diagonal`` (default: n > 1024)."""
+        """Measure the moments of data ``(N, *D)``.
+
+        Args:
+            x: Data of shape ``(N, *D)``.
+            diagonal: Whether to keep only the diagonal of the covariance, default for n > 1024.
+        """
         flat = x.detach().reshape(len(x), -1).double().cpu()
         mean = flat.mean(0)
         if diagonal if diagonal is not None else flat.shape[1] > 1024:
@@ -43,36 +63,144 @@ class Moments:
         centred = flat - mean
         return cls(mean.reshape(x.shape[1:]), centred.T @ centred / len(flat))
 
-    def like(self, x: Tensor) -> Moments:
-        """Return these moments in the dtype and on the device of ``x``, for a loop that would move them at each call.
-
-        The mean is flat, ``(1, n)``.
-        """
-        moved = copy.copy(self)
-        moved.mean, moved.values = self.mean.reshape(1, -1).to(x), self.values.to(x)
-        moved.vectors = None if self.vectors is None else self.vectors.to(x)
-        return moved
-
-    def to_eigen(self, v: Tensor) -> Tensor:
-        """Return V' v, the coordinates of v ``(B, n)`` in the eigenbasis V of C."""
-        return v if self.vectors is None else v @ self.vectors.to(v)
-
-    def from_eigen(self, z: Tensor) -> Tensor:
-        """Return V z, the vectors ``(B, n)`` with coordinates z in the eigenbasis V of C."""
-        return z if self.vectors is None else z @ self.vectors.to(z).T
-
-    def variance(self, alpha: float | Tensor, sigma: float | Tensor) -> Tensor:
-        """Return alpha^2 c + sigma^2, the variances of p_t along the eigenbasis of C, c its eigenvalues."""
-        return alpha**2 * self.values + sigma**2
-
-    def log_prob(self, x: Tensor, alpha: float, sigma: float, mean: Tensor | None = None) -> Tensor:
-        """log N(x; alpha m, alpha^2 C + sigma^2 I) in nats, ``(B,)`` for x ``(B, *D)``; a ``mean`` ``(B, n)`` for m."""
-        z = x.reshape(len(x), -1) - alpha * (self.mean.reshape(-1).to(x) if mean is None else mean)
-        z, variance = self.to_eigen(z), self.variance(alpha, sigma)
-        normaliser = (variance.log() + math.log(2 * math.pi)).sum().item()
-        return -0.5 * ((z * z / variance.to(x)).sum(1) + normaliser)
+    @property
+    def is_diagonal(self) -> bool:
+        """Whether only the diagonal of the covariance is known."""
+        return self.covariance.ndim == 1
 
     @property
     def std(self) -> float:
         """The root of the mean variance over entries: one number for the scale of the data about its mean."""
         return self.values.mean().sqrt().item()
+
+    def gaussian(self, like: Tensor, mean: Tensor | None = None) -> Gaussian:
+        """Return the Gaussian with these moments, in the dtype and on the device of ``like``.
+
+        Args:
+            like: Tensor whose dtype and device the computation has.
+            mean: Mean ``(B, n)`` for each sample instead of the data's.
+        """
+        if mean is None:
+            mean = self.mean.reshape(1, -1)
+        return Gaussian(mean.to(like), self.values, self.vectors)
+
+    def log_prob(self, x: Tensor, alpha: float, sigma: float, mean: Tensor | None = None) -> Tensor:
+        """Return log N(x; alpha m, alpha^2 C + sigma^2 I) in nats, ``(B,)``.
+
+        Args:
+            x: Points of shape ``(B, *D)``.
+            alpha, sigma: Mean scale and noise of the level.
+            mean: Mean ``(B, n)`` for each sample instead of the data's.
+        """
+        return self.gaussian(x, mean).log_prob(x, alpha, sigma)
+
+    def __repr__(self) -> str:
+        kind = "diagonal" if self.is_diagonal else "full"
+        return f"Moments(shape={tuple(self.mean.shape)}, std={self.std:.6g}, covariance={kind})"
+
+
+class Gaussian:
+    """N(m, C) in the eigenbasis of C, for computing at one dtype and on one device.
+
+    Vectors are flat, ``(B, n)``. Methods that return a float compute in float64 on the CPU and never wait for a device.
+
+    Args:
+        mean: m, ``(1, n)``, or ``(B, n)`` with a mean for each sample; sets dtype and device.
+        values: c, the eigenvalues of C, ``(n,)`` float64 on the CPU.
+        vectors: V, the eigenvectors of C in its columns, ``(n, n)``. None: the axes.
+    """
+
+    def __init__(self, mean: Tensor, values: Tensor, vectors: Tensor | None = None):
+        self.mean, self._host_values = mean, values
+        self.values = values.to(mean)
+        self.vectors = None if vectors is None else vectors.to(mean)
+
+    @classmethod
+    def isotropic(cls, mean: Tensor, variance: float) -> Gaussian:
+        """Return N(m, variance I) for a mean ``(1, n)`` or ``(B, n)``."""
+        return cls(mean, torch.full((mean.shape[1],), variance, dtype=torch.float64))
+
+    # ---- coordinates -------------------------------------------------------------------------------------------------
+
+    def to_eigen(self, v: Tensor) -> Tensor:
+        """Return V' v, the coordinates of v ``(B, n)`` in the eigenbasis of C."""
+        return v if self.vectors is None else v @ self.vectors
+
+    def from_eigen(self, u: Tensor) -> Tensor:
+        """Return V u, the vectors ``(B, n)`` that have the coordinates u in the eigenbasis of C."""
+        return u if self.vectors is None else u @ self.vectors.T
+
+    def centre(self, y: Tensor) -> Tensor:
+        """Return V' (y - m) for y ``(B, n)``."""
+        return self.to_eigen(y - self.mean)
+
+    def uncentre(self, u: Tensor) -> Tensor:
+        """Return m + V u, the inverse of :meth:`centre`."""
+        return self.from_eigen(u) + self.mean
+
+    def variance(self, rho: float) -> Tensor:
+        """Return c + rho^2 ``(n,)``, the variances of y along the eigenbasis."""
+        return self.values + rho**2
+
+    def std(self, rho: float) -> Tensor:
+        """Return sqrt(c + rho^2) ``(n,)``, the standard deviations of y along the eigenbasis."""
+        return self.variance(rho).sqrt()
+
+    def whiten(self, y: Tensor, rho: float) -> Tensor:
+        """Return z = V' (C + rho^2 I)^{-1/2} (y - m) for y ``(B, n)``; z is constant along the Gaussian's flow."""
+        return self.centre(y) / self.std(rho)
+
+    def unwhiten(self, z: Tensor, rho: float) -> Tensor:
+        """Return the y ``(B, n)`` whose whitened coordinates at rho are z."""
+        return self.uncentre(z * self.std(rho))
+
+    # ---- density and flow --------------------------------------------------------------------------------------------
+
+    def log_prob(self, x: Tensor, alpha: float, sigma: float) -> Tensor:
+        """Return log N(x; alpha m, alpha^2 C + sigma^2 I) in nats, ``(B,)`` for x ``(B, *D)``."""
+        z = self.to_eigen(x.reshape(len(x), -1) - alpha * self.mean)
+        variance = alpha**2 * self._host_values + sigma**2
+        normaliser = (variance.log() + math.log(2 * math.pi)).sum().item()
+        return -0.5 * ((z * z / variance.to(x)).sum(1) + normaliser)
+
+    def trace(self, rho: float) -> float:
+        """Return tr(rho d eps/dy) = sum rho^2/(c + rho^2), with eps the noise that the exact model predicts."""
+        return (rho**2 / (self._host_values + rho**2)).sum().item()
+
+    def log_det(self, start: float, end: float) -> float:
+        """Return the log-determinant of the Gaussian's flow of y from rho = ``start`` to ``end``."""
+        return 0.5 * ((self._host_values + end**2) / (self._host_values + start**2)).log().sum().item()
+
+    # ---- the error of the predicted noise ----------------------------------------------------------------------------
+    #
+    # With z = V' (x_0 - m) and e = V' eps, the exact model's noise is in error by
+    #     r = snr c/(1 + snr c) e - sqrt(snr)/(1 + snr c) z.
+
+    def noise_error(self, snr: Tensor, x0: Tensor, eps: Tensor) -> Tensor:
+        """Return |r|^2 ``(B,)`` for x0 and eps ``(B, n)`` at snr ``()`` or ``(B, 1)``."""
+        gain = 1 + snr * self.values
+        r = (snr * self.values * self.to_eigen(eps) - snr.sqrt() * self.centre(x0)) / gain
+        return r.square().sum(1)
+
+    def mean_noise_error(self, snr: float, z2: Tensor) -> Tensor:
+        """Return the mean of |r|^2 over eps, ``(B,)``, from z^2 ``(B, n)``."""
+        gain = 1 + snr * self.values
+        return (snr * self.values / gain).square().sum() + z2 @ (snr / gain.square())
+
+    def integrated_noise_error(self, snr: float, z2: Tensor) -> Tensor:
+        """Return the antiderivative in log snr of :meth:`mean_noise_error`, ``(B,)``."""
+        gain = 1 + snr * self.values
+        return (gain.log() + 1 / gain).sum() + z2 @ (snr / gain)
+
+    def prior_kl(self, snr: float, z2: Tensor) -> Tensor:
+        """Return KL(N(alpha x_0, sigma^2 I) || N(alpha m, alpha^2 C + sigma^2 I)) in nats, ``(B,)``."""
+        return 0.5 * (self.integrated_noise_error(snr, z2) - z2.shape[1])
+
+    def __repr__(self) -> str:
+        basis = "the axes" if self.vectors is None else "the eigenbasis"
+        return f"Gaussian({self.values.shape[0]} entries along {basis}, {self.values.dtype} on {self.values.device})"
+
+
+def denoised_variance(c: Number, alpha: Number, sigma: Number) -> Number:
+    """Return sigma^2 c/(sigma^2 + alpha^2 c), the variance of x_0 given x_t along an eigenvector of variance c."""
+    return sigma**2 * c / (sigma**2 + alpha**2 * c)
