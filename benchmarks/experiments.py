@@ -56,7 +56,7 @@ VARIANTS = {
     "two-levels": {"net.options.multipliers": [1, 2]},
     "attention-14": {"net.options.attention": [-2, -1]},
     "no-attention": {"net.options.attention": []},
-    "label-time": {"model.time_input": "time"},
+    "time-input-t": {"model.time_input": "time"},
     # what it predicts, and the process
     "velocity": {"model.predicts": "velocity"},
     "noise": {"model.predicts": "noise"},
