@@ -6,6 +6,7 @@ import copy
 import functools
 import inspect
 from collections.abc import Callable, Mapping
+from importlib import import_module
 from typing import Any, TypeVar
 
 import torch
@@ -14,6 +15,8 @@ from torch import nn
 from scoresde.errors import ArgumentError, UnknownNameError
 
 _REGISTRY: dict[str, type[nn.Module]] = {}
+#: the modules of the package's own networks, which register themselves when they are imported
+_OWN = ("unet", "dit", "mlp")
 _CONFIG = property(lambda self: copy.deepcopy(self._config), doc="What `build_net` needs to rebuild this network.")
 _Net = TypeVar("_Net", bound=type[nn.Module])
 
@@ -81,9 +84,16 @@ def _record_arguments(cls: type[nn.Module], name: str, signature: inspect.Signat
     cls.config = _CONFIG
 
 
+def _registry() -> dict[str, type[nn.Module]]:
+    """Return the registry, with the package's own networks in it."""
+    for module in _OWN:
+        import_module(f"scoresde.nets.{module}")
+    return _REGISTRY
+
+
 def net_names() -> tuple[str, ...]:
     """The names that :func:`build_net` knows, in order of registration."""
-    return tuple(_REGISTRY)
+    return tuple(_registry())
 
 
 def net_options(name: str) -> dict[str, inspect.Parameter]:
@@ -91,9 +101,9 @@ def net_options(name: str) -> dict[str, inspect.Parameter]:
 
     Raises :class:`UnknownNameError` for a name that is not registered.
     """
-    if name not in _REGISTRY:
-        raise UnknownNameError("net", name, _REGISTRY)
-    return dict(inspect.signature(_REGISTRY[name]).parameters)
+    if name not in _registry():
+        raise UnknownNameError("net", name, _registry())
+    return dict(inspect.signature(_registry()[name]).parameters)
 
 
 def build_net(config: Mapping[str, Any], seed: int | None = None) -> nn.Module:
@@ -106,7 +116,7 @@ def build_net(config: Mapping[str, Any], seed: int | None = None) -> nn.Module:
     missing one, and whatever the network's constructor refuses.
     """
     if not isinstance(config, Mapping) or "name" not in config:
-        raise ArgumentError("config", repr(config), f"a mapping with a 'name', one of {', '.join(_REGISTRY)}")
+        raise ArgumentError("config", repr(config), f"a mapping with a 'name', one of {', '.join(_registry())}")
     name, options = config["name"], {key: value for key, value in config.items() if key != "name"}
     known = net_options(name)
     for key in options:
@@ -116,7 +126,7 @@ def build_net(config: Mapping[str, Any], seed: int | None = None) -> nn.Module:
     if missing:
         raise ArgumentError("config", f"no {', '.join(map(repr, missing))}", f"every required option of net {name!r}")
     if seed is None:
-        return _REGISTRY[name](**options)
+        return _registry()[name](**options)
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)
-        return _REGISTRY[name](**options)
+        return _registry()[name](**options)

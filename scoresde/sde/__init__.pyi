@@ -6,8 +6,6 @@ from .families import VESDE as VESDE
 from .families import VPSDE as VPSDE
 from .families import FlowSDE as FlowSDE
 from .families import SubVPSDE as SubVPSDE
-from .families import build_sde as build_sde
-from .families import register_sde as register_sde
 from .grids import time_grid as time_grid
 from .grids import time_range as time_range
 from .ncsnv2 import langevin_step_size as langevin_step_size
@@ -17,3 +15,5 @@ from .ncsnv2 import ncsn_for as ncsn_for
 from .ncsnv2 import number_of_levels as number_of_levels
 from .ncsnv2 import variance_ratio as variance_ratio
 from .ncsnv2 import vesde_for as vesde_for
+from .registry import build_sde as build_sde
+from .registry import register_sde as register_sde

@@ -12,7 +12,7 @@ from torch import Tensor
 from scoresde.checks import positive, whole
 from scoresde.errors import ArgumentError, DTypeError, ShapeError
 from scoresde.sde.base import SDE
-from scoresde.sde.families import VESDE, VPSDE, register_sde
+from scoresde.sde.families import VESDE, VPSDE
 from scoresde.sde.schedules import PiecewiseNoise, PiecewiseRate
 
 
@@ -207,7 +207,3 @@ class NCSN(VESDE):
 
     def __repr__(self):
         return f"NCSN(L={self.L}, sigma_1={self.sigmas[0]:.3g}, sigma_L={self.sigmas[-1]:.3g})"
-
-
-register_sde("ddpm", DDPM)
-register_sde("ncsn", NCSN)

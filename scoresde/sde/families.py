@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import inspect
 import math
 from collections.abc import Callable
 
 import torch
 from torch import Tensor
 
-from scoresde.errors import ArgumentError, UnknownNameError
 from scoresde.sde.base import SDE
 from scoresde.sde.schedules import (
     AnyRate,
@@ -215,38 +213,3 @@ class FlowSDE(SDE):
     @property
     def config(self):
         return {"name": "flow"}
-
-
-_BUILDERS: dict[str, Callable[..., SDE]] = {
-    "vp": VPSDE,
-    "vp-cosine": VPSDE.cosine,
-    "subvp": SubVPSDE,
-    "subvp-cosine": SubVPSDE.cosine,
-    "ve": VESDE,
-    "ve-linear": VESDE.linear,
-    "flow": FlowSDE,
-}
-
-
-def register_sde(name: str, builder: Callable[..., SDE]) -> None:
-    """Let :func:`build_sde` make a process of your own from ``{"name": name, **arguments}``."""
-    if name in _BUILDERS:
-        raise ArgumentError("name", repr(name), "a name that is not taken")
-    _BUILDERS[name] = builder
-
-
-def build_sde(config: dict) -> SDE:
-    """The process described by ``config`` (the inverse of ``sde.config``).
-
-    Raises:
-        UnknownNameError: a name or an argument that no process has.
-    """
-    arguments = dict(config)
-    name = arguments.pop("name", None)
-    if name not in _BUILDERS:
-        raise UnknownNameError("sde.name", name, _BUILDERS)
-    known = inspect.signature(_BUILDERS[name]).parameters
-    for key in arguments:
-        if key not in known:
-            raise UnknownNameError(f"an argument of the {name!r} SDE", key, known)
-    return _BUILDERS[name](**arguments)

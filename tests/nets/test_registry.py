@@ -10,7 +10,7 @@ from scoresde.nets import ResidualMLP, build_net, net_names, net_options, regist
 
 @pytest.fixture(autouse=True)
 def _own_registry(monkeypatch):
-    monkeypatch.setattr(registry, "_REGISTRY", dict(registry._REGISTRY))
+    monkeypatch.setattr(registry, "_REGISTRY", dict(registry._registry()))
 
 
 def make_class(base=nn.Module):
