@@ -11,7 +11,7 @@ from torch import Tensor
 from scoresde.app.config import DataConfig, LikelihoodConfig, RunConfig, SampleConfig, SDEConfig
 from scoresde.data import SOURCES, Data, Dequantization, Mapped, TruncatedNormal, load_data, load_whole, map_array
 from scoresde.data.dataset import count_of
-from scoresde.data.load import HELD_OUT
+from scoresde.data.sources import HELD_OUT
 from scoresde.errors import ArgumentError, ConfigError, DataError, ShapeError
 from scoresde.flow.ode import ADAPTIVE
 from scoresde.guidance import classifier_free_guidance, classifier_guidance

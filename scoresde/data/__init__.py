@@ -1,4 +1,9 @@
-"""Data: toys, digits, arrays, idx files and image folders, each with its scale and number of num_values."""
+"""Data sets that know their scale, number of values and layout.
+
+:class:`Data` holds items in memory and :class:`Mapped` leaves them on the disk. :func:`load_data` makes training and
+held-out data from a name or a path, :func:`stream_batches` draws the batches of a training run, and a
+:class:`Dequantization` fills the bins of integer data with noise.
+"""
 
 import lazy_loader
 

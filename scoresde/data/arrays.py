@@ -5,54 +5,76 @@ from __future__ import annotations
 import zipfile
 import zlib
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from scoresde.data.dataset import CHANNELS, Data
 from scoresde.errors import ArgumentError, DataError, DTypeError, UnknownNameError
 
-LABEL_KEYS = ("labels", "y")
+NPZ_LABELS = ("labels", "y")  # names of the labels in an .npz
+NUM_VALUES = {"uint8": 256, "bool": 2}  # of the dtypes that imply it
 
 
 def from_array(
-    array: np.ndarray, labels: np.ndarray | None = None, num_values: int | None = None, name: str = "array"
+    array: NDArray[Any], labels: NDArray[Any] | None = None, num_values: int | None = None, name: str = "array"
 ) -> Data:
-    """An array ``(N, ...)`` as data.
+    """Return an array ``(N, ...)`` as data.
 
-    Floats are continuous and keep their layout. Integers have ``num_values`` num_values (uint8: 256, bool: 2 unless given), and
-    images come channels first: ``(N, H, W)`` becomes ``(N, 1, H, W)``, and ``(N, H, W, C)`` with C = 1, 3 or 4 becomes
-    ``(N, C, H, W)``. A plain ``(N,)`` array becomes ``(N, 1)``.
+    Floats are continuous and keep their layout. Integer images become channels first: ``(N, H, W)`` becomes
+    ``(N, 1, H, W)``, and ``(N, H, W, C)`` with C = 1, 3 or 4 becomes ``(N, C, H, W)``. A plain ``(N,)`` array becomes
+    ``(N, 1)``.
+
+    Args:
+        array: numbers ``(N, ...)``.
+        labels: class of each item, integers ``(N,)``. None: unlabelled.
+        num_values: number of values of integers. None: 256 for uint8, 2 for bool.
+        name: the name that reports use.
 
     Raises:
         DTypeError: objects, strings, complex numbers, dates.
         DataError: see :class:`~scoresde.data.dataset.Data`.
     """
-    if array.dtype.kind not in "buif":
-        raise DTypeError(name, f"an array of {array.dtype}", "integers or real floats")
+    check_numbers(array, name)
     if array.ndim == 1:
         array = array[:, None]
     if array.dtype.kind == "f":
         dtype = np.float64 if array.dtype.itemsize > 4 else np.float32
         return Data(name, torch.from_numpy(np.array(array, dtype)), _labels(labels), num_values)
     if num_values is None:
-        num_values = {"uint8": 256, "bool": 2}.get(array.dtype.name)
-    if array.ndim == 3:
-        array = array[:, None]
-    elif array.ndim == 4 and array.shape[3] in CHANNELS and array.shape[1] not in CHANNELS:
-        array = array.transpose(0, 3, 1, 2)
-    return Data(name, _integers(name, array), _labels(labels), num_values)
+        num_values = NUM_VALUES.get(array.dtype.name)
+    return Data(name, _integers(name, channels_first(array)), _labels(labels), num_values)
 
 
-def _integers(name: str, array: np.ndarray) -> Tensor:
-    """The array as a tensor, narrow where it can be; values that int64 cannot hold are refused."""
+def check_numbers(array: NDArray[Any], name: str) -> None:
+    """Raise DTypeError unless ``array`` holds integers or real floats."""
+    if array.dtype.kind not in "buif":
+        raise DTypeError(name, f"an array of {array.dtype}", "integers or real floats")
+
+
+def channels_first(images: NDArray[Any]) -> NDArray[Any]:
+    """Return images ``(N, H, W)`` or ``(N, H, W, C)`` as ``(N, C, H, W)``.
+
+    C is 1, 3 or 4. Any other array is returned as it is.
+    """
+    if images.ndim == 3:
+        return images[:, None]
+    if images.ndim == 4 and images.shape[3] in CHANNELS and images.shape[1] not in CHANNELS:
+        return images.transpose(0, 3, 1, 2)
+    return images
+
+
+def _integers(name: str, array: NDArray[Any]) -> Tensor:
+    """Return the array as uint8 if it is uint8 or bool, else as int64."""
     if array.dtype.kind == "u" and array.dtype.itemsize == 8 and array.size and array.max() > np.iinfo(np.int64).max:
-        raise DataError(name, f"a value of {array.max()}", "integers below the number of num_values")
+        raise DataError(name, f"a value of {array.max()}", "integers below num_values")
     return torch.from_numpy(np.array(array, np.uint8 if array.dtype in (np.uint8, np.bool_) else np.int64))
 
 
-def _labels(labels: np.ndarray | None) -> Tensor | None:
+def _labels(labels: NDArray[Any] | None) -> Tensor | None:
     if labels is None:
         return None
     if labels.dtype.kind not in "bui":
@@ -61,16 +83,18 @@ def _labels(labels: np.ndarray | None) -> Tensor | None:
 
 
 def load_array(path: str | Path, key: str | None = None, num_values: int | None = None) -> Data:
-    """Data from a .npy or .npz file, read without pickle.
+    """Load data from an .npy or .npz file, without pickle.
+
+    An .npz keeps its labels under "labels" or "y".
 
     Args:
-        path: the file.
-        key: which array of an .npz; not needed where only one is not labels. Labels are read from "labels" or "y".
-        num_values: number of integer num_values, see :func:`from_array`.
+        path: path of the file.
+        key: name of the array in an .npz. None: its only array besides the labels.
+        num_values: number of values of integers, see :func:`from_array`.
 
     Raises:
-        DataError: no such file, a file NumPy cannot read, pickled objects, no array or several to choose from.
-        UnknownNameError: no array is called ``key``.
+        DataError: a missing file, one that NumPy cannot read, pickled objects, no array or several to choose from.
+        UnknownNameError: the .npz has no array ``key``.
     """
     path = Path(path)
     try:
@@ -79,7 +103,7 @@ def load_array(path: str | Path, key: str | None = None, num_values: int | None 
             if isinstance(loaded, np.ndarray):
                 array, labels = loaded, None
                 if key is not None:
-                    raise DataError("key", repr(key), f"None: {path} holds one array, without a name")
+                    raise DataError("key", repr(key), f"None for {path}, which holds one array without a name")
             else:
                 array, labels = _choose(loaded, key, path)
     except ArgumentError:
@@ -87,17 +111,21 @@ def load_array(path: str | Path, key: str | None = None, num_values: int | None 
     except FileNotFoundError as error:
         raise DataError("path", path, "an existing .npy or .npz file") from error
     except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
-        raise DataError("path", f"{path} ({error})", "a whole .npy or .npz file of numbers, without pickles") from error
+        raise DataError(
+            "path", f"{path} ({error})", "an intact .npy or .npz file of numbers, without pickles"
+        ) from error
     return from_array(array, labels, num_values, path.stem)
 
 
-def _choose(archive: np.lib.npyio.NpzFile, key: str | None, path: Path) -> tuple[np.ndarray, np.ndarray | None]:
-    names = [name for name in archive.files if name not in LABEL_KEYS]
+def _choose(archive: np.lib.npyio.NpzFile, key: str | None, path: Path) -> tuple[NDArray[Any], NDArray[Any] | None]:
+    """Return the array and the labels of an .npz."""
+    names = [name for name in archive.files if name not in NPZ_LABELS]
     if key is None:
         if len(names) != 1:
-            raise DataError("key", f"None for {path}", f"one of its arrays: {', '.join(names) or 'it has none'}")
+            found = f"one of its arrays: {', '.join(names)}" if names else "the name of an array, of which it has none"
+            raise DataError("key", f"None for {path}", found)
         key = names[0]
     elif key not in archive.files:
         raise UnknownNameError("key", key, archive.files)
-    label = next((name for name in LABEL_KEYS if name in archive.files and name != key), None)
+    label = next((name for name in NPZ_LABELS if name in archive.files and name != key), None)
     return archive[key], None if label is None else archive[label]

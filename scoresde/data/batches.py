@@ -1,4 +1,4 @@
-"""Endless streams of batches that can be stopped and taken up again, bit for bit."""
+"""Endless streams of batches that can be stopped and resumed, bit for bit."""
 
 from __future__ import annotations
 
@@ -6,46 +6,50 @@ import itertools
 from abc import abstractmethod
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from scoresde.checks import whole
 from scoresde.data.dequantization import Dequantization
-from scoresde.data.loading import Reader, is_map_style
+from scoresde.data.foreign import MapStyle, is_map_style
+from scoresde.data.reader import Reader
 from scoresde.data.scaling import Scaling
 from scoresde.errors import ArgumentError, CheckpointError, DataError, DeviceError
 
 SEEDS = 2**62
 
 
-class BatchStream(Iterator):
-    """Batches ``{"x": (B, *D), "label": (B,)}`` on the CPU, for ever; x in model space, "label" where there are labels.
+class BatchStream(Iterator[dict[str, Tensor]]):
+    """An endless stream of batches on the CPU.
 
-    Integers are dequantised afresh in each batch, by a seed that is drawn with the items: a batch is a function of the
-    stream's state alone.
+    A batch is a dictionary ``{"x": (B, *D), "label": (B,)}``. x is in model space; "label" is there if the data have
+    labels. Integers are dequantised again in each batch, with a seed that is drawn together with the items. A batch is
+    therefore a function of the stream's state alone.
 
     Args:
-        data: where the items come from.
-        batch_size: B, 1 or more.
-        generator: on the CPU; the only source of chance.
-        share: ``(index, count)``: of each batch of B keep the items index, index + count, ...; the shares of ``count``
-            processes with equal generators make up the batches of one.
-        dequantization: the law of the noise that integers get, uniform by default.
-        scaling: the map to model space for the integers of a foreign dataset; 8-bit ones have one of their own.
-        flip: mirror half of the items at random along their last axis, left to right; not for foreign datasets.
-        pin: put batches in page-locked memory, from which they are copied to a CUDA device without waiting.
+        data: a map-style dataset or an iterable of items.
+        batch_size: B, the number of items in a batch, 1 or more.
+        generator: generator on the CPU, the source of all randomness.
+        share: ``(index, count)``: of each batch of B keep the items index, index + count, ... The shares of ``count``
+            processes with equal generators make up the batches of one process.
+        dequantization: the noise in the bins of integers. None: uniform.
+        scaling: the map to model space for integers of another library's dataset. None: that of 8-bit integers.
+        flip: whether to mirror half of the items, chosen at random, along their last axis. Not for other libraries'
+            datasets.
+        pin: whether to put batches in page-locked memory, which is copied to a CUDA device asynchronously.
 
     Raises:
-        ArgumentError: ``batch_size`` is not a positive integer, or smaller than the number of shares.
-        DataError: the dataset is empty, or an item is of another kind.
+        ArgumentError: ``batch_size`` is not a positive integer, or is smaller than the number of shares.
+        DataError: the dataset is empty, or an item is of an unknown kind.
         DeviceError: the generator is not on the CPU.
     """
 
     def __init__(
         self,
-        data: Dataset | Iterable,
+        data: MapStyle | Iterable[Any],
         batch_size: int,
         generator: torch.Generator,
         *,
@@ -55,15 +59,14 @@ class BatchStream(Iterator):
         flip: bool = False,
         pin: bool = False,
     ):
-        if isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1:
-            raise ArgumentError("batch_size", batch_size, "an integer, 1 or more")
+        batch_size = whole("batch_size", batch_size)
         if batch_size < share[1]:
             raise ArgumentError("batch_size", batch_size, f"at least {share[1]}, one item for each share")
         if not isinstance(generator, torch.Generator):
             raise ArgumentError("generator", type(generator).__name__, "a torch.Generator")
         if generator.device.type != "cpu":
             raise DeviceError("generator", generator.device, "a generator on the CPU, where batches are made")
-        self.data, self.batch_size, self.generator, self.share, self.pin = data, batch_size, generator, share, pin
+        self.batch_size, self.generator, self.share, self.pin = batch_size, generator, share, pin
         self.reader = Reader(data, share, dequantization, scaling, flip)
 
     def _seed(self) -> int:
@@ -73,12 +76,14 @@ class BatchStream(Iterator):
         return {key: value.pin_memory() for key, value in batch.items()} if self.pin else batch
 
     @abstractmethod
-    def state_dict(self) -> dict[str, Tensor | int]:
-        """Where the stream stands."""
+    def state_dict(self) -> dict[str, Any]:
+        """Return the state of the stream after the last batch that was taken."""
 
     @abstractmethod
-    def load_state_dict(self, state: Mapping[str, Tensor | int]) -> None:
-        """Go on where ``state`` was taken: the batches that follow are the same, bit for bit.
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Resume the stream where ``state`` was taken.
+
+        The batches that follow are the same, bit for bit.
 
         Raises:
             CheckpointError: the state lacks an entry, or was taken over another number of items.
@@ -86,41 +91,44 @@ class BatchStream(Iterator):
 
 
 class Batches(BatchStream):
-    """Shuffled batches of a map-style dataset: see :class:`BatchStream`.
+    """Shuffled batches of a map-style dataset.
 
-    The stream is one permutation of the data after another, cut into pieces of ``batch_size``: every epoch holds each
-    item once, every batch is full, and a batch may end one epoch and begin the next (or, larger than the data, hold
-    several). From a :class:`~scoresde.data.dataset.Data` a batch is taken in one go; from another dataset item by item (a
-    tensor, array or picture x, a pair (x, label), or a mapping with "x" or "image" and perhaps "label").
+    The stream is a sequence of permutations of the data, cut into pieces of ``batch_size``. Every epoch holds each item
+    once and every batch is full. A batch may end one epoch and begin the next, or hold several epochs.
+
+    A batch of a :class:`~scoresde.data.dataset.Data` is read at once, that of another dataset item by item (see
+    :func:`~scoresde.data.foreign.x_and_label`).
 
     Args:
-        workers: processes that read ahead, 0 for none. The batches do not depend on it.
+        workers: number of processes that read ahead, default 0. The batches do not depend on it.
+        settings: the keyword arguments of :class:`BatchStream`.
     """
 
-    def __init__(self, data: Dataset, batch_size: int, generator: torch.Generator, *, workers: int = 0, **settings):
-        if isinstance(workers, bool) or not isinstance(workers, int) or workers < 0:
-            raise ArgumentError("workers", workers, "a whole number of processes, 0 or more")
+    def __init__(
+        self, data: MapStyle, batch_size: int, generator: torch.Generator, *, workers: int = 0, **settings: Any
+    ):
+        self.workers = whole("workers", workers, 0)
         super().__init__(data, batch_size, generator, **settings)
+        self.data = data
         if len(data) == 0:
-            raise DataError("data", "an empty dataset", "at least one item")
+            raise DataError("data", "an empty dataset", "a dataset of at least one item")
         self.epoch, self.position = -1, len(data)  # the next draw begins epoch 0
         self.order = torch.arange(len(data))
-        self.workers = workers
-        self._ahead: deque[dict[str, Tensor | int]] = deque()  # the states before the batches that are being read
-        self._loader: Iterator | None = None
+        self._ahead: deque[dict[str, Any]] = deque()  # the states before the batches that are being read
+        self._loader: Iterator[dict[str, Tensor]] | None = None
 
     def __next__(self) -> dict[str, Tensor]:
         if not self.workers:
             return self._pinned(self.reader(*self._next_request()))
         if self._loader is None:
-            chance = torch.Generator()  # what a DataLoader seeds its workers with; each request has its own seed
+            unused = torch.Generator()  # seeds the workers; without it a DataLoader draws from torch's own generator
             self._loader = iter(
                 DataLoader(
                     _Requested(self.reader),
                     None,
                     sampler=self._requests(),
                     num_workers=self.workers,
-                    generator=chance,
+                    generator=unused,
                 )
             )
         batch = next(self._loader)
@@ -133,7 +141,7 @@ class Batches(BatchStream):
             yield self._next_request()
 
     def _next_request(self) -> tuple[Tensor, int]:
-        """The items of the next batch, and its seed."""
+        """Return the numbers of the next batch's items, and its seed."""
         pieces, wanted = [], self.batch_size
         while wanted:
             if self.position == len(self.order):
@@ -145,7 +153,7 @@ class Batches(BatchStream):
             pieces.append(piece)
         return torch.cat(pieces), self._seed()
 
-    def _state(self) -> dict[str, Tensor | int]:
+    def _state(self) -> dict[str, Any]:
         return {
             "order": self.order,
             "generator": self.generator.get_state(),
@@ -153,15 +161,19 @@ class Batches(BatchStream):
             "position": self.position,
         }
 
-    def state_dict(self) -> dict[str, Tensor | int]:
-        """Where the stream stands: tensors "order" and "generator" (its state), integers "epoch" and "position"."""
+    def state_dict(self) -> dict[str, Any]:
+        """Return the state of the stream after the last batch that was taken.
+
+        It has the tensors "order" and "generator" and the integers "epoch" and "position".
+        """
         state = self._ahead[0] if self._ahead else self._state()
         return state | {"order": state["order"].clone()}
 
-    def load_state_dict(self, state):
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
         state = _checked(state, ("order", "generator", "epoch", "position"))
-        if len(state["order"]) != len(self.data):
-            raise CheckpointError("state", f"a stream over {len(state['order'])} items", f"{len(self.data)}, as here")
+        if len(state["order"]) != len(self.order):
+            got = f"one over {len(state['order'])} items"
+            raise CheckpointError("state", got, f"the state of a stream over {len(self.order)} items")
         self._loader = None
         self._ahead.clear()
         self.order = state["order"].cpu().clone()
@@ -170,31 +182,36 @@ class Batches(BatchStream):
 
 
 class StreamBatches(BatchStream):
-    """Batches of an iterable, in its own order and begun anew when it ends: see :class:`BatchStream`.
+    """Batches of an iterable, in its own order; it is restarted when it ends.
 
-    A ``set_epoch(epoch)`` of the iterable is called before each epoch, as Hugging Face's streams expect. A stream is
-    taken up again by reading past what was used before; it has to give the same items in the same order.
+    If the iterable has a ``set_epoch(epoch)``, as Hugging Face's streams do, it is called before each epoch. A resumed
+    stream skips the items that were used before, so the iterable must give the same items in the same order.
+
+    Args:
+        settings: the keyword arguments of :class:`BatchStream`.
 
     Raises:
-        DataError: an iterable without items, or an iterator that ended and cannot be begun anew.
+        DataError: an iterable without items, or an iterator that has ended and cannot be restarted.
     """
 
-    def __init__(self, data: Iterable, batch_size: int, generator: torch.Generator, **settings):
+    def __init__(self, data: Iterable[Any], batch_size: int, generator: torch.Generator, **settings: Any):
         super().__init__(data, batch_size, generator, **settings)
+        self.data = data
         self.epoch, self.position = 0, 0
-        self._items: Iterator | None = None
+        self._items: Iterator[Any] | None = None
 
-    def _begin(self) -> None:
+    def _begin(self) -> Iterator[Any]:
         if hasattr(self.data, "set_epoch"):
             self.data.set_epoch(self.epoch)
-        self._items = iter(self.data)
+        return iter(self.data)
 
     def __next__(self) -> dict[str, Tensor]:
         if self._items is None:
-            self._begin()
+            self._items = self._begin()
             skipped = sum(1 for _ in itertools.islice(self._items, self.position))
             if skipped < self.position:
-                raise CheckpointError("state", f"{self.position} items of a stream", f"at most the {skipped} it has")
+                expected = f"the state of a stream of at most {skipped} items, the length of this one"
+                raise CheckpointError("state", f"one after {self.position} items", expected)
         items, (index, count) = [], self.share
         for place in range(self.batch_size):
             item = self._next_item()
@@ -203,22 +220,26 @@ class StreamBatches(BatchStream):
         return self._pinned(self.reader.to_model(items, self._seed()))
 
     def _next_item(self) -> Any:
-        for item in self._items:
+        for item in self._items or ():
             self.position += 1
             return item
         if self.position == 0:
-            raise DataError("data", "an iterable without items", "at least one item")
+            raise DataError("data", "an iterable without items", "an iterable of at least one item")
         if self._items is self.data:
-            raise DataError("data", f"an iterator that ended after {self.position} items", "an iterable to begin anew")
+            got = f"an iterator that ended after {self.position} items"
+            raise DataError("data", got, "an iterable that can be restarted")
         self.epoch, self.position = self.epoch + 1, 0
-        self._begin()
+        self._items = self._begin()
         return self._next_item()
 
-    def state_dict(self) -> dict[str, Tensor | int]:
-        """Where the stream stands: a tensor "generator" (its state), integers "epoch" and "position"."""
+    def state_dict(self) -> dict[str, Any]:
+        """Return the state of the stream after the last batch that was taken.
+
+        It has the tensor "generator" and the integers "epoch" and "position".
+        """
         return {"generator": self.generator.get_state(), "epoch": self.epoch, "position": self.position}
 
-    def load_state_dict(self, state):
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
         state = _checked(state, ("generator", "epoch", "position"))
         self._items = None
         self.epoch, self.position = int(state["epoch"]), int(state["position"])
@@ -226,22 +247,29 @@ class StreamBatches(BatchStream):
 
 
 def stream_batches(
-    data: Dataset | Iterable, batch_size: int, generator: torch.Generator, *, workers: int = 0, **settings
+    data: MapStyle | Iterable[Any], batch_size: int, generator: torch.Generator, *, workers: int = 0, **settings: Any
 ) -> BatchStream:
-    """:class:`Batches` of a map-style dataset, :class:`StreamBatches` of any other iterable, with their settings.
+    """Return the stream of batches that suits ``data``.
+
+    It is a :class:`Batches` for a map-style dataset, and a :class:`StreamBatches` for any other iterable.
+
+    Args:
+        data, batch_size, generator, settings: see :class:`BatchStream`.
+        workers: number of processes that read ahead, default 0; for map-style datasets only.
 
     Raises:
-        ArgumentError: neither; a DataLoader; workers for an iterable, which is read in the training's own process.
+        ArgumentError: ``data`` is neither, or a DataLoader; or ``workers`` for an iterable, which the training process
+            itself reads.
     """
     if is_map_style(data):
         return Batches(data, batch_size, generator, workers=workers, **settings)
     if workers:
-        raise ArgumentError("workers", workers, "0: an iterable is read in one process")
-    return StreamBatches(data, batch_size, generator, **settings)
+        raise ArgumentError("workers", workers, "0 for an iterable, which one process reads")
+    return StreamBatches(cast(Iterable[Any], data), batch_size, generator, **settings)
 
 
-class _Requested(Dataset):
-    """What a worker reads: requests in, batches out."""
+class _Requested(Dataset[dict[str, Tensor]]):
+    """The dataset that a worker reads: a request is an index, a batch an item."""
 
     def __init__(self, reader: Reader):
         self.reader = reader
@@ -250,8 +278,8 @@ class _Requested(Dataset):
         return self.reader(*request)
 
 
-def _checked(state: Mapping[str, Tensor | int], keys: tuple[str, ...]) -> Mapping[str, Tensor | int]:
+def _checked(state: Mapping[str, Any], keys: tuple[str, ...]) -> Mapping[str, Any]:
     missing = [key for key in keys if key not in state]
     if missing:
-        raise CheckpointError("state", f"a mapping without {', '.join(missing)}", "a state_dict() of such a stream")
+        raise CheckpointError("state", f"a mapping without {', '.join(missing)}", "the state_dict() of such a stream")
     return state

@@ -1,119 +1,172 @@
-"""From integers to densities: how noise fills the bins, and what it costs.
+"""Dequantisation: the noise that fills the bins of integer data.
 
-Integer data have probabilities, a flow has a density. With any noise q(x | raw) inside the bin of ``raw``
+A model has a density p, integer data have probabilities P. For any noise q(x | raw) inside the bin of ``raw``
 
-    log P(raw) = log int_bin p(x) dx >= E_q[log p(x) - log q(x | raw)],
+    log P(raw) = log int_bin p(x) dx >= E_q[log p(x) - log q(x | raw)].
 
-so bits/dim stated through dequantised data are an upper bound, the tighter the closer q is to p within the bin.
+Bits/dim of dequantised data are therefore an upper bound, which is tighter the closer q is to p within the bin.
+
+============  ====================================================================================
+raw           integers (B, *D)
+n             number of entries of an item
+scale, shift  the map to model space, x = scale * y + shift (:class:`~scoresde.data.Scaling`)
+alpha, sigma  mean scale and std of the process's noise at the time at which the flow begins
+u             noise inside the bin
+tau           half the width of a bin, in units of sigma
+log_weight    log-weight of a draw, nats: log P(raw) >= E[log p(x) + log_weight]
+============  ====================================================================================
 """
 
 from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
+from scoresde.checks import positive, whole
 from scoresde.data.scaling import Scaling
 from scoresde.errors import ArgumentError
-from scoresde.random import rand
+from scoresde.random import Generators, rand
 
 
 @dataclass(frozen=True)
 class Dequantization(ABC):
-    """A law of the noise inside the bins of integer data.
+    """A distribution of noise inside the bins of integer data.
 
     Args:
-        samples: independent draws per image, averaged.
+        samples: number of independent draws per item, averaged, default 1.
 
     Raises:
-        ArgumentError: fewer than one draw.
+        ArgumentError: ``samples`` is not a positive integer.
     """
 
     samples: int = 1
 
-    def __post_init__(self):
-        if not isinstance(self.samples, int) or isinstance(self.samples, bool) or self.samples < 1:
-            raise ArgumentError("samples", self.samples, "a whole number of draws, 1 or more")
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "samples", whole("samples", self.samples))
 
     @abstractmethod
     def log_snr(self, scaling: Scaling) -> float | None:
-        """log-SNR at which the flow begins, if the noise stands for the process's own at that time; None: at t = 0."""
+        """Return the log-SNR at which the flow begins. None: it begins at t = 0.
+
+        At this log-SNR the noise in the bins replaces the noise of the process.
+        """
 
     @abstractmethod
-    def training_data(self, raw: Tensor, scaling: Scaling, generator=None, dtype=torch.float32) -> Tensor:
-        """x_0 in the model's units, ``(B, *D)``, that a model meant for this dequantisation is trained on."""
+    def training_data(
+        self, raw: Tensor, scaling: Scaling, generator: Generators = None, dtype: torch.dtype = torch.float32
+    ) -> Tensor:
+        """Return the training data x_0 ``(B, *D)`` for this dequantisation."""
 
     @abstractmethod
     def draw(
-        self, raw: Tensor, scaling: Scaling, alpha: float, sigma: float, generator=None, dtype=torch.float32
+        self,
+        raw: Tensor,
+        scaling: Scaling,
+        alpha: float,
+        sigma: float,
+        generator: Generators = None,
+        dtype: torch.dtype = torch.float32,
     ) -> tuple[Tensor, Tensor]:
-        """``(x, log_weight)`` with log P(raw) >= E[log p(x) + log_weight]; x ``(B, *D)``, log_weight ``(B,)`` in nats.
+        """Draw x ``(B, *D)`` and its log-weight ``(B,)`` in nats.
 
-        ``alpha`` and ``sigma`` are those of the time at which the flow begins; ``generator`` may be a list, one a
-        sample.
+            log P(raw) >= E[log p(x) + log_weight]
+
+        Args:
+            raw: integers ``(B, *D)``.
+            scaling: the map to model space.
+            alpha, sigma: mean scale and noise std of the process at the time at which the flow begins.
+            generator: source of the noise, one generator or a list of B, one a sample. None: torch's default.
+            dtype: floating dtype of x, default float32.
         """
 
 
 @dataclass(frozen=True)
 class Uniform(Dequantization):
-    """Uniform noise: x = scale (raw + u) + shift, u ~ U[0, 1)^n; log P(raw) >= E log p(x) + n log(scale).
+    """Uniform noise inside the bins.
 
-    The density is that of the data at t = 0, and the model's training data are dequantised in the same way. Source:
-    Theis et al. (2016, section 3.1).
+        x = scale (raw + u) + shift, u ~ U[0, 1)^n;   log P(raw) >= E[log p(x)] + n log(scale)
+
+    The density is that of the data at t = 0. The model's training data are dequantised in the same way.
+
+    References: Theis et al. 2016, section 3.1.
     """
 
-    def log_snr(self, scaling):
+    def log_snr(self, scaling: Scaling) -> None:
         return None
 
-    def training_data(self, raw, scaling, generator=None, dtype=torch.float32):
+    def training_data(
+        self, raw: Tensor, scaling: Scaling, generator: Generators = None, dtype: torch.dtype = torch.float32
+    ) -> Tensor:
         return scaling.to_model(raw, generator, dtype)
 
-    def draw(self, raw, scaling, alpha, sigma, generator=None, dtype=torch.float32):
+    def draw(
+        self,
+        raw: Tensor,
+        scaling: Scaling,
+        alpha: float,
+        sigma: float,
+        generator: Generators = None,
+        dtype: torch.dtype = torch.float32,
+    ) -> tuple[Tensor, Tensor]:
         x = scaling.to_model(raw, generator, dtype)
         return x, torch.full((len(x),), scaling.log_volume(raw[0].numel()), dtype=torch.float64)
 
 
 @dataclass(frozen=True)
 class TruncatedNormal(Dequantization):
-    r"""The process's own noise at t_min, truncated to the bin: x = alpha c + sigma u at t_min, c the bin's centre.
+    """The process's own noise at t_min, truncated to the bin.
 
-    u is a standard normal truncated to [-tau, tau], tau = alpha scale / (2 sigma), so that x/alpha stays in the bin;
+        x = alpha c + sigma u at t_min,   c the centre of the bin,   u ~ N(0, 1) truncated to [-tau, tau]
 
-        log P(raw) >= E[log p_{t_min}(x)] + n log sigma - E[log q(u)],   log q(u) = -u^2/2 - log(2 pi)/2 - log Z
+    With tau = alpha scale / (2 sigma), x/alpha stays in the bin. In each entry, with Z = erf(tau / sqrt(2)),
 
-    per entry, Z = erf(tau / sqrt(2)). Nothing is lost between t = 0 and t_min, and q has nearly the shape of p: the
-    bound is tighter than that of uniform noise. It is meant for models trained on bin centres (:meth:`training_data`)
-    at times from t_min on. Source: Zheng et al. (2023, "Improved Techniques for Maximum Likelihood Estimation for
-    Diffusion ODEs").
+        log q(u) = -u^2/2 - log(2 pi)/2 - log Z
+        log P(raw) >= E[log p_{t_min}(x)] + n log sigma - E[log q(u)]
+
+    Nothing is lost between t = 0 and t_min, and q has nearly the shape of p. The bound is therefore tighter than that
+    of uniform noise. Train models for it on bin centres (:meth:`training_data`), at times t >= t_min.
 
     Args:
-        samples: draws per image.
-        tau: half the width of a bin in standard deviations, which fixes t_min: log-SNR(t_min) = 2 log(2 tau / scale).
-            At 3, the default, truncation cuts off 0.27 % of the noise: log-SNR 13.3 for 256 num_values on [-1, 1).
+        samples: number of independent draws per item, averaged, default 1.
+        tau: half the width of a bin in standard deviations, default 3. It sets t_min by log-SNR(t_min) =
+            2 log(2 tau / scale). At 3, truncation cuts off 0.27 % of the noise, and the log-SNR is 13.3 for 256 values
+            on [-1, 1).
 
     Raises:
-        ArgumentError: tau is not positive.
+        ArgumentError: ``samples`` is not a positive integer, or ``tau`` is not positive.
+
+    References: Zheng et al. 2023, "Improved Techniques for Maximum Likelihood Estimation for Diffusion ODEs".
     """
 
-    tau: float = 3.0
+    tau: float = field(default=3.0, kw_only=True)
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         super().__post_init__()
-        if not 0 < self.tau < math.inf:
-            raise ArgumentError("tau", self.tau, "a positive number of standard deviations")
+        object.__setattr__(self, "tau", positive("tau", self.tau))
 
-    def log_snr(self, scaling):
+    def log_snr(self, scaling: Scaling) -> float:
         return 2 * math.log(2 * self.tau / scaling.scale)
 
-    def training_data(self, raw, scaling, generator=None, dtype=torch.float32):
+    def training_data(
+        self, raw: Tensor, scaling: Scaling, generator: Generators = None, dtype: torch.dtype = torch.float32
+    ) -> Tensor:
         return scaling.bin_centres(raw, dtype)
 
-    def draw(self, raw, scaling, alpha, sigma, generator=None, dtype=torch.float32):
+    def draw(
+        self,
+        raw: Tensor,
+        scaling: Scaling,
+        alpha: float,
+        sigma: float,
+        generator: Generators = None,
+        dtype: torch.dtype = torch.float32,
+    ) -> tuple[Tensor, Tensor]:
         if not sigma > 0:
-            raise ArgumentError("t_min", f"a time where sigma = {sigma:g}", "a time with noise, to fill the bins")
+            raise ArgumentError("t_min", f"a time with sigma = {sigma:g}", "a time with noise, which fills the bins")
         wide = torch.float32 if raw.device.type == "mps" else torch.float64
         tau = alpha * scaling.scale / (2 * sigma)
         Z = math.erf(tau / math.sqrt(2))

@@ -1,4 +1,4 @@
-"""The handwritten digits that scikit-learn carries: real images that need no download."""
+"""The handwritten digits that scikit-learn carries."""
 
 from __future__ import annotations
 
@@ -9,9 +9,11 @@ from scoresde.data.dataset import Data
 
 
 def load_digits() -> Data:
-    """1797 handwritten digits, ``(1, 8, 8)`` with 17 num_values (0..16), labelled 0 to 9.
+    """Load 1797 handwritten digits, labelled 0 to 9.
 
-    Source: E. Alpaydin, C. Kaynak, Optical Recognition of Handwritten Digits, UCI repository, 1998 (its test part).
+    An item is ``(1, 8, 8)`` with integers 0..16. The images are real and need no download.
+
+    References: E. Alpaydin, C. Kaynak, Optical Recognition of Handwritten Digits, UCI repository, 1998 (its test part).
     """
     from sklearn import datasets
 

@@ -1,7 +1,9 @@
-"""The idx format of MNIST and its kin, plain or gzipped.
+"""The idx format of MNIST and similar sets, plain or gzipped.
 
-A file is: two zero bytes, a type byte, the number of dimensions, the dimensions (uint32, big-endian), the numbers
-(big-endian, last dimension fastest). Source: Y. LeCun, C. Cortes, C. Burges, The MNIST database, "File formats".
+A file holds, in this order: two zero bytes, a type byte, the number of dimensions (one byte), the dimensions (uint32,
+big-endian), and the numbers (big-endian, last dimension fastest).
+
+References: Y. LeCun, C. Cortes, C. Burges, The MNIST database, "File formats".
 """
 
 from __future__ import annotations
@@ -11,48 +13,53 @@ import math
 import struct
 import zlib
 from pathlib import Path
+from typing import Any, BinaryIO, cast
 
 import numpy as np
+from numpy.typing import NDArray
 
 from scoresde.data.arrays import from_array
 from scoresde.data.dataset import Data
 from scoresde.errors import DataError
 
-DTYPES = {0x08: "u1", 0x09: "i1", 0x0B: ">i2", 0x0C: ">i4", 0x0D: ">f4", 0x0E: ">f8"}
+DTYPES = {0x08: "u1", 0x09: "i1", 0x0B: ">i2", 0x0C: ">i4", 0x0D: ">f4", 0x0E: ">f8"}  # by the type byte
 PARTS = ("train", "t10k")
 
 
 def is_idx(path: str | Path) -> bool:
-    """Whether the file begins as an idx file does, after unpacking."""
+    """Return whether the file, unpacked, begins like an idx file."""
     try:
         with _open(Path(path)) as file:
-            magic = file.read(4)
+            return _is_magic(file.read(4))
     except (OSError, EOFError, zlib.error):
         return False
+
+
+def _is_magic(magic: bytes) -> bool:
     return len(magic) == 4 and magic[:2] == b"\0\0" and magic[2] in DTYPES and magic[3] > 0
 
 
-def _open(path: Path):
+def _open(path: Path) -> BinaryIO:
     with path.open("rb") as file:
         packed = file.read(2) == b"\x1f\x8b"
-    return gzip.open(path, "rb") if packed else path.open("rb")
+    return cast(BinaryIO, gzip.open(path, "rb")) if packed else path.open("rb")
 
 
-def read_idx(path: str | Path) -> np.ndarray:
-    """The array in an idx file, in the machine's byte order.
+def read_idx(path: str | Path) -> NDArray[Any]:
+    """Read the array of an idx file, in the machine's byte order.
 
     Raises:
-        DataError: no such file, not idx, cut short, or longer than its header says.
+        DataError: a missing file, one that is not idx, is cut short, or is longer than its header says.
     """
     path = Path(path)
     try:
         with _open(path) as file:
             magic = file.read(4)
-            if len(magic) < 4 or magic[:2] != b"\0\0" or magic[2] not in DTYPES or magic[3] == 0:
+            if not _is_magic(magic):
                 raise DataError("path", f"{path} beginning with bytes {magic.hex(' ')}", "an idx file: 00 00 type rank")
             sizes = file.read(4 * magic[3])
             if len(sizes) < 4 * magic[3]:
-                raise DataError("path", f"{path}, cut short in its header", "a whole idx file")
+                raise DataError("path", f"{path}, cut short in its header", "an intact idx file")
             shape = struct.unpack(f">{magic[3]}I", sizes)
             dtype = np.dtype(DTYPES[magic[2]])
             expected = math.prod(shape) * dtype.itemsize
@@ -60,26 +67,30 @@ def read_idx(path: str | Path) -> np.ndarray:
     except FileNotFoundError as error:
         raise DataError("path", path, "an existing idx file") from error
     except (OSError, EOFError, zlib.error) as error:
-        raise DataError("path", f"{path} ({error})", "a whole idx file, plain or gzipped") from error
+        raise DataError("path", f"{path} ({error})", "an intact idx file, plain or gzipped") from error
     if len(body) != expected:
         got = f"{path} with {len(body)} bytes after its header"
-        raise DataError("path", got, f"{expected} bytes, an array of shape {shape}")
+        raise DataError("path", got, f"an idx file with {expected} bytes, an array of shape {shape}, after its header")
     return np.frombuffer(body, dtype).reshape(shape).astype(dtype.newbyteorder("="))
 
 
 def load_idx(path: str | Path, num_values: int | None = None) -> Data:
-    """Data from an idx file; bytes have 256 num_values, ``(N, H, W)`` becomes ``(N, 1, H, W)``.
+    """Load data from an idx file.
 
-    Labels come from the file beside it that is named the MNIST way: train-images-idx3-ubyte[.gz] goes with
-    train-labels-idx1-ubyte[.gz].
+    Images ``(N, H, W)`` become ``(N, 1, H, W)``. Labels come from a file beside it with MNIST's name:
+    train-images-idx3-ubyte[.gz] goes with train-labels-idx1-ubyte[.gz].
+
+    Args:
+        path: path of the file.
+        num_values: number of values of integers. None: 256 for bytes.
 
     Raises:
-        DataError: as :func:`read_idx`; the file holds labels; the labels beside it do not fit.
+        DataError: as in :func:`read_idx`; the file itself holds labels; the labels beside it do not fit.
     """
     path = Path(path)
     array = read_idx(path)
     if array.ndim == 1:
-        raise DataError("path", f"{path}, an idx file of rank 1 (labels?)", "items of rank 1 or more, (N, ...)")
+        raise DataError("path", f"{path} of rank 1 (labels?)", "an idx file (N, ...) of items of rank 1 or more")
     beside = _labels_beside(path)
     labels = None if beside is None else read_idx(beside)
     return from_array(array, labels, num_values, path.name.removesuffix(".gz"))
@@ -94,7 +105,10 @@ def _labels_beside(path: Path) -> Path | None:
 
 
 def idx_files(folder: str | Path) -> dict[str, Path]:
-    """The image files of an MNIST-like folder: "train", and "t10k" where there is a test set; empty if it is none."""
+    """Return the image files of a folder like MNIST's by part.
+
+    The parts are "train", and "t10k" if it has a test set. The result is empty if the folder has no training images.
+    """
     found = {}
     for part in PARTS:
         files = sorted(Path(folder).glob(f"{part}-images*idx[0-9]-ubyte*"))
@@ -104,7 +118,10 @@ def idx_files(folder: str | Path) -> dict[str, Path]:
 
 
 def load_idx_folder(folder: str | Path, num_values: int | None = None) -> tuple[Data, Data | None]:
-    """(training set, test set or None) of a folder with train-images-idx3-ubyte[.gz] and perhaps t10k-images-...
+    """Load the training set and the test set of a folder like MNIST's.
+
+    The test set is None if the folder has none. The files are train-images-idx3-ubyte[.gz] and
+    t10k-images-idx3-ubyte[.gz].
 
     Raises:
         DataError: the folder has no training images, or its two sets differ in shape.

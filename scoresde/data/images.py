@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
+from torch import Tensor
 
+from scoresde.checks import whole, wholes
 from scoresde.data.dataset import Data
 from scoresde.errors import ArgumentError, DataError
 
@@ -15,39 +20,39 @@ GRAY_MODES = ("1", "L", "LA", "I", "I;16", "I;16L", "I;16B")
 
 
 def load_images(folder: str | Path, size: int | tuple[int, int] | None = None, grayscale: bool = False) -> Data:
-    """All images under a folder as 8-bit data ``(N, C, H, W)``, in the order of their paths.
+    """Load all images under a folder as 8-bit data ``(N, C, H, W)``.
 
-    Where every image lies in a sub-folder of ``folder``, and there are several, their names are the classes. C is 1
-    if every file is gray and 3 otherwise; transparent pixels are laid on white, 16-bit gray is cut to 8, animations
-    give their first frame, and orientation tags are obeyed.
+    They come in the order of their paths. If every image lies in a sub-folder of ``folder``, and there are several
+    sub-folders, their names are the classes. C is 1 if every file is gray and 3 otherwise. Transparent pixels are
+    composed with white, 16-bit gray is reduced to 8 bits, an animation gives its first frame, and orientation tags are
+    applied.
 
     Args:
-        folder: searched with its sub-folders; hidden files are left out.
-        size: side, or (height, width), in pixels: each image is cropped about its centre and resized to it.
-        grayscale: convert colour to gray.
+        folder: searched with its sub-folders; hidden files are skipped.
+        size: side or (height, width) in pixels, to which each image is cropped about its centre and resized. None: the
+            images have one size already.
+        grayscale: whether to convert colour to gray.
 
     Raises:
-        DataError: no folder, no images in it, a file that cannot be read, sizes that differ while ``size`` is None.
+        DataError: a missing folder, no images in it, an unreadable file, different sizes while ``size`` is None.
         ArgumentError: ``size`` is not made of positive integers.
     """
     folder = Path(folder)
     if not folder.is_dir():
         raise DataError("folder", folder, "an existing folder")
-    if size is not None:
-        sides = (size, size) if isinstance(size, int) else tuple(size)
-        if len(sides) != 2 or any(isinstance(s, bool) or not isinstance(s, int) or s < 1 for s in sides):
-            raise ArgumentError("size", repr(size), "a side or (height, width), in pixels, 1 or more")
-        size = sides
+    sides = None if size is None else _sides(size)
     files = sorted(f for f in folder.rglob("*") if f.suffix.lower() in SUFFIXES and _visible(f, folder) and f.is_file())
     if not files:
-        raise DataError("folder", f"{folder}, without images", f"image files ({', '.join(SUFFIXES)})")
+        raise DataError("folder", f"{folder}, without images", f"a folder with image files ({', '.join(SUFFIXES)})")
 
-    pictures = [_read(file, size, grayscale) for file in files]
+    pictures = [_read(file, sides, grayscale) for file in files]
     for file, picture in zip(files, pictures, strict=True):
         if picture.shape[:2] != pictures[0].shape[:2]:
             (h, w), (H, W) = picture.shape[:2], pictures[0].shape[:2]
-            expected = "one size, or size= to crop and resize to"
+            expected = "a folder of images of one size (or size= must be given, to crop and resize to)"
             raise DataError("folder", f"{files[0]} of {W}x{H} and {file} of {w}x{h} pixels", expected)
+
+    # one gray and one colour image make a set of colour images
     if any(picture.ndim == 3 for picture in pictures):
         pictures = [p if p.ndim == 3 else np.repeat(p[:, :, None], 3, axis=2) for p in pictures]
     raw = torch.from_numpy(np.stack(pictures))
@@ -56,11 +61,20 @@ def load_images(folder: str | Path, size: int | tuple[int, int] | None = None, g
     return Data(folder.resolve().name, raw, labels, num_values=256, class_names=names, image=True)
 
 
+def _sides(size: int | tuple[int, int]) -> tuple[int, int]:
+    """Return ``size`` as (height, width)."""
+    sides = wholes("size", size) if isinstance(size, Iterable) else 2 * (whole("size", size),)
+    if len(sides) != 2:
+        raise ArgumentError("size", repr(size), "a side or (height, width), in pixels")
+    return sides[0], sides[1]
+
+
 def _visible(file: Path, folder: Path) -> bool:
     return not any(part.startswith(".") for part in file.relative_to(folder).parts)
 
 
-def _classes(files: list[Path], folder: Path) -> tuple[torch.Tensor | None, tuple[str, ...] | None]:
+def _classes(files: list[Path], folder: Path) -> tuple[Tensor | None, tuple[str, ...] | None]:
+    """Return the labels ``(N,)``, and the names of the sub-folders."""
     parts = [file.relative_to(folder).parts for file in files]
     names = sorted({p[0] for p in parts})
     if len(names) < 2 or any(len(p) != 2 for p in parts):
@@ -68,13 +82,13 @@ def _classes(files: list[Path], folder: Path) -> tuple[torch.Tensor | None, tupl
     return torch.tensor([names.index(p[0]) for p in parts]), tuple(names)
 
 
-def _read(file: Path, size: tuple[int, int] | None, grayscale: bool) -> np.ndarray:
-    """One image as uint8, ``(H, W)`` if it is gray and ``(H, W, 3)`` if not."""
+def _read(file: Path, size: tuple[int, int] | None, grayscale: bool) -> NDArray[np.uint8]:
+    """Read one image as uint8, ``(H, W)`` if gray, else ``(H, W, 3)``."""
     from PIL import Image, ImageOps
 
     try:
         with Image.open(file) as opened:
-            image = ImageOps.exif_transpose(opened)
+            image: Any = ImageOps.exif_transpose(opened)
             gray = image.mode in GRAY_MODES
             if image.mode.startswith("I"):
                 image = Image.fromarray((np.asarray(image, np.int64) >> 8).clip(0, 255).astype(np.uint8))
@@ -86,4 +100,6 @@ def _read(file: Path, size: tuple[int, int] | None, grayscale: bool) -> np.ndarr
                 image = ImageOps.fit(image, size[::-1], Image.Resampling.LANCZOS)
             return np.array(image)
     except (OSError, ValueError, SyntaxError, EOFError, Image.DecompressionBombError) as error:
-        raise DataError("folder", f"{file}, which cannot be read ({error})", "image files that are whole") from error
+        raise DataError(
+            "folder", f"{file}, which cannot be read ({error})", "a folder of intact image files"
+        ) from error

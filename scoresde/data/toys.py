@@ -1,4 +1,8 @@
-"""Point sets in the plane. Each is ``f(n, generator=None, noise=...)`` and gives ``(n, 2)`` float32 points."""
+"""Point sets in the plane.
+
+A toy is a function ``f(n, generator=None, noise=...)`` that returns ``(n, 2)`` float32 points. It raises ArgumentError
+if ``n`` is not a positive integer, or ``noise``, a standard deviation, is negative.
+"""
 
 from __future__ import annotations
 
@@ -8,27 +12,26 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from scoresde.checks import number, whole
 from scoresde.data.dataset import Data
 from scoresde.errors import ArgumentError, UnknownNameError
 from scoresde.random import rand
 
 
 def _uniforms(n: int, columns: int, generator: torch.Generator | None) -> list[Tensor]:
-    if isinstance(n, bool) or not isinstance(n, int) or n < 1:
-        raise ArgumentError("n", n, "a number of points, 1 or more")
-    return list(rand((columns, n), generator, dtype=torch.float32))
+    return list(rand((columns, whole("n", n)), generator, dtype=torch.float32))
 
 
 def _blur(points: Tensor, noise: float, generator: torch.Generator | None) -> Tensor:
     """Add N(0, noise² I)."""
-    if not (math.isfinite(noise) and noise >= 0):
-        raise ArgumentError("noise", noise, "a standard deviation, 0 or more")
+    if number("noise", noise) < 0:
+        raise ArgumentError("noise", noise, "a standard deviation >= 0")
     device = "cpu" if generator is None else generator.device
     return points + noise * torch.randn(points.shape, generator=generator, device=device).cpu()
 
 
 def two_moons(n: int, generator: torch.Generator | None = None, noise: float = 0.05) -> Tensor:
-    """Two interleaved half circles of radius 1, about (0, 0) and (1, 1/2)."""
+    """Draw from half circles of radius 1 about (0, 0) and (1, 1/2)."""
     u, side = _uniforms(n, 2, generator)
     x, y = torch.cos(math.pi * u), torch.sin(math.pi * u)
     upper = side < 0.5
@@ -37,7 +40,7 @@ def two_moons(n: int, generator: torch.Generator | None = None, noise: float = 0
 
 
 def swiss_roll(n: int, generator: torch.Generator | None = None, noise: float = 0.03) -> Tensor:
-    """A spiral r = 2 θ/θ_max, with θ from 3π/2 to θ_max = 9π/2."""
+    """Draw from a spiral r = 2 θ/θ_max, with θ from 3π/2 to θ_max = 9π/2."""
     (u,) = _uniforms(n, 1, generator)
     theta = math.pi * (1.5 + 3 * u)
     r = 2 * theta / (4.5 * math.pi)
@@ -45,7 +48,10 @@ def swiss_roll(n: int, generator: torch.Generator | None = None, noise: float = 
 
 
 def checkerboard(n: int, generator: torch.Generator | None = None, noise: float = 0.0) -> Tensor:
-    """Uniform on the dark cells of a 4 by 4 board over [-2, 2]²: floor(x) + floor(y) is even."""
+    """Draw uniformly from the dark cells of a 4 by 4 board over [-2, 2]².
+
+    A cell is dark if floor(x) + floor(y) is even.
+    """
     u, v, cell = _uniforms(n, 3, generator)
     cell = (8 * cell).floor().clamp(max=7)
     column = (cell / 2).floor()
@@ -54,7 +60,7 @@ def checkerboard(n: int, generator: torch.Generator | None = None, noise: float 
 
 
 def rings(n: int, generator: torch.Generator | None = None, noise: float = 0.05) -> Tensor:
-    """Three circles about the origin, of radius 1/2, 1 and 3/2, chosen in proportion to their length."""
+    """Draw uniformly from circles of radius 1/2, 1 and 3/2 about the origin."""
     u, which = _uniforms(n, 2, generator)
     radius = 0.5 + 0.5 * (which >= 1 / 6).float() + 0.5 * (which >= 1 / 2).float()
     angle = 2 * math.pi * u
@@ -62,7 +68,7 @@ def rings(n: int, generator: torch.Generator | None = None, noise: float = 0.05)
 
 
 def gaussian_grid(n: int, generator: torch.Generator | None = None, noise: float = 0.1) -> Tensor:
-    """Twenty-five Gaussians N(μ, noise² I) of equal weight, μ on the integer points of [-2, 2]²."""
+    """Draw from 25 Gaussians N(μ, noise² I), μ the integer points of [-2, 2]²."""
     u, v = _uniforms(n, 2, generator)
     return _blur((5 * torch.stack([u, v], dim=1)).floor().clamp(max=4) - 2, noise, generator)
 
@@ -77,7 +83,14 @@ TOYS: dict[str, Callable[..., Tensor]] = {
 
 
 def load_toy(name: str, n: int = 20_000, held_out: int = 2_000, seed: int = 0) -> tuple[Data, Data]:
-    """Fresh draws of a toy: ``n`` points to train on, then ``held_out`` more, scaled by the training points.
+    """Draw a training set and a held-out set on one scale.
+
+    Both are scaled by the training points.
+
+    Args:
+        name: key of :data:`TOYS`, with - or _.
+        n, held_out: numbers of points, default 20000 and 2000.
+        seed: seed of both draws.
 
     Raises:
         UnknownNameError: no toy has this name.

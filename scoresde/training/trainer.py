@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from scoresde.data import Data, Dequantization, Mapped
 from scoresde.data.batches import BatchStream, stream_batches
-from scoresde.data.loading import Reader
+from scoresde.data.reader import Reader
 from scoresde.errors import ArgumentError, CheckpointError, NonFiniteError, UnknownNameError
 from scoresde.models import ScoreModel
 from scoresde.models.conditions import Condition

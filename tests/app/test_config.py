@@ -11,7 +11,7 @@ from scoresde import DDPM
 from scoresde.app import build
 from scoresde.app.config import PRESETS, RunConfig, config_reference, load_config, preset_for, save_config, settings
 from scoresde.data import from_array
-from scoresde.data.load import SOURCES
+from scoresde.data.sources import SOURCES
 from scoresde.errors import ConfigError, UnknownNameError
 from scoresde.nets import build_net
 from scoresde.nets.presets import PRESETS as NET_PRESETS

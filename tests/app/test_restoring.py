@@ -114,7 +114,7 @@ def test_methods_under_other_processes(tmp_path, sde, methods):
 
 @pytest.mark.parametrize("task", restoring.TASKS)
 def test_every_task_observes_what_it_says(task, generator):
-    data = from_array(np.random.default_rng(0).wholes(0, 256, (5, 3, 8, 8), dtype=np.uint8))
+    data = from_array(np.random.default_rng(0).integers(0, 256, (5, 3, 8, 8), dtype=np.uint8))
     problem = restoration(data, task)
     x = torch.rand(2, 3, 8, 8, generator=generator, dtype=torch.float64)
     y = problem.operator(x)
@@ -149,7 +149,7 @@ def test_points_and_series(tmp_path):
 
 
 def test_colours(tmp_path, run):
-    images = np.random.default_rng(0).wholes(0, 256, (40, 3, 8, 8), dtype=np.uint8)
+    images = np.random.default_rng(0).integers(0, 256, (40, 3, 8, 8), dtype=np.uint8)
     np.save(tmp_path / "colours.npy", images)
     colours = tmp_path / "colours"
     train(colours, "--data", tmp_path / "colours.npy", "--set", "train.conditional=false", steps=2)

@@ -1,3 +1,5 @@
+"""Streams of batches: each epoch complete, every batch full, resumed bit for bit."""
+
 import copy
 
 import pytest
@@ -96,21 +98,21 @@ def test_data_also_suits_a_data_loader():
 
 def test_bad_arguments_are_refused():
     for bad in (0, -1, 2.0, True):
-        with pytest.raises(ArgumentError, match="`batch_size` must be .*, got"):
+        with pytest.raises(ArgumentError, match=r"`batch_size` must be .*, got"):
             Batches(counted(), bad, generator())
-    with pytest.raises(ArgumentError, match="`generator` must be .*, got int"):
+    with pytest.raises(ArgumentError, match=r"`generator` must be .*, got int"):
         Batches(counted(), 2, 7)
     with pytest.raises(DataError, match="an empty dataset"):
         Batches([], 2, generator())
     with pytest.raises(DataError, match="items of type str"):
         next(Batches(["a"], 1, generator()))
-    with pytest.raises(CheckpointError, match="a stream over 23 items, expected 9"):
+    with pytest.raises(CheckpointError, match="a stream over 9 items, got one over 23 items"):
         Batches(counted(9), 2, generator()).load_state_dict(Batches(counted(), 2, generator()).state_dict())
     with pytest.raises(CheckpointError, match="without order"):
         Batches(counted(), 2, generator()).load_state_dict({"generator": 0, "epoch": 0, "position": 0})
 
 
-def test_half_of_the_images_are_mirrored_by_the_seed_and_the_shares_are_those_of_the_whole():
+def test_flip_mirrors_half_of_the_images():
     raw = torch.arange(24, dtype=torch.uint8).reshape(4, 1, 2, 3)
     data = from_array(raw.numpy(), num_values=24)
 

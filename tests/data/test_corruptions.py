@@ -1,3 +1,5 @@
+"""Corrupted copies keep what they should keep and lose the rest."""
+
 import pytest
 import torch
 
@@ -23,35 +25,35 @@ def test_inverted_twice_is_the_original():
 @pytest.mark.parametrize("shape", [(12, 3, 4, 5), (12, 1, 4, 5)])
 def test_shuffled_pixels_keep_each_pixel_whole(shape):
     data = pictures(shape)
-    spoiled = corrupt(data, "shuffled-pixels", generator(1))
-    assert spoiled.raw.shape == data.raw.shape
-    assert not torch.equal(spoiled.raw, data.raw)
-    for before, after in zip(data.raw, spoiled.raw, strict=True):
+    corrupted = corrupt(data, "shuffled-pixels", generator(1))
+    assert corrupted.raw.shape == data.raw.shape
+    assert not torch.equal(corrupted.raw, data.raw)
+    for before, after in zip(data.raw, corrupted.raw, strict=True):
         assert sorted(before.flatten(1).T.tolist()) == sorted(after.flatten(1).T.tolist())
 
 
 def test_shuffled_rows_keep_each_row_whole():
     data = pictures()
-    spoiled = corrupt(data, "rows-shuffled", generator(1))
-    assert not torch.equal(spoiled.raw, data.raw)
-    for before, after in zip(data.raw, spoiled.raw, strict=True):
+    corrupted = corrupt(data, "rows-shuffled", generator(1))
+    assert not torch.equal(corrupted.raw, data.raw)
+    for before, after in zip(data.raw, corrupted.raw, strict=True):
         assert sorted(before.movedim(1, 0).tolist()) == sorted(after.movedim(1, 0).tolist())
 
 
 @pytest.mark.parametrize("kind", ["shuffled-pixels", "rows-shuffled"])
-def test_every_image_has_an_order_of_its_own(kind):
+def test_each_image_is_permuted_independently(kind):
     raw = torch.arange(64).reshape(1, 1, 8, 8).repeat(20, 1, 1, 1)
-    spoiled = corrupt(Data("same", raw, num_values=64), kind, generator())
-    assert len({tuple(image.flatten().tolist()) for image in spoiled.raw}) == 20
-    assert torch.equal(spoiled.raw, corrupt(Data("same", raw, num_values=64), kind, generator()).raw)
+    corrupted = corrupt(Data("same", raw, num_values=64), kind, generator())
+    assert len({tuple(image.flatten().tolist()) for image in corrupted.raw}) == 20
+    assert torch.equal(corrupted.raw, corrupt(Data("same", raw, num_values=64), kind, generator()).raw)
 
 
 @pytest.mark.parametrize("kind", CORRUPTIONS)
-def test_the_rest_stays(kind):
+def test_scale_labels_and_shape_stay(kind):
     data = pictures()
-    spoiled = corrupt(data, kind, generator())
-    assert (spoiled.num_values, spoiled.scale, spoiled.name) == (100, data.scale, f"pictures, {kind}")
-    assert torch.equal(spoiled.labels, data.labels)
+    corrupted = corrupt(data, kind, generator())
+    assert (corrupted.num_values, corrupted.scale, corrupted.name) == (100, data.scale, f"pictures, {kind}")
+    assert torch.equal(corrupted.labels, data.labels)
     flat = Data("flat", data.raw[:, 0], num_values=100, image=True)
     assert corrupt(flat, kind, generator()).shape == (4, 5)
 
@@ -59,5 +61,5 @@ def test_the_rest_stays(kind):
 def test_bad_arguments_are_refused():
     with pytest.raises(UnknownNameError, match="did you mean 'inverted'"):
         corrupt(pictures(), "invert")
-    with pytest.raises(DataError, match="images with integer num_values"):
+    with pytest.raises(DataError, match="images of integers"):
         corrupt(Data("points", torch.rand(4, 2)), "inverted")

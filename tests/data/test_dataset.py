@@ -1,9 +1,12 @@
+"""Data in memory: the map to model space, moments, splits, images, and what is refused."""
+
 import math
 
+import numpy as np
 import pytest
 import torch
 
-from scoresde.data import Data, load_digits
+from scoresde.data import Data, Scaling, load_digits
 from scoresde.errors import ArgumentError, DataError, DTypeError, ShapeError
 
 
@@ -11,7 +14,7 @@ def generator(seed=0):
     return torch.Generator().manual_seed(seed)
 
 
-def wholes(K, shape=(60, 1, 4, 5), seed=0):
+def integers(K, shape=(60, 1, 4, 5), seed=0):
     return Data("ints", torch.randint(K, shape, generator=generator(seed)), num_values=K)
 
 
@@ -21,9 +24,9 @@ def floats(shape=(200, 3), seed=0):
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("K", [2, 17, 256, 1000, 65536])
-def test_every_level_survives_dequantisation(K, dtype):
+def test_every_value_survives_dequantisation(K, dtype):
     raw = torch.arange(K).repeat(2 + 200_000 // K, 1)
-    data = Data("num_values", raw, num_values=K)
+    data = Data("all", raw, num_values=K)
     x = data.to_model(data.raw, generator(), dtype)
     assert x.dtype == dtype
     assert x.min() > -1
@@ -34,13 +37,13 @@ def test_every_level_survives_dequantisation(K, dtype):
 @pytest.mark.parametrize("K", [17, 256])
 @pytest.mark.parametrize("u", [0.0, 1 - 2**-24])
 def test_extreme_noise_stays_in_its_bin(K, u, monkeypatch):
-    data = Data("num_values", torch.arange(K)[:, None], num_values=K)
+    data = Data("all", torch.arange(K)[:, None], num_values=K)
     monkeypatch.setattr("scoresde.data.scaling.rand", lambda shape, *_: torch.full(tuple(shape), u))
     assert torch.equal(data.to_raw(data.to_model(data.raw)), data.raw)
 
 
 def test_bin_centres_are_the_middle_of_the_bins():
-    data = wholes(4, (10, 2))
+    data = integers(4, (10, 2))
     expected = torch.tensor([-0.75, -0.25, 0.25, 0.75])[data.raw.long()]
     assert torch.equal(data.bin_centres(data.raw), expected)
     assert torch.equal(data[3]["x"], expected[3])
@@ -49,23 +52,23 @@ def test_bin_centres_are_the_middle_of_the_bins():
 
 
 def test_dequantisation_follows_its_generator():
-    data = wholes(17)
+    data = integers(17)
     first, again = (data.to_model(data.raw, generator(3)) for _ in range(2))
     assert torch.equal(first, again)
     assert not torch.equal(first, data.to_model(data.raw, generator(4)))
 
 
-def test_to_raw_holds_to_the_levels():
-    data = wholes(17, (5, 2))
+def test_to_raw_clamps_to_the_values():
+    data = integers(17, (5, 2))
     assert data.to_raw(torch.tensor([[-9.0, 9.0]])).tolist() == [[0, 16]]
 
 
 @pytest.mark.parametrize("K", [17, 256])
-def test_log_volume_is_derived_from_the_levels(K):
-    assert wholes(K).log_volume == pytest.approx(20 * math.log(2 / K), rel=1e-14)
+def test_log_volume_follows_from_the_number_of_values(K):
+    assert integers(K).log_volume == pytest.approx(20 * math.log(2 / K), rel=1e-14)
 
 
-def test_log_volume_of_floats_changes_a_gaussian_density_as_it_should():
+def test_log_volume_of_floats_is_a_change_of_variables():
     data = floats((500, 3))
     y = data.raw.double()
     x = data.to_model(y, dtype=torch.float64)
@@ -99,7 +102,7 @@ def test_normalize_none_and_given():
     assert given.split(3)[0].scale == 2.0
 
 
-@pytest.mark.parametrize("data", [wholes(17, (5000, 2, 3)), floats((5000, 4))], ids=["integers", "floats"])
+@pytest.mark.parametrize("data", [integers(17, (5000, 2, 3)), floats((5000, 4))], ids=["integers", "floats"])
 def test_moments_against_brute_force(data):
     mean, covariance = data.moments()
     x = data.bin_centres(data.raw, torch.float64)
@@ -120,7 +123,7 @@ def test_moments_include_the_noise_of_dequantisation():
 
 
 def test_moments_of_large_items_are_diagonal():
-    data = wholes(256, (7, 3, 20, 20))
+    data = integers(256, (7, 3, 20, 20))
     mean, variance = data.moments()
     x = data.bin_centres(data.raw, torch.float64)
     assert mean.shape == (3, 20, 20)
@@ -149,7 +152,7 @@ def test_split_measures_floats_on_the_training_part_alone():
 
 @pytest.mark.parametrize("held_out", [0, 50, 51, -1, 0.0, 1.0, True, "10%", 0.999])
 def test_split_refuses_empty_parts(held_out):
-    with pytest.raises(ArgumentError, match="`held_out` must be .*, got"):
+    with pytest.raises(ArgumentError, match=r"`held_out` must be .*, got"):
         floats((50, 2)).split(held_out)
 
 
@@ -162,19 +165,27 @@ def test_subset_and_take_keep_scale():
     for bad in ([], [50], [[0]]):
         with pytest.raises(ArgumentError, match="indices"):
             data.subset(bad)
-    with pytest.raises(ArgumentError, match="`n` must be an integer from 1 to 50.*, got 51"):
+    with pytest.raises(ArgumentError, match=r"`n` must be an integer from 1 to 50.*, got 51"):
         data.take(51)
 
 
+def test_counts_may_be_numpy_integers():
+    data = integers(np.int64(17))
+    assert (data.num_values, Scaling.for_integers(np.int64(17))) == (17, data.scaling)
+    assert len(data.take(np.int64(4))) == len(data.split(np.int64(4))[1]) == 4
+    with pytest.raises(ArgumentError, match="`num_values` must be an integer >= 2, got 1"):
+        Scaling.for_integers(1)
+
+
 def test_is_image():
-    assert wholes(17).is_image
-    assert not wholes(17, (5, 2, 4, 4)).is_image
+    assert integers(17).is_image
+    assert not integers(17, (5, 2, 4, 4)).is_image
     assert Data("flagged", torch.zeros(2, 4, 4, dtype=torch.uint8), num_values=2, image=True).is_image
     assert not floats().is_image
 
 
 def test_to_image_spans_black_to_white():
-    data = wholes(17)
+    data = integers(17)
     picture = data.to_image(data.bin_centres(data.raw))
     torch.testing.assert_close(picture, data.raw / 16)
     flat = Data("flat", data.raw[:, 0], num_values=17, image=True)
@@ -184,20 +195,19 @@ def test_to_image_spans_black_to_white():
     wide = floats((30, 1, 3, 3))
     picture = wide.to_image(wide.to_model(wide.raw))
     assert (float(picture.min()), float(picture.max())) == pytest.approx((0, 1), abs=1e-5)
-    with pytest.raises(DataError, match=r"to_image.*\(3,\)"):
+    with pytest.raises(DataError, match=r"images.*\(3,\)"):
         floats().to_image(torch.zeros(1, 3))
     with pytest.raises(ShapeError, match=r"`x` must be \(B, 1, 4, 5\).*, got \(1, 4, 5\)"):
         data.to_image(torch.zeros(1, 4, 5))
 
 
-def test_digits_and_describe():
+def test_digits():
     data = load_digits()
     assert (len(data), data.shape, data.num_values, data.raw.dtype) == (1797, (1, 8, 8), 17, torch.uint8)
     assert int(data.raw.max()) == 16
     assert data.is_image
     assert data.classes == 10
-    summary = {"name": "digits", "n": 1797, "shape": [1, 8, 8], "num_values": 17, "scale": 2 / 17, "shift": -1.0}
-    assert data.describe() == {**summary, "classes": 10}
+    assert data.scaling == (2 / 17, -1.0, 17)
     assert set(data[0]) == {"x", "label"}
     assert int(data[0]["label"]) == 0
     assert "digits" in repr(data)
@@ -206,9 +216,9 @@ def test_digits_and_describe():
 def test_scaled_like():
     train, other = floats(seed=1), floats(seed=2)
     assert other.scaled_like(train).scale == train.scale
-    assert wholes(17).scaled_like(wholes(17)).scale == 2 / 17
+    assert integers(17).scaled_like(integers(17)).scale == 2 / 17
     with pytest.raises(DataError, match="num_values 17"):
-        wholes(17).scaled_like(wholes(16))
+        integers(17).scaled_like(integers(16))
 
 
 def test_half_precision_and_integers_are_stored_plainly():
@@ -221,29 +231,61 @@ def test_half_precision_and_integers_are_stored_plainly():
     [
         (
             DataError,
-            r"raw: got 2 NaN or infinite values, the first at \(1, 0\)",
+            r"`raw` must be finite numbers, got 2 NaN or infinite values, the first at \(1, 0\)",
             {"raw": [[0.0], [float("nan")], [float("inf")]]},
         ),
-        (DataError, "num_values: got None for torch.int64 items", {"raw": [[1], [2]]}),
-        (DataError, "num_values: got 4 for torch.float32 items", {"raw": [[1.0], [2.0]], "num_values": 4}),
-        (DataError, "num_values: got 1, expected an integer from 2", {"raw": [[0]], "num_values": 1}),
-        (DataError, r"raw: got values from 0 to 9, expected integers 0\.\.7", {"raw": [[0], [9]], "num_values": 8}),
-        (DataError, "raw: got values from -1 to 3", {"raw": [[-1], [3]], "num_values": 8}),
-        (DataError, r"raw: got shape \(2,\)", {"raw": [1, 2], "num_values": 8}),
-        (DataError, "raw: got items that are all the same", {"raw": [[1.0], [1.0]]}),
-        (DTypeError, "raw: got torch.complex64", {"raw": [[1j]]}),
-        (ArgumentError, "normalize: got 'std'", {"raw": [[1.0], [2.0]], "normalize": "std"}),
-        (ArgumentError, "normalize: got 'given' without", {"raw": [[1.0], [2.0]], "normalize": "given"}),
-        (ArgumentError, "scale: got 0.0", {"raw": [[1.0]], "scale": 0.0, "shift": 0.0}),
-        (ArgumentError, "scale, shift: got 1.0", {"raw": [[1]], "num_values": 3, "scale": 1.0}),
-        (ArgumentError, "image: got True", {"raw": [[1]], "num_values": 2, "image": True}),
         (
             DataError,
-            r"labels: got shape \(3,\), expected one for each item, \(2,\)",
+            "`num_values` must be the number of values .*, got None for torch.int64 items",
+            {"raw": [[1], [2]]},
+        ),
+        (
+            DataError,
+            "`num_values` must be None for continuous items, got 4 for torch.float32 items",
+            {"raw": [[1.0], [2.0]], "num_values": 4},
+        ),
+        (DataError, "`num_values` must be an integer from 2 to 65536, got 1", {"raw": [[0]], "num_values": 1}),
+        (
+            DataError,
+            r"`raw` must be integers 0\.\.7 \(num_values=8\), got values from 0 to 9",
+            {"raw": [[0], [9]], "num_values": 8},
+        ),
+        (DataError, "`raw` must be integers .*, got values from -1 to 3", {"raw": [[-1], [3]], "num_values": 8}),
+        (DataError, r"`raw` must be a tensor .*, got shape \(2,\)", {"raw": [1, 2], "num_values": 8}),
+        (DataError, "`raw` must be items that vary.*, got items that are all the same", {"raw": [[1.0], [1.0]]}),
+        (DTypeError, "`raw` must be integers or real floats, got torch.complex64", {"raw": [[1j]]}),
+        (ArgumentError, "`normalize` must be .*, got 'std'", {"raw": [[1.0], [2.0]], "normalize": "std"}),
+        (
+            ArgumentError,
+            "`normalize` must be 'standard' or 'none', got 'given' without scale and shift",
+            {"raw": [[1.0], [2.0]], "normalize": "given"},
+        ),
+        (ArgumentError, "`scale` must be a positive number, got 0.0", {"raw": [[1.0]], "scale": 0.0, "shift": 0.0}),
+        (
+            ArgumentError,
+            "`scale, shift` must be None, or 2/3 and -1, for integers, got 1.0, None",
+            {"raw": [[1]], "num_values": 3, "scale": 1.0},
+        ),
+        (
+            ArgumentError,
+            r"`image` must be False unless .*, got True for items \(1,\)",
+            {"raw": [[1]], "num_values": 2, "image": True},
+        ),
+        (
+            DataError,
+            r"`labels` must be one integer for each item, \(2,\), got shape \(3,\)",
             {"raw": [[1.0], [2.0]], "labels": [0, 1, 2]},
         ),
-        (DataError, "labels: got torch.float32", {"raw": [[1.0], [2.0]], "labels": [0.0, 1.0]}),
-        (DataError, "labels: got the value -1", {"raw": [[1.0], [2.0]], "labels": [0, -1]}),
+        (
+            DataError,
+            "`labels` must be an integer tensor, got torch.float32",
+            {"raw": [[1.0], [2.0]], "labels": [0.0, 1.0]},
+        ),
+        (
+            DataError,
+            r"`labels` must be classes 0, 1, \.\.\., got the value -1",
+            {"raw": [[1.0], [2.0]], "labels": [0, -1]},
+        ),
     ],
 )
 def test_bad_data_is_refused(error, message, arguments):
@@ -253,9 +295,9 @@ def test_bad_data_is_refused(error, message, arguments):
 
 
 def test_wrong_kind_of_items_is_refused():
-    with pytest.raises(DTypeError, match="`raw` must be .*, got list"):
+    with pytest.raises(DTypeError, match=r"`raw` must be .*, got list"):
         Data("bad", [[1.0]])
     with pytest.raises(DTypeError, match=r"`raw` must be integers 0\.\.16.*, got torch.float32"):
-        wholes(17).to_model(torch.zeros(1, 1, 4, 5))
+        integers(17).to_model(torch.zeros(1, 1, 4, 5))
     with pytest.raises(DTypeError, match=r"`raw` must be floats.*, got torch.int64"):
         floats().to_model(torch.zeros(1, 3, dtype=torch.long))

@@ -1,7 +1,11 @@
-"""Dequantisation: noise that stays in its bin, with the density it says it has."""
+"""Noise of dequantisation stays in its bin and has the density it reports."""
 
+import copy
+import dataclasses
 import math
+import pickle
 
+import numpy as np
 import pytest
 import torch
 
@@ -20,10 +24,10 @@ def generator(seed=0):
 
 def level(dequantization, sde=None):
     sde = VPSDE() if sde is None else sde
-    return sde.num_values(sde.time_of(dequantization.log_snr(SCALING)).reshape(1))[0]
+    return sde.levels(sde.time_of(dequantization.log_snr(SCALING)).reshape(1))[0]
 
 
-def test_uniform_noise_is_the_scalings():
+def test_uniform_noise_is_that_of_the_scaling():
     x, log_weight = Uniform().draw(RAW, SCALING, 1.0, 0.0, generator(1), torch.float64)
     assert torch.equal(x, SCALING.to_model(RAW, generator(1), torch.float64))
     assert torch.equal(SCALING.to_raw(x), RAW)
@@ -33,7 +37,7 @@ def test_uniform_noise_is_the_scalings():
 
 
 @pytest.mark.parametrize("tau", [0.5, 3.0, 12.0])
-def test_truncated_noise_stays_in_its_bin_and_has_its_law(tau):
+def test_truncated_noise_stays_in_its_bin_and_has_its_distribution(tau):
     """50 000 draws of u: within the bin; mean, variance and fourth moment within 5 standard errors of quadrature's
     (false alarm 6e-7 each)."""
     dequantization = TruncatedNormal(tau=tau)
@@ -67,13 +71,13 @@ def test_the_weight_makes_the_mass_of_the_bin():
         assert abs(masses.mean().item() - SCALING.scale) < 5 * masses.std().item() / math.sqrt(200_000)
 
 
-def test_three_standard_deviations_of_256_levels_begin_at_the_published_log_snr():
+def test_three_std_of_256_values_begin_at_the_published_log_snr():
     """Kingma et al. (2021) and Zheng et al. (2023): about 13.3."""
     assert TruncatedNormal().log_snr(Scaling.for_integers(256)) == pytest.approx(13.3, abs=0.02)
 
 
-def test_a_process_that_never_gets_so_clean_truncates_more():
-    """VE from sigma_min = 0.05: t_min is 0 and tau what is left, 0.625; u stays in the bin."""
+def test_a_process_with_more_noise_truncates_more():
+    """VE from sigma_min = 0.05: t_min is 0 and tau is 0.625; u stays in the bin."""
     at = level(TruncatedNormal(), VESDE(sigma_min=0.05))
     assert at.t == 0
     x, _ = TruncatedNormal().draw(RAW, SCALING, at.alpha, at.sigma, generator(), torch.float64)
@@ -84,8 +88,8 @@ def test_training_data_are_bin_centres():
     assert torch.equal(TruncatedNormal().training_data(RAW, SCALING), SCALING.bin_centres(RAW))
 
 
-def test_an_image_has_its_own_noise():
-    """A list of generators, one an image: what is drawn does not depend on the batch."""
+def test_noise_of_an_image_does_not_depend_on_the_batch():
+    """With a list of generators, one an image, the draw of an image does not depend on the batch."""
     for dequantization in (Uniform(), TruncatedNormal()):
         at = level(TruncatedNormal())
         whole, weights = dequantization.draw(RAW, SCALING, at.alpha, at.sigma, [generator(i) for i in range(6)])
@@ -106,3 +110,20 @@ def test_bad_settings_are_refused():
         TruncatedNormal().draw(RAW, SCALING, 1.0, 0.0, generator())
     with pytest.raises(DTypeError):
         TruncatedNormal().draw(RAW.float(), SCALING, 1.0, 0.1, generator())
+
+
+SETTINGS = [Uniform(), Uniform(3), TruncatedNormal(), TruncatedNormal(2, tau=1.5)]
+
+
+@pytest.mark.parametrize("settings", SETTINGS, ids=repr)
+def test_settings_are_values(settings):
+    assert eval(repr(settings)) == settings
+    assert pickle.loads(pickle.dumps(settings)) == copy.deepcopy(settings) == settings
+    assert hash(settings) == hash(copy.deepcopy(settings))
+    assert [other == settings for other in SETTINGS].count(True) == 1
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        settings.samples = 4
+
+
+def test_settings_take_numpy_numbers():
+    assert repr(TruncatedNormal(np.int64(2), tau=np.float32(1.5))) == "TruncatedNormal(samples=2, tau=1.5)"

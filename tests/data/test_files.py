@@ -13,7 +13,7 @@ from scoresde.data import from_array, load_array, load_idx, load_idx_folder, loa
 from scoresde.errors import ArgumentError, DataError, DTypeError, UnknownNameError
 
 rng = np.random.default_rng(0)
-BYTES = rng.wholes(0, 256, (6, 5, 4), dtype=np.uint8)
+BYTES = rng.integers(0, 256, (6, 5, 4), dtype=np.uint8)
 
 
 # arrays
@@ -24,7 +24,7 @@ BYTES = rng.wholes(0, 256, (6, 5, 4), dtype=np.uint8)
     [((6, 5, 4), (1, 5, 4)), ((6, 5, 7, 3), (3, 5, 7)), ((6, 3, 5, 4), (3, 5, 4)), ((6, 9), (9,)), ((6,), (1,))],
 )
 def test_byte_arrays_become_channels_first(shape, expected):
-    array = rng.wholes(0, 256, shape, dtype=np.uint8)
+    array = rng.integers(0, 256, shape, dtype=np.uint8)
     data = from_array(array)
     assert (data.shape, data.num_values) == (expected, 256)
     back = data.raw.permute(0, 2, 3, 1) if shape == (6, 5, 7, 3) else data.raw.reshape(shape)
@@ -40,7 +40,7 @@ def test_float_arrays_are_kept_as_they_are(dtype, tmp_path):
     assert np.array_equal(data.raw.numpy(), array)
 
 
-def test_levels_of_integer_arrays():
+def test_number_of_values_of_integer_arrays():
     assert from_array(np.array([[0, 3]]), num_values=4).num_values == 4
     assert from_array(np.array([[True], [False]])).num_values == 2
     assert from_array(np.array([[0, 999]], dtype=">u2"), num_values=1000).raw.tolist() == [[0, 999]]
@@ -61,7 +61,7 @@ def test_npz_finds_its_array_and_labels(tmp_path, label_key):
 def test_npz_with_several_arrays_needs_a_key(tmp_path):
     np.savez(tmp_path / "a.npz", first=BYTES, second=BYTES[:3])
     assert len(load_array(tmp_path / "a.npz", key="second")) == 3
-    with pytest.raises(DataError, match=r"`key` must be .*, got None.*first, second"):
+    with pytest.raises(DataError, match=r"`key` must be one of its arrays: first, second, got None"):
         load_array(tmp_path / "a.npz")
     with pytest.raises(UnknownNameError, match=r"'secnd'.*did you mean 'second'"):
         load_array(tmp_path / "a.npz", key="secnd")
@@ -69,10 +69,10 @@ def test_npz_with_several_arrays_needs_a_key(tmp_path):
 
 def test_bad_arrays_are_refused(tmp_path):
     np.save(tmp_path / "object.npy", np.array([{}, None]), allow_pickle=True)
-    with pytest.raises(DataError, match=r"object.npy .*without pickles"):
+    with pytest.raises(DataError, match=r"without pickles, got .*object.npy"):
         load_array(tmp_path / "object.npy")
     np.savez(tmp_path / "object.npz", a=np.array([{}, None]))
-    with pytest.raises(DataError, match=r"object.npz .*without pickles"):
+    with pytest.raises(DataError, match=r"without pickles, got .*object.npz"):
         load_array(tmp_path / "object.npz")
     np.save(tmp_path / "whole.npy", BYTES)
     np.savez(tmp_path / "whole.npz", a=BYTES)
@@ -81,17 +81,17 @@ def test_bad_arrays_are_refused(tmp_path):
         cut.write_bytes((tmp_path / name).read_bytes()[:-40])
         with pytest.raises(DataError, match=f"cut-{name}"):
             load_array(cut)
-    with pytest.raises(DataError, match=r"none.npy, expected an existing"):
+    with pytest.raises(DataError, match=r"an existing .npy or .npz file, got .*none.npy"):
         load_array(tmp_path / "none.npy")
-    with pytest.raises(DataError, match="`key` must be .*, got 'a'"):
+    with pytest.raises(DataError, match=r"`key` must be .*, got 'a'"):
         load_array(tmp_path / "whole.npy", key="a")
-    with pytest.raises(DTypeError, match="`names` must be .*, got an array of <U1"):
+    with pytest.raises(DTypeError, match=r"`names` must be .*, got an array of <U1"):
         from_array(np.array(["a"]), name="names")
     with pytest.raises(DTypeError, match="complex128"):
         from_array(np.array([[1j]]))
     with pytest.raises(DataError, match="1 NaN or infinite values, the first at"):
         from_array(np.array([[1.0, np.nan]]))
-    with pytest.raises(DataError, match="`labels` must be .*, got an array of float64"):
+    with pytest.raises(DataError, match=r"`labels` must be .*, got an array of float64"):
         from_array(BYTES, labels=np.ones(6))
 
 
@@ -118,7 +118,7 @@ def test_idx_with_the_labels_beside_it(tmp_path, suffix):
 )
 @pytest.mark.parametrize("shape", [(7,), (3, 2), (2, 3, 2, 2)])
 def test_idx_of_every_type_and_rank(tmp_path, code, dtype, shape):
-    array = rng.wholes(-100, 100, shape).astype(dtype)
+    array = rng.integers(-100, 100, shape).astype(dtype)
     read = read_idx(write_idx(tmp_path / "a.idx", array, code))
     assert read.dtype.isnative
     assert np.array_equal(read, array)
@@ -143,12 +143,12 @@ def test_bad_idx_files_are_refused(tmp_path, suffix):
     whole = path.read_bytes()
     for cut in (2, 10, 60, len(whole) - 1):
         path.write_bytes(whole[:cut])
-        with pytest.raises(DataError, match="`path` must be .*, got"):
+        with pytest.raises(DataError, match=r"`path` must be .*, got"):
             read_idx(path)
     plain = gzip.decompress(whole) if suffix else whole
     path.write_bytes(plain + b"\0")
     with pytest.raises(
-        DataError, match=r"121 bytes after its header, expected 120 bytes, an array of shape \(6, 5, 4\)"
+        DataError, match=r"120 bytes, an array of shape \(6, 5, 4\), after its header, got .* with 121 bytes"
     ):
         read_idx(path)
     path.write_bytes(b"\0\0\x08\x03" + b"\xff" * 12 + b"tiny")
@@ -180,10 +180,10 @@ def save(path, array, **options):
 
 
 def colour(h=5, w=4):
-    return rng.wholes(0, 256, (h, w, 3), dtype=np.uint8)
+    return rng.integers(0, 256, (h, w, 3), dtype=np.uint8)
 
 
-def test_image_folder_in_order_of_paths(tmp_path):
+def test_an_image_folder_is_read_in_the_order_of_paths(tmp_path):
     pictures = {name: colour() for name in ("b.png", "a.PNG", "deep/er/c.bmp")}
     for name, array in pictures.items():
         save(tmp_path / name, array)
@@ -212,7 +212,7 @@ def test_sub_folders_are_classes(tmp_path):
 
 
 def test_gray_and_colour(tmp_path):
-    gray = rng.wholes(0, 256, (5, 4), dtype=np.uint8)
+    gray = rng.integers(0, 256, (5, 4), dtype=np.uint8)
     save(tmp_path / "a.png", gray)
     assert np.array_equal(load_images(tmp_path).raw[0, 0].numpy(), gray)
     save(tmp_path / "b.png", colour())
@@ -243,16 +243,18 @@ def test_size_crops_about_the_centre(tmp_path):
 
 
 def test_bad_image_folders_are_refused(tmp_path):
-    with pytest.raises(DataError, match="none, expected an existing folder"):
+    with pytest.raises(DataError, match=r"an existing folder, got .*none"):
         load_images(tmp_path / "none")
-    with pytest.raises(DataError, match="without images, expected image files"):
+    with pytest.raises(DataError, match=r"a folder with image files .*, got .*, without images"):
         load_images(tmp_path)
     save(tmp_path / "a.png", colour(5, 4))
     save(tmp_path / "b.png", colour(6, 7))
-    with pytest.raises(DataError, match=r"a\.png of 4x5 and .*b\.png of 7x6 pixels, expected one size, or size="):
+    with pytest.raises(
+        DataError, match=r"images of one size .or size= .*, got .*a\.png of 4x5 and .*b\.png of 7x6 pixels"
+    ):
         load_images(tmp_path)
     for bad in (0, -3, (4,), True, (4, 2.5)):
-        with pytest.raises(ArgumentError, match="`size` must be .*, got"):
+        with pytest.raises(ArgumentError, match=r"`size` must be .*, got"):
             load_images(tmp_path, size=bad)
     buffer = io.BytesIO()
     Image.fromarray(colour(64, 64)).save(buffer, "png")

@@ -1,4 +1,4 @@
-"""Arrays on the disk: read a batch at a time, the same batches as from memory."""
+"""Arrays on the disk give the same batches as arrays in memory."""
 
 import re
 import sys
@@ -20,8 +20,8 @@ def generator():
 
 
 ARRAYS = {
-    "colour": np.random.default_rng(0).wholes(0, 256, (30, 5, 4, 3), dtype=np.uint8),
-    "gray": np.random.default_rng(0).wholes(0, 256, (30, 5, 4), dtype=np.uint8),
+    "colour": np.random.default_rng(0).integers(0, 256, (30, 5, 4, 3), dtype=np.uint8),
+    "gray": np.random.default_rng(0).integers(0, 256, (30, 5, 4), dtype=np.uint8),
     "vectors": np.random.default_rng(0).normal(size=(30, 3)).astype(np.float32),
 }
 
@@ -51,14 +51,14 @@ def test_batches_are_those_of_the_array_in_memory(tmp_path, kind):
 
 
 def own_memory():
-    """Bytes of this process's own memory, pages of mapped files not counted."""
+    """Return the bytes of this process's own memory, without pages of mapped files."""
     status = Path("/proc/self/status").read_text()
     return 1024 * int(re.search(r"RssAnon:\s+(\d+)", status)[1])
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
-def test_memory_stays_small_however_long_the_array(tmp_path):
-    """Half a gigabyte (a sparse file), read in batches: the process itself grows by a sixth of it at most."""
+def test_memory_does_not_grow_with_the_array(tmp_path):
+    """The array has half a gigabyte (a sparse file); the process grows by a sixth of it at most."""
     shape = (2**19, 32, 32)
     np.lib.format.open_memmap(tmp_path / "big.npy", mode="w+", dtype=np.uint8, shape=shape).flush()
     before = own_memory()
@@ -78,10 +78,10 @@ def test_held_out_items_are_the_last_ones_and_in_memory():
     assert model.moments.mean.shape == (3,)
 
 
-def test_bad_arrays_are_refused_and_bad_items_when_they_are_read(tmp_path):
+def test_bad_arrays_and_bad_items_are_refused(tmp_path):
     with pytest.raises(DTypeError, match="complex"):
         Mapped(np.zeros((3, 2), complex))
-    with pytest.raises(DataError, match="at least one item"):
+    with pytest.raises(DataError, match="N >= 1"):
         Mapped(np.zeros((0, 2)))
     with pytest.raises(DataError, match="labels"):
         Mapped(ARRAYS["gray"], np.arange(3))
@@ -90,13 +90,13 @@ def test_bad_arrays_are_refused_and_bad_items_when_they_are_read(tmp_path):
     data = Mapped(array)
     with pytest.raises(DataError, match="NaN or infinity"):
         data.rows(torch.tensor([0, 1]))
-    num_values = np.zeros((40_000, 2), np.int16)
-    num_values[1] = 9
+    integers = np.zeros((40_000, 2), np.int16)
+    integers[1] = 9
     with pytest.raises(DataError, match=r"values 0\.\.9"):
-        Mapped(num_values, num_values=4).rows(torch.tensor([1, 0]))
+        Mapped(integers, num_values=4).rows(torch.tensor([1, 0]))
     np.savez(tmp_path / "x.npz", x=array)
     with pytest.raises(DataError, match="cannot be mapped"):
         map_array(tmp_path / "x.npz")
     (tmp_path / "x.npy").write_bytes(b"no array")
-    with pytest.raises(DataError, match=r"a whole \.npy file"):
+    with pytest.raises(DataError, match=r"an intact \.npy file"):
         map_array(tmp_path / "x.npy")

@@ -1,3 +1,5 @@
+"""Toys lie where their formulas say, in equal density."""
+
 import math
 
 import pytest
@@ -88,7 +90,7 @@ def test_load_toy_draws_two_sets_on_one_scale():
 def test_bad_toys_are_refused():
     with pytest.raises(UnknownNameError, match="did you mean 'swiss-roll'"):
         load_toy("swis-roll")
-    with pytest.raises(ArgumentError, match="`n` must be .*, got 0"):
+    with pytest.raises(ArgumentError, match=r"`n` must be .*, got 0"):
         two_moons(0)
-    with pytest.raises(ArgumentError, match="`noise` must be .*, got -1"):
+    with pytest.raises(ArgumentError, match=r"`noise` must be .*, got -1"):
         rings(5, noise=-1)

@@ -1,4 +1,4 @@
-"""Anything with items is training data: torch datasets, iterables, look-alikes of torchvision's and Hugging Face's."""
+"""Training data of other libraries: torch datasets, iterables, stand-ins for torchvision's and Hugging Face's."""
 
 import random
 
@@ -16,11 +16,11 @@ def generator(seed=0):
 
 
 def pixels(n=12, colour=True):
-    return np.random.default_rng(0).wholes(0, 256, (n, 5, 4, 3) if colour else (n, 5, 4), dtype=np.uint8)
+    return np.random.default_rng(0).integers(0, 256, (n, 5, 4, 3) if colour else (n, 5, 4), dtype=np.uint8)
 
 
 class Vision(torch.utils.data.Dataset):
-    """As torchvision's datasets: a PIL image and a class; ``transform`` may make a tensor of it."""
+    """A stand-in for torchvision's datasets: items are (PIL image, class), the image passed through ``transform``."""
 
     def __init__(self, transform=None, colour=True):
         self.data, self.targets, self.transform = pixels(colour=colour), list(range(12)), transform
@@ -34,10 +34,10 @@ class Vision(torch.utils.data.Dataset):
 
 
 class HuggingFace:
-    """As a Dataset of Hugging Face: rows by number or several at once, PIL images under "image" or "img"."""
+    """A stand-in for Hugging Face's Dataset: rows are read singly or together, PIL images under "image" or "img"."""
 
     def __init__(self, key="image"):
-        self.key, self.asked = key, 0
+        self.key, self.reads = key, 0
 
     def __len__(self):
         return 12
@@ -46,12 +46,12 @@ class HuggingFace:
         return {self.key: Image.fromarray(pixels()[i]), "label": i, "text": "unused"}
 
     def __getitems__(self, indices):
-        self.asked += 1
+        self.reads += 1
         return [self[i] for i in indices]
 
 
 class Streaming:
-    """As an IterableDataset of Hugging Face: items in an order that is set for each epoch."""
+    """A stand-in for Hugging Face's IterableDataset, which is told the epoch."""
 
     def __init__(self, n=7):
         self.n, self.epoch = n, None
@@ -65,14 +65,14 @@ class Streaming:
 
 
 @pytest.mark.parametrize("data", [Vision(), HuggingFace(), HuggingFace("img")], ids=["vision", "image", "img"])
-def test_pictures_of_other_libraries_become_dequantised_images(data):
+def test_images_of_other_libraries_are_dequantised(data):
     batch = next(stream_batches(data, 12, generator()))
     assert batch["x"].shape == (12, 3, 5, 4)
     raw = Scaling.for_integers(256).to_raw(batch["x"])
     assert torch.equal(raw, torch.from_numpy(pixels()[batch["label"].numpy()]).permute(0, 3, 1, 2).long())
     assert len(batch["x"].unique()) > 600  # of 720: noise in the bins
     if isinstance(data, HuggingFace):
-        assert data.asked == 1
+        assert data.reads == 1
 
 
 def test_gray_pictures_arrays_and_tensors():
@@ -88,7 +88,7 @@ def test_gray_pictures_arrays_and_tensors():
 
 
 def test_shares_make_up_the_batches_of_one():
-    """Rows 0, 3, 6..., 1, 4, ..., 2, 5, ... of each batch, noise included: from memory, item by item, and streamed."""
+    """Share i of 3 has rows i, i + 3, ... of each batch, noise included: in memory, item by item, and streamed."""
     data = Data("d", torch.arange(12)[:, None], torch.arange(12), num_values=12)
     for make in (lambda: data, Vision, Streaming):
         whole = stream_batches(make(), 8, generator())
@@ -101,7 +101,7 @@ def test_shares_make_up_the_batches_of_one():
 
 
 class Augmented(torch.utils.data.Dataset):
-    """Chance of three kinds in every item."""
+    """Items with randomness from torch, NumPy and Python."""
 
     def __len__(self):
         return 12
@@ -111,8 +111,8 @@ class Augmented(torch.utils.data.Dataset):
 
 
 @pytest.mark.parametrize("data", [Vision(), Augmented()], ids=["pictures", "augmented"])
-def test_workers_read_the_same_batches_and_resume_exactly(data):
-    """Batches are a function of the stream's state; reading ahead, the state is that of what was taken."""
+def test_workers_read_the_same_batches_and_resume(data):
+    """Batches are a function of the stream's state, and reading ahead does not advance the state."""
     before = torch.get_rng_state()
     alone, ahead = Batches(data, 5, generator()), Batches(data, 5, generator(), workers=1)
     for _ in range(4):
@@ -128,7 +128,7 @@ def test_workers_read_the_same_batches_and_resume_exactly(data):
     for x in expected:
         assert torch.equal(next(resumed)["x"], x)
         assert torch.equal(next(ahead)["x"], x)
-    assert torch.equal(torch.get_rng_state(), before)  # torch's own generator is left to the network
+    assert torch.equal(torch.get_rng_state(), before)  # the network may draw from torch's own generator
 
 
 def test_a_stream_runs_on_over_epochs_and_resumes():
@@ -143,7 +143,7 @@ def test_a_stream_runs_on_over_epochs_and_resumes():
     assert torch.equal(next(again)["x"], expected["x"])
     shorter = stream_batches(Streaming(1), 5, generator())
     shorter.load_state_dict(state)
-    with pytest.raises(CheckpointError, match="2 items of a stream, expected at most the 1"):
+    with pytest.raises(CheckpointError, match="at most 1 items, the length of this one, got one after 2 items"):
         next(shorter)
 
 
@@ -156,19 +156,19 @@ def test_iterators_end_and_empty_streams_are_refused():
         next(stream_batches(set(), 2, generator()))
 
 
-def test_what_is_no_dataset_is_refused_with_what_to_pass():
+def test_objects_that_are_not_datasets_are_refused():
     with pytest.raises(ArgumentError, match=r"loader\.dataset"):
         stream_batches(torch.utils.data.DataLoader(Vision()), 2, generator())
     with pytest.raises(ArgumentError, match=r"data\['train'\]"):
         stream_batches({"train": Vision(), "test": Vision()}, 2, generator())
-    with pytest.raises(ArgumentError, match="`data` must be .*, got int"):
+    with pytest.raises(ArgumentError, match=r"`data` must be .*, got int"):
         stream_batches(3, 2, generator())
-    with pytest.raises(ArgumentError, match="`workers` must be 0.*, got 1"):
+    with pytest.raises(ArgumentError, match=r"`workers` must be 0.*, got 1"):
         stream_batches(iter([]), 2, generator(), workers=1)
-    with pytest.raises(ArgumentError, match="`batch_size` must be at least 3.*, got 2"):
+    with pytest.raises(ArgumentError, match=r"`batch_size` must be at least 3.*, got 2"):
         Batches(Vision(), 2, generator(), share=(0, 3))
     for items, message in (
-        ([{"pixels": 1}], "keys pixels, expected one of x, image"),
+        ([{"pixels": 1}], "one of the keys x, image.*, got items with the keys pixels"),
         ([torch.zeros(2), torch.zeros(3)], r"shapes \(2,\) and \(3,\)"),
         ([torch.zeros(2, dtype=torch.int64)] * 2, "8-bit integers, floats"),
         ([(torch.zeros(2), "cat")] * 2, "labels such as 'cat'"),

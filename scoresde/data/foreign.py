@@ -1,0 +1,157 @@
+"""Datasets of other libraries, and how their items become tensors."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, Protocol, TypeGuard
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader
+
+from scoresde.checks import whole
+from scoresde.data.arrays import channels_first
+from scoresde.data.dataset import Data
+from scoresde.data.scaling import Scaling
+from scoresde.errors import ArgumentError, DataError, ShapeError
+
+X_KEYS = ("x", "image", "img", "pixel_values")
+LABEL_KEYS = ("label", "labels", "y")
+
+
+class MapStyle(Protocol):
+    """A dataset whose items are read by number.
+
+    Map-style datasets of torch, torchvision and Hugging Face are such datasets, and so are lists.
+    """
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int, /) -> Any: ...
+
+
+def x_and_label(item: object) -> tuple[object, object]:
+    """Return ``(x, label)`` of an item; label is None if it has none.
+
+    Args:
+        item: x itself (a tensor, an array or a PIL image); (x,) or (x, label); or a mapping with one of the keys "x",
+            "image", "img", "pixel_values", and perhaps one of "label", "labels", "y".
+
+    Raises:
+        DataError: any other item.
+    """
+    if isinstance(item, Mapping):
+        x, label = (next((key for key in keys if key in item), None) for keys in (X_KEYS, LABEL_KEYS))
+        if x is None:
+            expected = f"items with one of the keys {', '.join(X_KEYS)}"
+            raise DataError("data", f"items with the keys {', '.join(map(str, item))}", expected)
+        return item[x], None if label is None else item[label]
+    if isinstance(item, (tuple, list)) and 1 <= len(item) <= 2:
+        return item[0], item[1] if len(item) == 2 else None
+    if isinstance(item, Tensor) or hasattr(item, "__array__") or hasattr(item, "__array_interface__"):
+        return item, None
+    raise DataError("data", f"items of type {type(item).__name__}", "tensors x, pairs (x, label) or mappings")
+
+
+def as_tensor(x: Any) -> Tensor:
+    """Return one item as a tensor: floats as float32, integers as integers.
+
+    Images ``(H, W)`` and ``(H, W, C)`` of integers become channels first. A tensor keeps its layout.
+
+    Raises:
+        DataError: strings, objects, lists of unequal lengths.
+    """
+    if isinstance(x, Tensor):
+        return x.float() if x.is_floating_point() else x
+    try:
+        array = np.asarray(x)
+    except ValueError as error:
+        raise DataError("data", f"an item that is no array ({error})", "numbers, all items of one shape") from error
+    if array.dtype.kind not in "buif":
+        raise DataError("data", f"items of {array.dtype}", "integers or real floats")
+    if array.dtype.kind == "f":
+        return torch.from_numpy(np.array(array, np.float32))
+    array = channels_first(array[None])[0]
+    return torch.from_numpy(np.array(array, np.uint8 if array.dtype.itemsize == 1 else np.int64))
+
+
+def collate(items: Sequence[object]) -> tuple[Tensor, Tensor | None]:
+    """Return the items as tensors: x ``(B, *D)`` and labels ``(B,)`` int64.
+
+    The labels are None if an item has none.
+
+    Raises:
+        DataError: items of different shapes, labels that are not integers.
+    """
+    xs, labels = zip(*map(x_and_label, items), strict=True)
+    tensors = [as_tensor(x) for x in xs]
+    shapes = sorted({tuple(x.shape) for x in tensors})
+    if len(shapes) > 1:
+        raise DataError("data", f"items of shapes {shapes[0]} and {shapes[1]}", "items of one shape")
+    raw = torch.stack(tensors)
+    if any(label is None for label in labels):
+        return raw, None
+    try:
+        return raw, torch.tensor([int(label) for label in labels])
+    except (TypeError, ValueError) as error:
+        raise DataError("data", f"labels such as {labels[0]!r}", "labelled with classes 0, 1, ...") from error
+
+
+def scaling_of(raw: Tensor, known: Scaling | None) -> Scaling | None:
+    """Return the map of integer items to model space. None: floats.
+
+    It is ``known``, if that has a number of values, and else that of 8-bit integers. Floats are taken to be in model
+    space already.
+
+    Raises:
+        DataError: integers other than 8-bit whose number of values is not known.
+    """
+    if raw.is_floating_point():
+        return None
+    if known is not None and known.num_values is not None:
+        return known
+    if raw.dtype == torch.uint8:
+        return Scaling.for_integers(256)
+    raise DataError("data", f"items of {raw.dtype}", "8-bit integers, floats, or have a model that knows num_values")
+
+
+def is_map_style(data: object) -> TypeGuard[MapStyle]:
+    """Return whether the items of ``data`` are read by number.
+
+    Raises:
+        ArgumentError: a DataLoader, a mapping of several datasets, or an object without items.
+    """
+    if isinstance(data, DataLoader):
+        expected = "the loader's dataset (loader.dataset), so that the stream of batches can be resumed"
+        raise ArgumentError("data", "a DataLoader", expected)
+    if isinstance(data, Mapping):
+        raise ArgumentError("data", f"a mapping of {', '.join(map(str, data))}", "one dataset, such as data['train']")
+    if hasattr(data, "__getitem__") and hasattr(data, "__len__"):
+        return True
+    if not isinstance(data, Iterable):
+        raise ArgumentError("data", type(data).__name__, "a map-style dataset, or an iterable of items")
+    return False
+
+
+def from_dataset(dataset: MapStyle, name: str = "dataset", num_values: int | None = None, n: int | None = None) -> Data:
+    """Read a dataset of another library into memory as :class:`Data`.
+
+    Args:
+        dataset: torchvision's, Hugging Face's, a list, ...
+        name: the name that reports use.
+        num_values: number of values of integer items. None: 256 for 8-bit ones.
+        n: read the first n items only. None: all.
+
+    Raises:
+        ArgumentError, DataError: not a map-style dataset, or items that do not fit together.
+    """
+    if not is_map_style(dataset):
+        raise ArgumentError("dataset", type(dataset).__name__, "a map-style dataset, with a length")
+    count = len(dataset) if n is None else min(whole("n", n), len(dataset))
+    if count == 0:
+        raise DataError("dataset", "no items", "a dataset of at least one item")
+    raw, labels = collate([dataset[i] for i in range(count)])
+    if raw.ndim < 2:
+        raise ShapeError("dataset", "items that are single numbers", "items (*D) with D of rank 1 or more")
+    return Data(name, raw, labels, 256 if num_values is None and raw.dtype == torch.uint8 else num_values)
