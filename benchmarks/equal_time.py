@@ -57,7 +57,8 @@ from benchmarks.trainers import PEERS, Peer, load_peer
 from scoresde import Data, Hutchinson, Model, bits_per_dim, variational_bound
 from scoresde.app import build
 from scoresde.app.comparing import paired_difference
-from scoresde.app.config import RunConfig, load_config
+from scoresde.app.config import RunConfig
+from scoresde.app.config_files import load_config
 from scoresde.app.runs import RunFolder
 from scoresde.app.terminal import duration, progress, say
 from scoresde.errors import ArgumentError, NonFiniteError, ScoreSDEError, ToleranceError, UnknownNameError

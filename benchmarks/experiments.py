@@ -23,7 +23,7 @@ from benchmarks import frechet, real
 from scoresde import ScoreModel, variational_bound
 from scoresde.app import build
 from scoresde.app.comparing import paired_difference
-from scoresde.app.config import load_config
+from scoresde.app.config_files import load_config
 from scoresde.app.terminal import progress
 from scoresde.errors import ArgumentError, UnknownNameError
 from scoresde.files import write_atomically
@@ -77,7 +77,7 @@ VARIANTS = {
     "batch-16": {"train.batch_size": 16},
     "batch-64": {"train.batch_size": 64},
     "constant-lr": {"train.lr_decay": "none"},
-    "beta2-999": {"train.beta2": 0.999},
+    "beta2-999": {"train.betas": [0.9, 0.999]},
     "ema-long": {"train.ema_half_life": 0.15},
     # the arithmetic
     "float32": {"train.precision": "float32"},

@@ -344,7 +344,7 @@ def estimated_errors(found: list[Method], d: int, seed: int, n: int, repeats: in
 def trained(run: Path | None, out: Path, steps: int):
     """The model of a run, and raw held-out images; without a run a small one is trained, in the folder ``out``."""
     from scoresde.app import build
-    from scoresde.app.config import load_config
+    from scoresde.app.config_files import load_config
     from scoresde.app.runs import RunFolder
     from scoresde.app.training import train
 

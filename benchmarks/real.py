@@ -28,6 +28,7 @@ import shutil
 import sys
 import time
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -52,7 +53,8 @@ from benchmarks.frechet import (
 )
 from scoresde import Data, Hutchinson, Model, bits_per_dim, load_data, sample
 from scoresde.app.comparing import Measured, auroc, paired_difference
-from scoresde.app.config import RunConfig, load_config
+from scoresde.app.config import RunConfig
+from scoresde.app.config_files import load_config
 from scoresde.app.runs import Interrupted, RunFolder
 from scoresde.app.terminal import duration, progress, say
 from scoresde.app.training import train_on_ranks
@@ -650,8 +652,8 @@ def check_settings(run: RunFolder, options: argparse.Namespace) -> None:
     given = (options.config, options.preset, options.seed, options.minutes, *options.set)
     asked = {"data": {"source": str(options.data)}}
     if any(value is not None for value in given):
-        asked = config_of(options).model_dump()
-    kept = run.config.model_dump()
+        asked = asdict(config_of(options))
+    kept = asdict(run.config)
     for section, values in asked.items():
         for key, value in values.items():
             if value != kept[section][key]:

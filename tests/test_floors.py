@@ -13,6 +13,7 @@ PACKAGE = Path(__file__).parents[1] / "scoresde"
 FLOORS = (
     {"errors", "version"},
     {"checks", "random", "files"},
+    {"settings"},
     {"sde", "nets", "data"},
     {"models"},
     {"guidance", "flow"},

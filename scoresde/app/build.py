@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -37,13 +38,23 @@ from scoresde.training import (
     Sigmoid,
     SlicedScoreMatching,
     Trainer,
-    TrainerConfig,
 )
 
 PREDICTORS = {"reverse-diffusion": ReverseDiffusion, "ancestral": Ancestral, "euler-maruyama": EulerMaruyama}
 OBJECTIVES = {"denoising": DenoisingScoreMatching, "sliced": SlicedScoreMatching}
-#: which settings of the section each process takes
-SDE_OPTIONS = {"vp": ("beta_min", "beta_max"), "subvp": ("beta_min", "beta_max"), "ve": ("sigma_min", "sigma_max")}
+_BETAS, _SIGMAS = ("beta_min", "beta_max"), ("sigma_min", "sigma_max")
+#: for each process the settings that it takes, and the names of its arguments for them
+SDE_OPTIONS: dict[str, dict[str, str]] = {
+    "vp": {name: name for name in _BETAS},
+    "subvp": {name: name for name in _BETAS},
+    "ve": {name: name for name in _SIGMAS},
+    "ddpm": {"levels": "N", "beta_min": "beta_start", "beta_max": "beta_end"},
+}
+
+
+def given(**settings: Any) -> dict[str, Any]:
+    """Return the settings that are not None, the arguments of a function whose defaults stand for the others."""
+    return {name: value for name, value in settings.items() if value is not None}
 
 
 def mapped(config: DataConfig) -> tuple[Mapped, Data]:
@@ -83,12 +94,20 @@ def all_data(config: DataConfig) -> Data:
 
 
 def sde(config: SDEConfig) -> SDE:
-    """The forward process."""
-    if config.name == "ddpm":
-        return DDPM.linear(config.levels, config.beta_min, config.beta_max)
-    return build_sde(
-        {"name": config.name, **{option: getattr(config, option) for option in SDE_OPTIONS.get(config.name, ())}}
-    )
+    """Return the forward process; what is None takes the process's own default.
+
+    Raises:
+        ConfigError: settings that the process cannot have; names the key.
+    """
+    options = SDE_OPTIONS.get(config.name, {})
+    values = given(**{key: getattr(config, key) for key in options})
+    arguments = {options[key]: value for key, value in values.items()}
+    try:
+        return DDPM.linear(**arguments) if config.name == "ddpm" else build_sde({"name": config.name, **arguments})
+    except ArgumentError as error:
+        shown = ", ".join(f"{value:g}" for value in values.values())
+        keys = ", ".join(f"sde.{key}" for key in values)
+        raise ConfigError(keys, shown, f"settings of the process {config.name!r} ({error})") from error
 
 
 def net(config: RunConfig, train: Data) -> torch.nn.Module:
@@ -107,15 +126,8 @@ def net(config: RunConfig, train: Data) -> torch.nn.Module:
 
 def model(config: RunConfig, train: Data) -> ScoreModel:
     """An untrained model of the training data, which keeps their scaling and moments."""
-    settings = {} if config.model.data_std is None else {"data_std": config.model.data_std}
-    return ScoreModel.for_data(
-        net(config, train),
-        sde(config.sde),
-        train,
-        config.model.predicts,
-        time_input=config.model.time_input,
-        **settings,
-    )
+    settings = given(time_input=config.model.time_input, data_std=config.model.data_std)
+    return ScoreModel.for_data(net(config, train), sde(config.sde), train, config.model.predicts, **settings)
 
 
 def dequantization(config: RunConfig, model: ScoreModel) -> tuple[Dequantization | None, float | None]:
@@ -129,56 +141,41 @@ def dequantization(config: RunConfig, model: ScoreModel) -> tuple[Dequantization
     return law, None if name == "none" else model.sde.time_of(law.log_snr(model.scaling)).item()
 
 
-def trainer(config: RunConfig, model: ScoreModel, folder: str | Path) -> Trainer:
-    """A trainer that writes its checkpoints into ``folder``."""
-    c = config.train
-    lives = {"ema": c.ema_half_life, **c.ema_extra}
-    if c.minutes is None:
-        lives = {name: life if life >= 1 else max(1.0, life * c.steps) for name, life in lives.items()}
+def trainer(config: RunConfig, model: ScoreModel, folder: str | Path | None) -> Trainer:
+    """Return a trainer that writes its checkpoints into ``folder``."""
+    train = config.train
     law, t_min = dequantization(config, model)
-    weighting = Sigmoid(c.sigmoid_gain) if c.weighting == "sigmoid" else c.weighting
-    same = ("steps", "minutes", "batch_size", "lr", "warmup", "lr_decay", "clip", "accumulate", "precision", "compile")
-    same += (
-        "optimizer",
-        "flip",
-        "channels_last",
-        "on_nan",
-        "conditional",
-        "label_dropout",
-        "workers",
-        "log_every",
-        "checkpoint_every",
-    )
-    same += ("keep", "seed", "device")
-    return Trainer(
-        model,
-        OBJECTIVES[c.objective](weighting=weighting, time_sampling=c.time_sampling, t_min=t_min),
-        TrainerConfig(ema_half_life=lives, betas=(0.9, c.beta2), **{name: getattr(c, name) for name in same}),
-        folder,
-        law,
-    )
+    weighting = Sigmoid(**given(gain=train.sigmoid_gain)) if train.weighting == "sigmoid" else train.weighting
+    settings = given(weighting=weighting, time_sampling=train.time_sampling, t_min=t_min)
+    return Trainer(model, OBJECTIVES[train.objective](**settings), train.trainer, folder, law)
+
+
+def langevin(config: SampleConfig) -> Langevin:
+    """Return the corrector."""
+    return Langevin(**given(snr=config.snr))
 
 
 def sampler(config: SampleConfig) -> tuple[Sampler, int | None]:
-    """The sampler and its number of steps (None: its default)."""
+    """Return the sampler and its number of steps (None: its default)."""
     if config.sampler == "pc":
-        corrector = Langevin(config.snr) if config.corrector == "langevin" else None
-        return PredictorCorrector(PREDICTORS[config.predictor](), corrector), config.steps
+        corrector = langevin(config) if config.corrector == "langevin" else None
+        predictor = None if config.predictor is None else PREDICTORS[config.predictor]()
+        return PredictorCorrector(corrector=corrector, **given(predictor=predictor)), config.steps
     if config.sampler in ("dpm", "ddim"):
         return {"dpm": DPMSolver, "ddim": DDIM}[config.sampler](), config.steps
-    method = config.method or ("dopri5" if config.steps is None else "rk4")
+    method = config.method or (None if config.steps is None else "rk4")
     if config.steps is not None and method in ADAPTIVE:
         raise ConfigError(
             "sample.steps", config.steps, f"null, as {method!r} chooses its own steps, or sample.method=rk4"
         )
-    return ProbabilityFlow(method, config.rtol, config.atol), config.steps
+    return ProbabilityFlow(**given(method=method, rtol=config.rtol, atol=config.atol)), config.steps
 
 
 def divergence(config: LikelihoodConfig, n: int) -> Divergence:
-    """The trace estimator for data of ``n`` entries."""
+    """Return the trace estimator for data of ``n`` entries."""
     if config.divergence == "exact" or (config.divergence == "auto" and isinstance(default_divergence(n), Exact)):
         return Exact()
-    return Hutchinson(config.probes)
+    return Hutchinson(**given(probes=config.probes))
 
 
 def labels(
@@ -226,11 +223,13 @@ def guided(config: SampleConfig, model: ScoreModel, classifier: NoiseAwareClassi
     """The model with classifier-free guidance, where a scale is set, and with that of a classifier, if there is one."""
     found: Model = model
     if config.guidance != 1:
-        found = classifier_free_guidance(model, config.guidance, config.interval, config.rescale)
+        found = classifier_free_guidance(
+            model, config.guidance, **given(interval=config.interval, rescale=config.rescale)
+        )
     if classifier is None:
         return found
     conditional = model.net.config.get("classes") is not None
-    return classifier_guidance(found, classifier, config.scale, conditional=conditional)
+    return classifier_guidance(found, classifier, conditional=conditional, **given(scale=config.scale))
 
 
 def cond(model: ScoreModel, labels: Tensor | None, classifier: NoiseAwareClassifier | None = None) -> Condition:

@@ -8,20 +8,24 @@ import json
 import shlex
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar, get_args, get_origin
 
 import click
 
+from scoresde.app.config import CORRUPTED, SECTIONS, RestoreConfig
 from scoresde.errors import ArgumentError, ScoreSDEError
+from scoresde.settings import Setting, Settings, settings_of
+from scoresde.training.config import ClassifierConfig
 from scoresde.version import __version__
 
 if TYPE_CHECKING:
     from scoresde.app.config import RunConfig
     from scoresde.app.runs import RunFolder
 
+F = TypeVar("F", bound=Callable[..., Any])
 BAD_INPUT, FAILURE = 2, 1
-SDES = ("vp", "subvp", "ve", "vp-cosine", "flow")
 
 
 # --- errors ----------------------------------------------------------------------------------------------------------
@@ -66,6 +70,85 @@ class _Group(click.Group):
         return super().resolve_command(ctx, args)
 
 
+# --- options that stand for settings ---------------------------------------------------------------------------------
+
+
+def setting_of(key: str) -> Setting:
+    """Return the setting of a key such as ``train.steps``."""
+    section, name = key.split(".")
+    return next(one for one in settings_of(SECTIONS[section]) if one.name == name)
+
+
+def _text(setting: Setting) -> str:
+    """Return a setting's line of explanation as an option's help: a sentence, with its choices."""
+    text = setting.text.replace("; None: ", "; by default ")
+    names = f": {', '.join(setting.choices)}" if setting.choices and setting.choices[0] not in text else ""
+    return f"{text[0].upper()}{text[1:]}{names}."
+
+
+def _option(flag: str, one: Setting, **extra: Any) -> Callable[[F], F]:
+    """Return the option that stands for a setting."""
+    kind = next(option for option in one.options if option is not type(None))
+    form: dict[str, Any] = {"type": kind}
+    if one.choices:
+        form = {"metavar": "NAME"}
+    elif get_origin(kind) is tuple:
+        form = {"type": float, "nargs": len(get_args(kind)), "metavar": "LOW HIGH"}
+    return click.option(flag, help=_text(one), **(form | extra))
+
+
+def _settings(keys: Mapping[str, str]) -> Callable[[F], F]:
+    """Return a decorator that adds an option for each setting of a run; ``keys`` maps flags to keys."""
+    return _options(*(_option(flag, setting_of(key)) for flag, key in keys.items()))
+
+
+def _of(cls: type[Settings], **extra: dict[str, Any]) -> Callable[[F], F]:
+    """Return a decorator that adds an option for each field of a class; ``extra`` holds more of them by name."""
+    return _options(
+        *(
+            _option(
+                f"--{one.name.replace('_', '-')}",
+                one,
+                **({"default": one.default, "show_default": one.default is not None} | extra.get(one.name, {})),
+            )
+            for one in settings_of(cls)
+        )
+    )
+
+
+def _overrides(given: Sequence[str], keys: Mapping[str, str], values: Mapping[str, Any]) -> list[str]:
+    """Return the ``--set`` texts, and such texts for the options in ``keys`` (flag to key) that were given."""
+    named = {key: values[flag.lstrip("-").replace("-", "_")] for flag, key in keys.items()}
+    return [*given, *(f"{key}={json.dumps(value)}" for key, value in named.items() if value is not None)]
+
+
+_DEVICE = {"--device": "train.device"}
+_TRAIN = {
+    "--data": "data.source",
+    "--sde": "sde.name",
+    "--steps": "train.steps",
+    "--batch-size": "train.batch_size",
+    "--seed": "train.seed",
+}
+_SAMPLE = {
+    "-n": "sample.n",
+    "--sampler": "sample.sampler",
+    "--steps": "sample.steps",
+    "--batch": "sample.batch",
+    "--label": "sample.label",
+    "--guidance": "sample.guidance",
+    "--interval": "sample.interval",
+    "--rescale": "sample.rescale",
+    "--classifier": "sample.classifier",
+    "--scale": "sample.scale",
+    "--seed": "sample.seed",
+}
+_LIKELIHOOD = {"-n": "likelihood.n", "--seed": "likelihood.seed"}
+
+#: sections that a run keeps as it was begun with
+FIXED = ("data", "sde", "model", "net")
+
+
 # --- options that commands share -------------------------------------------------------------------------------------
 
 
@@ -73,8 +156,10 @@ def _debug(ctx: click.Context, _: click.Parameter, value: bool) -> None:
     ctx.meta["scoresde.debug"] = value
 
 
-def _options(*options: Callable) -> Callable:
-    def decorate(command: Callable) -> Callable:
+def _options(*options: Callable[[F], F]) -> Callable[[F], F]:
+    """Return one decorator for several."""
+
+    def decorate(command: F) -> F:
         for option in reversed(options):
             command = option(command)
         return command
@@ -82,9 +167,9 @@ def _options(*options: Callable) -> Callable:
     return decorate
 
 
-_settings = _options(
+_any_setting = _options(
     click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Change any setting; may be repeated."),
-    click.option("--device", type=click.Choice(["auto", "cpu", "cuda", "mps"]), help="Where to compute."),
+    _settings(_DEVICE),
     click.option(
         "--debug",
         is_flag=True,
@@ -95,56 +180,38 @@ _settings = _options(
     ),
 )
 _new_run = _options(
-    click.option("--data", metavar="NAME|PATH", help="digits (the default), a 2-D toy such as two-moons, or a path."),
     click.option(
-        "--preset", metavar="NAME", help="Settings by name: those of the data (the default), or cifar10-ddpm..."
+        "--preset", metavar="NAME", help="Settings by name, such as cifar10-ddpm; by default those of the data."
     ),
     click.option("-c", "--config", type=click.Path(path_type=Path), metavar="FILE", help="A YAML file of settings."),
-    click.option("--sde", metavar="NAME", help=f"The forward process: {', '.join(SDES)}."),
-    click.option("--steps", type=int, help="Training steps."),
-    click.option("--batch-size", type=int, help="Items in a training step."),
-    click.option("--seed", type=int, help="Seed of weights, batches and noise."),
-    click.option("--resume", is_flag=True, help="Go on with the run in --out from its newest checkpoint."),
+    _settings(_TRAIN),
+    click.option("--resume", is_flag=True, help="Continue the run in --out from its newest checkpoint."),
 )
 _run = click.argument("run", type=click.Path(path_type=Path), metavar="RUN")
-_TRAIN = {
-    "data": "data.source",
-    "sde": "sde.name",
-    "steps": "train.steps",
-    "batch_size": "train.batch_size",
-    "seed": "train.seed",
-    "device": "train.device",
-}
-
-#: settings that a run is begun with, and that stay
-FIXED = ("data", "sde", "model", "net")
-
-
-def _overrides(given: Sequence[str], shortcuts: Mapping[str, str], values: Mapping[str, Any]) -> list[str]:
-    """``--set`` texts, and those that the shortcuts (option to key) stand for where they were given."""
-    return [*given, *(f"{key}={json.dumps(values[o])}" for o, key in shortcuts.items() if values[o] is not None)]
 
 
 def _begin(
     out: Path | None, config: Path | None, preset: str | None, resume: bool, overrides: Sequence[str], **given: Any
 ) -> RunFolder:
-    """A new run in ``out``, or with ``resume`` the one that is there, its settings changed where that can be."""
-    from scoresde.app.config import load_config
+    """Return a new run in ``out``, or with ``resume`` the one that is there, its settings changed where possible."""
+    from scoresde.app.config_files import load_config
     from scoresde.app.runs import RunFolder, refuse_full
     from scoresde.errors import ConfigError
 
-    changes = _overrides(overrides, _TRAIN, given)
+    changes = _overrides(overrides, _TRAIN | _DEVICE, given)
+    # 1. a new run
     if not resume:
         settings = load_config(config, preset, changes)
         out = out or Path("runs") / Path(settings.data.source).stem
         refuse_full(out)
         return RunFolder.create(out, settings, shlex.join(["scoresde", *sys.argv[1:]]))
+    # 2. an old one, which has its settings
     if preset is not None:
-        raise ConfigError("preset", preset, "none with --resume: a run has its settings; --set changes them")
+        raise ConfigError("preset", preset, "left out with --resume: a run has its settings, which --set changes")
     if config is not None:
-        raise ConfigError("config", str(config), "no file with --resume: a run has its settings; --set changes them")
+        raise ConfigError("config", str(config), "left out with --resume: a run has its settings, which --set changes")
     if out is None:
-        raise ConfigError("out", None, "the folder of the run to go on with, such as --out runs/digits")
+        raise ConfigError("out", None, "the folder of the run to continue, such as --out runs/digits")
     run = RunFolder.open(out)
     changed = _with(run, changes)
     if changed != run.config:
@@ -153,8 +220,8 @@ def _begin(
 
 
 def _with(run: RunFolder, overrides: Sequence[str], fixed: Sequence[str] = FIXED) -> RunConfig:
-    """The run's settings with overrides; a ConfigError if they touch a section that stays."""
-    from scoresde.app.config import load_config
+    """Return the run's settings with overrides; a ConfigError if they touch a section that stays."""
+    from scoresde.app.config_files import load_config
     from scoresde.errors import ConfigError
 
     if not overrides:
@@ -162,7 +229,7 @@ def _with(run: RunFolder, overrides: Sequence[str], fixed: Sequence[str] = FIXED
     changed = load_config(run.path / "config.yaml", "none", overrides)
     for section in fixed:
         if getattr(changed, section) != getattr(run.config, section):
-            raise ConfigError(section, "other settings than the run's", f"those that {run.path} was begun with")
+            raise ConfigError(section, "other settings", f"what {run.path} was begun with")
     return changed
 
 
@@ -182,7 +249,7 @@ def main() -> None:
 @main.command()
 @click.option("--out", type=click.Path(path_type=Path), default="runs/demo", show_default=True, help="A new folder.")
 @_new_run
-@_settings
+@_any_setting
 def demo(out, **options) -> None:
     """Train, sample, score and report, all in about three minutes.
 
@@ -207,7 +274,7 @@ def demo(out, **options) -> None:
 @main.command()
 @click.option("--out", type=click.Path(path_type=Path), help="A new folder; by default runs/ and the name of the data.")
 @_new_run
-@_settings
+@_any_setting
 def train(out, **options) -> None:
     """Train a model; everything about it goes into one folder.
 
@@ -235,20 +302,10 @@ def train(out, **options) -> None:
 
 @main.command()
 @_run
-@click.option("-n", type=int, help="How many samples.")
-@click.option("--sampler", metavar="pc|ode|dpm|ddim", help="Predictor-corrector, flow ODE, DPM solver or DDIM.")
-@click.option("--stochastic", is_flag=True, help="Draw noise on the way: the reverse SDE by dpm, eta = 1 by ddim.")
-@click.option("--steps", type=int, help="Steps from noise to data; network calls for dpm.")
-@click.option("--batch", type=int, help="Samples drawn at a time; does not change them.")
-@click.option("--label", type=int, help="The class to draw, of a conditional model.")
-@click.option("--guidance", type=float, help="Scale of classifier-free guidance: 1 is none, 2 or 3 sharper classes.")
-@click.option("--interval", type=float, nargs=2, metavar="LOW HIGH", help="Log-SNRs between which it guides.")
-@click.option("--rescale", type=float, help="0 to 1: how far the guided contrast is taken back to the unguided.")
-@click.option("--classifier", metavar="FOLDER", help="Guide by this classifier, made by `scoresde classifier`.")
-@click.option("--scale", type=float, help="Scale of its guidance: 1 is Bayes' rule, 0 none, more sharper classes.")
-@click.option("--seed", type=int, help="Seed of the draw.")
+@_settings(_SAMPLE)
+@click.option("--stochastic", is_flag=True, help="Draw noise in each step: the reverse SDE for dpm, eta = 1 for ddim.")
 @click.option("--out", type=click.Path(path_type=Path), metavar="FILE", help="Write here, not in RUN.")
-@_settings
+@_any_setting
 def sample(run, out, stochastic, overrides, **options) -> None:
     """Draw samples from the model in RUN.
 
@@ -270,48 +327,16 @@ def sample(run, out, stochastic, overrides, **options) -> None:
     from scoresde.app.training import on_ranks
 
     folder = RunFolder.open(run)
-    keys = {name: "train.device" if name == "device" else f"sample.{name}" for name in options}
-    config = _with(folder, _overrides(overrides, keys, options))
+    config = _with(folder, _overrides(overrides, _SAMPLE | _DEVICE, options))
     with on_ranks(options["device"]):
         work(folder, config, out, stochastic)
 
 
 _restoring = _options(
     click.option("--data", metavar="NAME|PATH", help="Items to restore; by default the run's held-out data."),
-    click.option(
-        "--noise",
-        type=float,
-        default=0.05,
-        show_default=True,
-        help="Standard deviation of the observation's noise; images run from -1 to 1, other data have deviation 1.",
-    ),
-    click.option(
-        "--method",
-        metavar="NAME",
-        default="pigdm",
-        show_default=True,
-        help="pigdm, gaussian-data, moment-matching, dps or replacement.",
-    ),
-    click.option("--scale", type=float, help="Step of dps (0.1 unless given)."),
-    click.option(
-        "--particles",
-        type=click.IntRange(1),
-        help="Particles a sample, weighted against the error of the method (8 unless given; 1: none).",
-    ),
-    click.option(
-        "--sampler",
-        metavar="NAME",
-        help="particles, dpm (the default of dps), resampling (that of replacement) or pc.",
-    ),
-    click.option("--steps", type=click.IntRange(1), help="Steps from noise to data."),
-    click.option("--samples", type=click.IntRange(2), default=8, show_default=True, help="Samples an item."),
-    click.option("--limit", type=click.IntRange(1), default=8, show_default=True, help="Restore so many items."),
-    click.option(
-        "--label", type=click.IntRange(0), help="The class of the items, if it is known, for a conditional model."
-    ),
-    click.option("--seed", type=int, default=0, show_default=True, help="Seed of noise and samples."),
+    _of(RestoreConfig),
     click.option("--out", type=click.Path(path_type=Path), metavar="FOLDER", help="Write here, not in RUN/restored."),
-    _settings,
+    _any_setting,
 )
 
 
@@ -322,16 +347,13 @@ def _restore(run: Path, data: str | None, out: Path | None, overrides: Sequence[
     from scoresde.app.training import on_ranks
 
     folder = RunFolder.open(run)
-    config = _with(folder, _overrides(overrides, {"device": "train.device"}, {"device": device}))
-    if data is None:
-        items = build.data(config.data)[1]
-    else:
-        items = build.all_data(config.data.model_copy(update={"source": data}))
+    config = _with(folder, _overrides(overrides, _DEVICE, {"device": device}))
+    items = build.data(config.data)[1] if data is None else build.all_data(replace(config.data, source=data))
     seen = problem(items, settings["seed"])
     if data is not None:
         seen = seen._replace(name=f"{seen.name}-{Path(data).stem}")
     with on_ranks(device):
-        restoring.restore(folder, config, items, seen, restoring.Settings(**settings), out)
+        restoring.restore(folder, config, items, seen, RestoreConfig(**settings), out)
 
 
 @main.command()
@@ -408,12 +430,10 @@ def restore(task, factor, width, lines, **options) -> None:
 
 @main.command()
 @_run
-@click.option("--steps", type=int, default=2000, show_default=True, help="Training steps.")
-@click.option("--batch-size", type=int, default=128, show_default=True, help="Items in a step.")
-@click.option("--lr", type=float, default=1e-3, show_default=True, help="Learning rate.")
+@_of(ClassifierConfig)
 @click.option("--seed", type=int, default=0, show_default=True, help="Seed of weights, batches and noise.")
 @click.option("--out", type=click.Path(path_type=Path), metavar="FOLDER", help="Write here, not in RUN/classifier.")
-@_settings
+@_any_setting
 def classifier(run, out, overrides, device, **options) -> None:
     """Train a classifier of noisy data, to guide the model in RUN towards a class.
 
@@ -428,17 +448,13 @@ def classifier(run, out, overrides, device, **options) -> None:
     from scoresde.app.runs import RunFolder
 
     folder = RunFolder.open(run)
-    config = _with(folder, _overrides(overrides, {"device": "train.device"}, {"device": device}))
+    config = _with(folder, _overrides(overrides, _DEVICE, {"device": device}))
     train_classifier(folder, config, out, **options)
-
-
-_LIKELIHOOD = {"n": "likelihood.n", "seed": "likelihood.seed", "device": "train.device"}
 
 
 @main.command()
 @_run
 @click.option("--data", metavar="NAME|PATH", help="Other data to score: all of a file or folder.")
-@click.option("-n", type=int, help="Score the first N items only.")
 @click.option(
     "--against",
     multiple=True,
@@ -452,8 +468,8 @@ _LIKELIHOOD = {"n": "likelihood.n", "seed": "likelihood.seed", "device": "train.
     metavar="RUN",
     help="Another run, compared on the same items, noise and probes.",
 )
-@click.option("--seed", type=int, help="Seed of probes and dequantisation.")
-@_settings
+@_settings(_LIKELIHOOD)
+@_any_setting
 def likelihood(run, data, against, paired, overrides, **options) -> None:
     """Log-likelihood of held-out data under the model in RUN.
 
@@ -474,7 +490,7 @@ def likelihood(run, data, against, paired, overrides, **options) -> None:
 
     folder = RunFolder.open(run)
     other = None if paired is None else RunFolder.open(paired)
-    config = _with(folder, _overrides(overrides, _LIKELIHOOD, options), () if data else FIXED)
+    config = _with(folder, _overrides(overrides, _LIKELIHOOD | _DEVICE, options), () if data else FIXED)
     if data is None:
         name, first = "likelihood", build.data(config.data)[1]
     else:
@@ -490,10 +506,15 @@ def likelihood(run, data, against, paired, overrides, **options) -> None:
 
 @main.command()
 @_run
-@click.option("-n", type=int, help="Score N held-out items only.")
-@click.option("--corrupted", type=click.IntRange(0), default=120, show_default=True, help="Corrupted images a kind.")
-@click.option("--seed", type=int, help="Seed of probes and dequantisation.")
-@_settings
+@click.option(
+    "--corrupted",
+    type=click.IntRange(0),
+    default=CORRUPTED,
+    show_default=True,
+    help="Images to corrupt in each way.",
+)
+@_settings(_LIKELIHOOD)
+@_any_setting
 def evaluate(run, corrupted, overrides, **options) -> None:
     """Compare the model in RUN with baselines, on held-out and on corrupted data.
 
@@ -508,12 +529,12 @@ def evaluate(run, corrupted, overrides, **options) -> None:
     from scoresde.app.scoring import evaluate as work
 
     folder = RunFolder.open(run)
-    work(folder, _with(folder, _overrides(overrides, _LIKELIHOOD, options)), corrupted)
+    work(folder, _with(folder, _overrides(overrides, _LIKELIHOOD | _DEVICE, options)), corrupted)
 
 
 @main.command()
 @_run
-@_settings
+@_any_setting
 def report(run, overrides, device) -> None:
     """Write report.html, one page with all that RUN holds.
 
@@ -526,5 +547,5 @@ def report(run, overrides, device) -> None:
     from scoresde.app.terminal import say
 
     folder = RunFolder.open(run)
-    page = write_report(folder, _with(folder, _overrides(overrides, {"device": "train.device"}, {"device": device})))
+    page = write_report(folder, _with(folder, _overrides(overrides, _DEVICE, {"device": device})))
     say(f"Open {page} in a browser.")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+from dataclasses import replace
 from pathlib import Path
 
 from scoresde.app.config import RunConfig
@@ -34,8 +35,8 @@ def _stages(run: RunFolder, config: RunConfig) -> Path:
     for number, name, steps in ((2, "pc", config.sample.steps or PC_STEPS), (3, "ode", config.sample.steps)):
         say(f"{number}/5  sampling ({name})")
         if not run.done(f"samples-{name}"):
-            drawn = config.sample.model_copy(update={"sampler": name, "steps": steps})
-            sample(run, config.model_copy(update={"sample": drawn}))
+            drawn = replace(config.sample, sampler=name, steps=steps)
+            sample(run, replace(config, sample=drawn))
     say("4/5  likelihood, of held-out and of corrupted data, and baselines")
     if not run.done("evaluate"):
         evaluate(run, config)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shlex
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,7 @@ from scoresde.models import ScoreModel
 from scoresde.sampling import trajectory
 from scoresde.sde import SDE
 from scoresde.sde.grids import time_range
+from scoresde.training.config import check_half_lives
 
 SAMPLERS = {
     "pc": "predictor and corrector (the reverse SDE)",
@@ -174,7 +176,7 @@ def _classes(page: Report, run: RunFolder, config: RunConfig, model: ScoreModel,
     guidance = config.sample.guidance
     if guidance == 1 and config.train.label_dropout:
         guidance = GUIDANCE
-    settings = config.sample.model_copy(update={"guidance": guidance})
+    settings = replace(config.sample, guidance=guidance)
     labels = torch.arange(shown).repeat_interleave(A_CLASS)
     x = draw_samples(model, settings, labels=labels)[0].reshape(shown, A_CLASS, *train.shape)
     names = train.class_names or [str(k) for k in range(classes)]
@@ -208,7 +210,7 @@ def _strips(page: Report, run: RunFolder, model: ScoreModel, train: Data) -> Non
         [(t, _look(train, sde, float(sde.alpha(t)) * x0 + float(sde.sigma(t)) * eps, t)) for t in times]
     )
 
-    sampler, _ = build.sampler(run.config.sample.model_copy(update={"sampler": "pc"}))
+    sampler, _ = build.sampler(replace(run.config.sample, sampler="pc"))
     labels = build.labels(run.config.sample, model, STRIP_ROWS)
     states = []
     with progress("drawing the paths from noise", STRIP_STEPS) as update:
@@ -391,10 +393,10 @@ def _training(page: Report, run: RunFolder, config: RunConfig, model: ScoreModel
 
 
 def _half_life(train: TrainConfig) -> str:
-    life = train.ema_half_life
-    if train.minutes is not None and life < 1:
-        return f"{100 * life:g} % of the steps"
-    return f"{round(life if life >= 1 else max(1.0, life * train.steps))} steps"
+    if train.minutes is not None:
+        life = next(iter(check_half_lives(train.ema_half_life).values()))
+        return f"{100 * life:g} % of the steps" if life < 1 else f"{round(life)} steps"
+    return f"{round(next(iter(train.half_lives(train.steps).values())))} steps"
 
 
 def _commands(run: RunFolder, config: RunConfig, train: Data, evaluation: dict | None) -> list[tuple[str, str]]:

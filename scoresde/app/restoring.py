@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from scoresde.app import build, plots
-from scoresde.app.config import RunConfig
+from scoresde.app.config import RestoreConfig, RunConfig
 from scoresde.app.masks import mask_of, space_axes
 from scoresde.app.runs import RunFolder
 from scoresde.app.scoring import figure, mean_and_error
@@ -109,21 +109,6 @@ class Problem(NamedTuple):
     seen: int
     unknown: Tensor
     facts: dict[str, Any]
-
-
-class Settings(NamedTuple):
-    """How to restore; None is the default of the method or sampler."""
-
-    method: str = "pigdm"
-    noise: float = 0.05
-    scale: float | None = None
-    sampler: str | None = None
-    particles: int | None = None
-    steps: int | None = None
-    samples: int = 8
-    limit: int = 8
-    label: int | None = None
-    seed: int = 0
 
 
 # --- what is seen ----------------------------------------------------------------------------------------------------
@@ -222,7 +207,7 @@ def _whole(name: str, title: str, operator: LinearOperator, look: Callable, fact
 
 
 def guided_sampler(
-    model: ScoreModel, operator: LinearOperator, settings: Settings, snr: float = 0.16
+    model: ScoreModel, operator: LinearOperator, settings: RestoreConfig, snr: float = 0.16
 ) -> tuple[Model, Sampler, int, str]:
     """``(guided model, sampler, steps, what they are called)``.
 
@@ -258,7 +243,7 @@ def guided_sampler(
 
 
 def restored(
-    model: ScoreModel, problem: Problem, y: Tensor, labels: Tensor | None, settings: Settings, config: RunConfig,
+    model: ScoreModel, problem: Problem, y: Tensor, labels: Tensor | None, settings: RestoreConfig, config: RunConfig,
     generator: torch.Generator,
 ) -> tuple[Tensor, int, str]:  # fmt: skip
     """``(x, calls, method)``: samples ``(N, S, *D)`` on the CPU given observations y ``(N, *E)``, network calls each.
@@ -266,7 +251,7 @@ def restored(
     Samples depend on their own observation and number only, not on batches or on how many items there are.
     """
     guided, sampler, steps, called = guided_sampler(
-        model, problem.operator.to(model.device), settings, config.sample.snr
+        model, problem.operator.to(model.device), settings, build.langevin(config.sample).snr
     )
     rows = max(1, config.sample.batch // (sampler.particles if isinstance(sampler, Particles) else 1))
     N, S = len(y), settings.samples
@@ -299,11 +284,11 @@ def classes_told(model: ScoreModel, config: RunConfig, data: Data, label: int | 
     """The classes ``(N,)`` that a conditional model is told: ``label``, none if it knows that, else the data's own."""
     if label is None and model.net.config.get("classes") is not None:
         return torch.full((len(data),), -1) if config.train.label_dropout else data.labels
-    return build.labels(config.sample.model_copy(update={"label": label}), model, len(data))
+    return build.labels(dataclasses.replace(config.sample, label=label), model, len(data))
 
 
 def restore(
-    run: RunFolder, config: RunConfig, data: Data, problem: Problem, settings: Settings, out: Path | None = None
+    run: RunFolder, config: RunConfig, data: Data, problem: Problem, settings: RestoreConfig, out: Path | None = None
 ) -> Path:
     """Observe the first ``limit`` items, restore them, and write arrays, a picture and figures; returns the folder.
 

@@ -25,7 +25,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from scoresde.app.config import RunConfig, load_config, save_config
+from scoresde.app.config import RunConfig
+from scoresde.app.config_files import load_config, save_config
 from scoresde.errors import CheckpointError, RunFolderError
 from scoresde.files import read_json, write_atomically
 from scoresde.version import __version__

@@ -6,7 +6,7 @@ import csv
 import io
 import json
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -15,7 +15,7 @@ from torch import Tensor
 from scoresde.app import build, plots
 from scoresde.app.baselines import fit_baselines
 from scoresde.app.comparing import Measured, auroc, paired_difference
-from scoresde.app.config import RunConfig
+from scoresde.app.config import CORRUPTED, RunConfig
 from scoresde.app.runs import RunFolder
 from scoresde.app.terminal import Update, progress, say, table
 from scoresde.data import Data, corrupt
@@ -28,7 +28,6 @@ from scoresde.random import spawn_generators
 from scoresde.training.distributed import Ranks, over_ranks, share_of
 
 SPOILED = ("shuffled-pixels", "inverted")  # what held-out images are compared with
-CORRUPTED = 120  # images of each kind of corruption
 
 
 @dataclass(frozen=True)
@@ -126,7 +125,7 @@ def _score(model: ScoreModel, data: Data, run_config: RunConfig, generator: torc
         result = bits_per_dim(
             model,
             data.raw,
-            law(config.dequantizations),
+            law(**build.given(samples=config.dequantizations)),
             cond=cond,
             batch=config.batch,
             callback=lambda done, _: update(done, "items"),
@@ -148,13 +147,13 @@ def _score(model: ScoreModel, data: Data, run_config: RunConfig, generator: torc
     nats = torch.cat([part.log_prob for part in parts]).cpu().double() + volume
     errors = torch.cat([part.stderr for part in parts]).cpu().double()
     calls = max(part.nfe for part in parts)
-    return Scores(data.name, nats, nats, errors, "nats", calls, config.method, parts[0].t_min, volume)
+    return Scores(data.name, nats, nats, errors, "nats", calls, parts[0].method, parts[0].t_min, volume)
 
 
 def other_data(config: RunConfig, source: str, spoiling: Data | None = None) -> Data:
     """The data of a name or path; or, for a kind of corruption, the data ``spoiling`` spoiled."""
     if spoiling is None or source not in CORRUPTIONS:
-        return build.all_data(config.data.model_copy(update={"source": source}))
+        return build.all_data(replace(config.data, source=source))
     n = config.likelihood.n
     few = spoiling if n is None or n >= len(spoiling) else spoiling.take(n)
     return corrupt(few, source, torch.Generator().manual_seed(config.likelihood.seed))

@@ -27,7 +27,7 @@ class NetPreset(NamedTuple):
 _EMA_9999 = math.log(2) / -math.log(0.9999)
 _ADAM = {
     "lr": 2e-4,
-    "beta2": 0.999,
+    "betas": (0.9, 0.999),
     "batch_size": 128,
     "ema_half_life": _EMA_9999,
     "lr_decay": "none",

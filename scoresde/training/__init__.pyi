@@ -3,6 +3,7 @@ from .checkpoints import latest_checkpoint as latest_checkpoint
 from .checkpoints import load_average as load_average
 from .classifier import NoiseAwareClassifier as NoiseAwareClassifier
 from .classifier import fit_classifier as fit_classifier
+from .config import TrainerConfig as TrainerConfig
 from .distributed import Ranks as Ranks
 from .distributed import over_ranks as over_ranks
 from .distributed import process_group as process_group
@@ -27,7 +28,6 @@ from .time_sampling import UniformTime as UniformTime
 from .trainer import Record as Record
 from .trainer import Skip as Skip
 from .trainer import Trainer as Trainer
-from .trainer import TrainerConfig as TrainerConfig
 from .variational import VLB as VLB
 from .variational import HybridVLB as HybridVLB
 from .weightings import EDM as EDM

@@ -21,6 +21,7 @@ from scoresde.models.conditions import of_class
 from scoresde.models.predictions import total_std
 from scoresde.nets import build_net
 from scoresde.sde import SDE, build_sde
+from scoresde.training.config import ClassifierConfig
 from scoresde.training.ema import EMA
 from scoresde.training.time_sampling import UniformTime
 
@@ -110,9 +111,9 @@ def fit_classifier(
     data: Data,
     net: nn.Module | None = None,
     *,
-    steps: int = 2000,
-    batch_size: int = 128,
-    lr: float = 1e-3,
+    steps: int = ClassifierConfig.steps,
+    batch_size: int = ClassifierConfig.batch_size,
+    lr: float = ClassifierConfig.lr,
     generator: torch.Generator | None = None,
     device: str | torch.device = "cpu",
     callback: Callable[[int, float], None] | None = None,

@@ -2,34 +2,13 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
-from numbers import Real
 
 import torch
 from torch import Tensor, nn
 
-from scoresde.errors import ArgumentError, UnknownNameError
-
-FIRST = "ema"  # the name of a single average
-
-
-def check_half_lives(half_life: float | Mapping[str, float], name: str = "half_life") -> dict[str, float]:
-    """Half-lives by name; a number is the half-life of the one average ``"ema"``.
-
-    Raises:
-        ArgumentError: none, a name that is no word, or a half-life that is not a positive number.
-    """
-    lives = dict(half_life) if isinstance(half_life, Mapping) else {FIRST: half_life}
-    if not lives:
-        raise ArgumentError(name, half_life, "at least one half-life")
-    for key, value in lives.items():
-        if not isinstance(key, str) or not key.replace("-", "_").isidentifier():
-            raise ArgumentError(name, repr(key), "names such as 'slow', of letters, digits, - and _")
-        if not isinstance(value, Real) or not 0 < value < math.inf:
-            raise ArgumentError(name, value, "a positive number of steps")
-    return {key: float(value) for key, value in lives.items()}
-
+from scoresde.errors import UnknownNameError
+from scoresde.training.config import check_half_lives
 
 class EMA:
     """Exponential moving averages of a module's floating parameters and buffers, their horizons half-lives in steps.

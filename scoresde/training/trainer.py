@@ -17,113 +17,23 @@ from torch import Tensor, nn
 from scoresde.data import Data, Dequantization, Mapped
 from scoresde.data.batches import BatchStream, stream_batches
 from scoresde.data.reader import Reader
-from scoresde.errors import ArgumentError, CheckpointError, NonFiniteError, UnknownNameError
+from scoresde.errors import ArgumentError, CheckpointError, NonFiniteError
 from scoresde.models import ScoreModel
 from scoresde.models.conditions import Condition
 from scoresde.random import ShardedGenerator, rand
 from scoresde.sde import SDE
 from scoresde.sde.grids import time_range
 from scoresde.training.checkpoints import latest_checkpoint, load_checkpoint, save_checkpoint, sweep
+from scoresde.training.config import TrainerConfig, check_half_lives
 from scoresde.training.distributed import Agreement, Ranks
-from scoresde.training.ema import EMA, check_half_lives
+from scoresde.training.ema import EMA
 from scoresde.training.muon import Muon, hidden_weights
 from scoresde.training.objectives import DenoisingScoreMatching, Objective, Terms
-from scoresde.training.precision import PRECISIONS, training_view
+from scoresde.training.precision import training_view
 
-DEVICES = ("auto", "cpu", "cuda", "mps")
-OPTIMIZERS = ("adam", "muon")
-LR_DECAYS = ("none", "cosine", "linear")
-ON_NAN = ("stop", "skip")
 LEVELS = 8  # bins of log-SNR in a record
 SKIPS = 100  # bad steps in a row that end a run which skips them
 HELD_OUT_ITEMS = 2048  # used to tell which checkpoint is best
-
-
-@dataclass(frozen=True)
-class TrainerConfig:
-    """Settings of a :class:`Trainer`.
-
-    Attributes:
-        steps: optimiser steps in all.
-        minutes: train for so long instead, whatever ``steps`` says; the learning rate then falls with the time, not
-            with the steps. Measuring, saving and hooks do not count. Of several processes the slowest clock counts.
-        batch_size: items in a step, over all devices and accumulated pieces together.
-        optimizer: ``"adam"``, or ``"muon"``: :class:`Muon` for :func:`hidden_weights`, Adam for all others.
-        lr: learning rate after the warm-up.
-        warmup: steps over which it rises linearly from 0.
-        lr_decay: ``"cosine"`` or ``"linear"`` let it fall to 0 at the last step, ``"none"`` keeps it.
-        betas: Adam's decay rates.
-        clip: largest norm of the gradient, None for no clipping.
-        accumulate: pieces in which a batch goes through the network, one after another, to save memory. Times and noise
-            are those of the whole batch.
-        ema_half_life: of the averaged weights, in steps; or several by name, the first the one that is used by default.
-            With ``minutes`` one below 1 is a fraction of the steps that fit in, at the mean speed so far.
-        precision: ``"float32"``, or ``"bfloat16"`` or ``"float16"`` (with loss scaling) for the network's matrix
-            products and convolutions, by autocast; weights, loss and optimiser stay as they are.
-        compile: run the network through ``torch.compile``; a text names the backend.
-        channels_last: hold images and convolutions channels last, which is faster on CUDA devices with tensor cores.
-        on_nan: what to do when the loss is NaN or infinite: ``"stop"``, or ``"skip"`` the step, at most 100 in a row.
-        conditional: pass the data's labels to the network as ``y``.
-        label_dropout: probability with which a label is replaced by -1, "no class", for classifier-free guidance.
-        flip: mirror half of the images at random, left to right (data of ours; a foreign dataset augments itself).
-        workers: processes that read ahead from a dataset that is not in memory.
-        log_every: steps between records.
-        checkpoint_every: steps between checkpoints, if a folder is given.
-        keep: checkpoints kept; the best one on held-out data is kept besides.
-        seed: of batches, times and noise.
-        device: ``"auto"`` (CUDA, else MPS, else CPU), ``"cpu"``, ``"cuda"`` or ``"mps"``.
-    """
-
-    steps: int = 20_000
-    minutes: float | None = None
-    batch_size: int = 128
-    optimizer: str = "adam"
-    lr: float = 5e-4
-    warmup: int = 500
-    lr_decay: str = "cosine"
-    betas: tuple[float, float] = (0.9, 0.99)
-    clip: float | None = 1.0
-    accumulate: int = 1
-    ema_half_life: float | Mapping[str, float] = 1000.0
-    precision: str = "float32"
-    compile: bool | str = False
-    channels_last: bool = False
-    on_nan: str = "stop"
-    conditional: bool = False
-    label_dropout: float = 0.0
-    flip: bool = False
-    workers: int = 0
-    log_every: int = 20
-    checkpoint_every: int = 1_000
-    keep: int = 2
-    seed: int = 0
-    device: str = "auto"
-
-    def __post_init__(self):
-        for name in ("steps", "batch_size", "accumulate", "log_every", "checkpoint_every", "keep"):
-            value = getattr(self, name)
-            if not isinstance(value, int) or value < 1:
-                raise ArgumentError(name, value, "a whole number, 1 or more")
-        check_half_lives(self.ema_half_life, "ema_half_life")
-        if self.minutes is not None and not 0 < self.minutes < math.inf:
-            raise ArgumentError("minutes", self.minutes, "a positive number, or None")
-        if not 0 < self.lr < math.inf:
-            raise ArgumentError("lr", self.lr, "a positive number")
-        if self.clip is not None and not self.clip > 0:
-            raise ArgumentError("clip", self.clip, "a positive number, or None")
-        if self.warmup < 0:
-            raise ArgumentError("warmup", self.warmup, "0 or more steps")
-        if self.batch_size < self.accumulate:
-            raise ArgumentError("accumulate", self.accumulate, f"at most batch_size = {self.batch_size} pieces")
-        if not 0 <= self.label_dropout <= 1:
-            raise ArgumentError("label_dropout", self.label_dropout, "a probability, 0 to 1")
-        if self.label_dropout and not self.conditional:
-            raise ArgumentError("label_dropout", self.label_dropout, "0, or conditional=True: no labels are used")
-        choices = {"optimizer": OPTIMIZERS, "lr_decay": LR_DECAYS, "precision": PRECISIONS}
-        choices |= {"on_nan": ON_NAN, "device": DEVICES}
-        for name, known in choices.items():
-            if getattr(self, name) not in known:
-                raise UnknownNameError(name, getattr(self, name), known)
 
 
 class Skip(NamedTuple):
@@ -285,7 +195,8 @@ class Trainer:
         self._loss: nn.Module = _Loss(view, self.objective)
         if self.ranks.world > 1:
             self._loss = nn.parallel.DistributedDataParallel(self._loss, gradient_as_bucket_view=True)
-        self.ema = EMA(model.net, config.ema_half_life)
+        lives = check_half_lives(config.ema_half_life) if config.minutes is not None else config.half_lives(config.steps)
+        self.ema = EMA(model.net, lives)
         self._fused = self.device.type in ("cpu", "cuda")
         adam = torch.optim.Adam(
             others, lr=config.lr, betas=config.betas, **{"fused" if self._fused else "foreach": True}
@@ -471,9 +382,7 @@ class Trainer:
 
     def _update_averages(self) -> None:
         if self.config.minutes is not None and self.seconds_trained:
-            lives = check_half_lives(self.config.ema_half_life)
-            fit = self._steps_that_fit()
-            self.ema.half_lives = {k: life if life >= 1 else max(1.0, life * fit) for k, life in lives.items()}
+            self.ema.half_lives = self.config.half_lives(self._steps_that_fit())
         self.ema.update()
 
     def _check(self, tally: _Tally) -> None:

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from benchmarks import experiments
-from scoresde.app.config import load_config
+from scoresde.app.config_files import load_config
 from scoresde.errors import ArgumentError, UnknownNameError
 from tests.benchmarks.test_real import fashion  # noqa: F401 - a fixture
 

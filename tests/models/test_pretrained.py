@@ -68,7 +68,7 @@ def test_the_card_names_the_digits_held_out(model):
 
 def test_the_recipe_builds_this_very_model_and_the_card_has_its_checksum(data):
     from scoresde.app import build
-    from scoresde.app.config import load_config
+    from scoresde.app.config_files import load_config
 
     config = load_config(DIGITS / "recipe.yaml")
     untrained = build.model(config, data[0])

@@ -1,0 +1,110 @@
+"""What a training can be told: :class:`TrainerConfig`, and the names that objectives take. Without torch.
+
+The check, the docstring, the ``train`` section of a YAML file and the help of the command line are read off the fields
+here. A new setting is a new field and nothing else.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+from scoresde.errors import ArgumentError
+from scoresde.settings import Setting, Settings, explained, setting
+
+Optimizer = Literal["adam", "muon"]
+LRDecay = Literal["none", "cosine", "linear"]
+Precision = Literal["float32", "bfloat16", "float16"]
+OnNaN = Literal["stop", "skip"]
+DeviceName = Literal["auto", "cpu", "cuda", "mps"]
+WeightingName = Literal["simple", "likelihood", "sigmoid", "min-snr", "edm", "theorem-1"]
+TimeSamplingName = Literal["uniform", "low-discrepancy", "log-snr", "log-normal", "levels", "loss-aware"]
+
+AVERAGE = "ema"  # the name of a single average
+
+
+def check_half_lives(half_life: float | Mapping[str, float], name: str = "half_life") -> dict[str, float]:
+    """Return half-lives by name; a number is the half-life of the one average ``"ema"``.
+
+    Raises:
+        ArgumentError: an empty mapping, a name that is no word, or a half-life that is not a positive number.
+    """
+    one = Setting(name, float | Mapping[str, float], None, "", {">": 0})
+    checked = one.check(half_life)
+    lives: dict[str, float] = checked if isinstance(checked, dict) else {AVERAGE: checked}
+    if not lives:
+        raise ArgumentError(name, half_life, "at least one half-life")
+    for key in lives:
+        if not key.replace("-", "_").isidentifier():
+            raise ArgumentError(name, repr(key), "a mapping with names of letters, digits, - and _, such as 'slow'")
+    return lives
+
+
+@explained
+@dataclass(frozen=True)
+class TrainerConfig(Settings):
+    """Settings of a :class:`Trainer`."""
+
+    steps: int = setting(20_000, "optimiser steps in all", ge=1)
+    minutes: float | None = setting(
+        None, "minutes to train for, instead of steps; saving, measuring and hooks do not count", gt=0
+    )
+    batch_size: int = setting(128, "items per step, over all devices and accumulated pieces together", ge=1)
+    optimizer: Optimizer = setting("adam", "muon: orthogonal steps on the hidden layers' weights, Adam's on all others")
+    lr: float = setting(5e-4, "learning rate after the warm-up", gt=0)
+    warmup: int = setting(500, "steps over which the learning rate rises linearly from 0", ge=0)
+    lr_decay: LRDecay = setting("cosine", "how the learning rate falls to 0 after the warm-up; none keeps it constant")
+    betas: tuple[float, float] = setting(
+        (0.9, 0.99), "decay rates of Adam's gradients and squared gradients", ge=0, lt=1
+    )
+    clip: float | None = setting(1.0, "largest norm of the gradient; None: no clipping", gt=0)
+    accumulate: int = setting(1, "pieces in which a batch passes through the network, to save memory", ge=1)
+    ema_half_life: float | Mapping[str, float] = setting(
+        0.05,
+        "half-life of the averaged weights in steps, or below 1 as a fraction of all steps; several by name, the first "
+        "is the default",
+        gt=0,
+    )
+    precision: Precision = setting(
+        "float32", "precision of the network's matrix products and convolutions; float16 scales the loss"
+    )
+    compile: bool | str = setting(False, "run the network through torch.compile; a text names the backend")
+    channels_last: bool = setting(False, "store images channels last, faster on CUDA devices with tensor cores")
+    on_nan: OnNaN = setting(
+        "stop", "what to do if the loss is NaN or infinite: stop, or skip up to 100 such steps in a row"
+    )
+    conditional: bool = setting(False, "condition the network on the class labels")
+    label_dropout: float = setting(
+        0.0, "probability of hiding a label in training, for classifier-free guidance (conditional)", ge=0, le=1
+    )
+    flip: bool = setting(False, "mirror half of the images at random, left to right")
+    workers: int = setting(0, "processes that read ahead data which are not in memory", ge=0)
+    log_every: int = setting(20, "steps between records", ge=1)
+    checkpoint_every: int = setting(1_000, "steps between checkpoints", ge=1)
+    keep: int = setting(2, "checkpoints to keep, besides the best on held-out data", ge=1)
+    seed: int = setting(0, "seed of batches, times and noise, and of the weights of a new run", ge=0)
+    device: DeviceName = setting("auto", "device to compute on; auto: CUDA if available, else MPS, else the CPU")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_half_lives(self.ema_half_life, "ema_half_life")
+        if self.accumulate > self.batch_size:
+            raise ArgumentError("accumulate", self.accumulate, f"at most batch_size = {self.batch_size}")
+        if self.label_dropout and not self.conditional:
+            raise ArgumentError("label_dropout", self.label_dropout, "0 unless `conditional` is true")
+
+    def half_lives(self, steps: int) -> dict[str, float]:
+        """Return the half-lives by name, in steps, of a run of ``steps`` steps in all."""
+        lives = check_half_lives(self.ema_half_life)
+        return {name: life if life >= 1 else max(1.0, life * steps) for name, life in lives.items()}
+
+
+@explained
+@dataclass(frozen=True)
+class ClassifierConfig(Settings):
+    """Settings of :func:`fit_classifier`."""
+
+    steps: int = setting(2000, "training steps", ge=1)
+    batch_size: int = setting(128, "items per step", ge=1)
+    lr: float = setting(1e-3, "learning rate at the start; it falls to 0 along a cosine", gt=0)
