@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from scoresde.errors import UnknownNameError
 from scoresde.training.config import check_half_lives
 
+
 class EMA:
     """Exponential moving averages of a module's floating parameters and buffers, their horizons half-lives in steps.
 

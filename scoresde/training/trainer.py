@@ -195,7 +195,9 @@ class Trainer:
         self._loss: nn.Module = _Loss(view, self.objective)
         if self.ranks.world > 1:
             self._loss = nn.parallel.DistributedDataParallel(self._loss, gradient_as_bucket_view=True)
-        lives = check_half_lives(config.ema_half_life) if config.minutes is not None else config.half_lives(config.steps)
+        lives = (
+            check_half_lives(config.ema_half_life) if config.minutes is not None else config.half_lives(config.steps)
+        )
         self.ema = EMA(model.net, lives)
         self._fused = self.device.type in ("cpu", "cuda")
         adam = torch.optim.Adam(

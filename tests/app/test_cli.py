@@ -204,7 +204,7 @@ def test_baselines_find_the_density_of_gaussian_data(monkeypatch):
     assert truth - 0.2 < mixture.log_prob.mean().item() < truth + 0.08
 
 
-@pytest.mark.parametrize("sde", ["subvp", "ve", "vp-cosine", "flow"])
+@pytest.mark.parametrize("sde", ["subvp", "ve", "vp-cosine", "flow", "ddpm"])
 def test_another_process_is_one_option(tmp_path, sde):
     train(tmp_path / "run", "--sde", sde, steps=2)
     invoke("sample", tmp_path / "run", "-n", 2, "--steps", 3)

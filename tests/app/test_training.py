@@ -68,7 +68,9 @@ def test_settings_of_the_trainer_reach_it():
     values = {"optimizer": "muon", "accumulate": 3, "precision": "bfloat16", "channels_last": True, "on_nan": "skip"}
     values |= {"keep": 5, "log_every": 7, "checkpoint_every": 11, "clip": None, "workers": 2, "steps": 50}
     overrides = [f"train.{key}={json.dumps(value)}" for key, value in values.items()]
-    config = load_config(overrides=["data.source=two-moons", *overrides, "train.ema_half_life={ema: 0.05, slow: 0.5, fast: 3}"])
+    config = load_config(
+        overrides=["data.source=two-moons", *overrides, "train.ema_half_life={ema: 0.05, slow: 0.5, fast: 3}"]
+    )
     trainer = build.trainer(config, build.model(config, build.data(config.data)[0]), "none")
     assert {key: getattr(trainer.config, key) for key in values} == values
     assert trainer.ema.half_lives == {"ema": 50 * 0.05, "slow": 25.0, "fast": 3.0}

@@ -415,7 +415,7 @@ def test_bad_settings_are_refused():
     for name in ("device", "precision", "on_nan", "optimizer"):
         with pytest.raises(UnknownNameError, match=name):
             S.TrainerConfig(**{name: "gpu"})
-    with pytest.raises(ArgumentError, match=r"`label_dropout` must be 0, or conditional.*, got 0\.1"):
+    with pytest.raises(ArgumentError, match=r"`label_dropout` must be 0 unless `conditional` is true, got 0\.1"):
         S.TrainerConfig(label_dropout=0.1)
     with pytest.raises(ArgumentError, match="accumulate"):
         S.TrainerConfig(accumulate=3, batch_size=2)
