@@ -18,10 +18,10 @@ from scoresde.app.comparing import Measured, auroc, paired_difference
 from scoresde.app.config import CORRUPTED, RunConfig
 from scoresde.app.runs import RunFolder
 from scoresde.app.terminal import Update, progress, say, table
-from scoresde.data import Data, corrupt
+from scoresde.data import Data, TruncatedNormal, Uniform, corrupt
 from scoresde.data.corruptions import CORRUPTIONS
 from scoresde.errors import ArgumentError
-from scoresde.likelihood import TruncatedNormal, Uniform, bits_per_dim, log_likelihood
+from scoresde.likelihood import bits_per_dim, log_likelihood
 from scoresde.models import ScoreModel
 from scoresde.models.conditions import condition_rows
 from scoresde.random import spawn_generators

@@ -252,7 +252,7 @@ def test_guidance_from_the_command_line(tmp_path):
     assert "low < high" in error("sample", run, "--guidance", 2, "--interval", 4, -3)
     assert "sample.rescale" in error("sample", run, "--guidance", 2, "--rescale", 1.5)
     assert "<= 1" in error("sample", run, "--guidance", 2, "--rescale", 1.5)
-    assert "none without sample.guidance" in error("sample", run, "--rescale", 0.5)
+    assert "null without sample.guidance" in error("sample", run, "--rescale", 0.5)
     assert "0 to 9" in error("sample", run, "--label", 10)
 
 

@@ -199,7 +199,7 @@ def test_malformed_files(tmp_path):
         load_config(write(tmp_path, "train:\n  steps: 3\n bad: [\n"))
     with pytest.raises(ConfigError, match=r"line 3.*'steps' given twice"):
         load_config(write(tmp_path, "train:\n  steps: 3\n  steps: 4\n"))
-    with pytest.raises(ConfigError, match="a mapping with the sections data, sde.*, got a list"):
+    with pytest.raises(ConfigError, match=r"a mapping with the sections data, sde.*, got a list"):
         load_config(write(tmp_path, "- 1\n"))
     with pytest.raises(ConfigError, match="No such file"):
         load_config(tmp_path / "nothing.yaml")
