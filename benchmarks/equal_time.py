@@ -51,7 +51,7 @@ import torch
 import yaml
 from torch import Tensor
 
-from benchmarks import real
+from benchmarks import real, real_measures
 from benchmarks.frechet import Distance, Gaussian, distance, features
 from benchmarks.trainers import PEERS, Peer, load_peer
 from scoresde import Data, Hutchinson, Model, bits_per_dim, variational_bound
@@ -264,7 +264,7 @@ def flow_bits(
                     model,
                     raw,
                     divergence=Hutchinson(options.probes),
-                    generator=torch.Generator().manual_seed(real.SEED),
+                    generator=torch.Generator().manual_seed(real_measures.SEED),
                     batch=options.batch,
                     t_min=t_min,
                     callback=lambda done, _: update(done, "images"),
@@ -296,7 +296,7 @@ def peer_bits(peer: Peer, model: Model, raw: Tensor, options: argparse.Namespace
                 model,
                 raw,
                 levels=options.bound_levels,
-                generator=torch.Generator().manual_seed(real.SEED),
+                generator=torch.Generator().manual_seed(real_measures.SEED),
                 batch=options.batch,
                 callback=lambda done, _: update(done, "images"),
             )
@@ -338,7 +338,7 @@ def evaluate_part(options: argparse.Namespace, training: Data, test: Data) -> li
     say_plan(models, peers, test, options)
 
     folder = options.out / "classifier" if options.classifier is None else options.classifier
-    classifier, facts = real.classifier_in(folder, training, test, options.epochs)
+    classifier, facts = real_measures.classifier_in(folder, training, test, options.epochs)
     rows = [row_of("classifier", "", "accuracy", facts["accuracy"], facts["stderr"], len(test))]
     reference = Gaussian.of(features(classifier, test.raw))
 
@@ -348,12 +348,12 @@ def evaluate_part(options: argparse.Namespace, training: Data, test: Data) -> li
         rows.append(frechet_row(model, how, found, calls=calls, images_per_second=len(raw) / seconds))
         say(f"{model}, {how}, {calls} calls: {found}")
 
-    for name, found in real.yardsticks(classifier, training, test, options.samples).items():
+    for name, found in real_measures.yardsticks(classifier, training, test, options.samples).items():
         rows.append(frechet_row("", name, found))
     for calls in options.calls:
         for name, model in models.items():
             how = "DPM-Solver of scoresde" if name == OURS else "DPM-Solver of scoresde on its network"
-            add(name, how, calls, real.draw(model, options.samples, test.shape, calls))
+            add(name, how, calls, real_measures.draw(model, options.samples, test.shape, calls))
     for name, peer in peers.items():
         for calls in sorted({*options.calls, options.own_calls or peer.own_calls}):
             add(name, "its own sampler", calls, peer.draw(options.samples, calls))
@@ -375,7 +375,7 @@ def say_plan(models: Mapping[str, Model], peers: Mapping[str, Peer], test: Data,
     """How long the evaluation will take, from the time of a network call."""
     seconds = 0.0
     for name, model in models.items():
-        plain, gradient = (real.cost(model, test.shape, options.batch, each) for each in (False, True))
+        plain, gradient = (real_measures.cost(model, test.shape, options.batch, each) for each in (False, True))
         seconds += plain * options.samples * sum(options.calls)
         seconds += gradient * options.flow_calls * options.images
         if name in peers:
@@ -472,7 +472,9 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     """The options, checked."""
     parser = common.parser("equal_time", __doc__, quick="seconds of everything, to see that it runs", threads=2)
     training = parser.add_argument_group("training")
-    training.add_argument("--data", type=Path, default=real.FASHION, help="folder of idx files (default: %(default)s)")
+    training.add_argument(
+        "--data", type=Path, default=real_measures.FASHION, help="folder of idx files (default: %(default)s)"
+    )
     training.add_argument("--minutes", type=float, default=30.0, help="for each trainer (default: %(default)s)")
     training.add_argument("--trainer", default="denoising-diffusion-pytorch", help=f"with commas: {', '.join(PEERS)}")
     training.add_argument("--ours", default=real.PRESET, help="preset, YAML file or trained run (default: %(default)s)")
@@ -489,7 +491,9 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     )
     figures.add_argument("--probes", type=int, default=1, help="at each of them (default: %(default)s)")
     figures.add_argument("--bound-levels", type=int, default=100, help="of a chain's bound, 0: none (%(default)s)")
-    figures.add_argument("--batch", type=int, default=real.BATCH, help="images scored at a time (default: %(default)s)")
+    figures.add_argument(
+        "--batch", type=int, default=real_measures.BATCH, help="images scored at a time (default: %(default)s)"
+    )
     figures.add_argument("--samples", type=int, default=2000, help="to draw (default: %(default)s)")
     figures.add_argument("--calls", default="10,20,50", help="of all samplers (default: %(default)s)")
     figures.add_argument("--own-calls", type=int, default=0, help="of theirs besides (default: as they document)")
@@ -547,7 +551,7 @@ def main(arguments: list[str] | None = None) -> None:
     options.out = Path("runs/equal_time") if options.out is None else options.out
     options.out.mkdir(parents=True, exist_ok=True)
     torch.set_num_threads(options.threads)
-    training, test = real.load(options.data)
+    training, test = real_measures.load(options.data)
     options.run = RunFolder.open(options.ours) if Path(options.ours).is_dir() else None
     options.config = config_of(options) if options.run is None else options.run.config
     if options.quick:
@@ -559,7 +563,7 @@ def main(arguments: list[str] | None = None) -> None:
         argparse.Namespace(quick=options.quick, out=options.out),
         f"{options.minutes:g} minutes on {training.name}",
         arguments=arguments,
-        seeds=f"training {options.seed}, the rest {real.SEED}",
+        seeds=f"training {options.seed}, the rest {real_measures.SEED}",
         peers=options.peers,
         left_out=left_out,
     )

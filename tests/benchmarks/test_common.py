@@ -75,7 +75,7 @@ def test_peers_that_do_not_load_are_left_out_with_the_reason(monkeypatch):
 
 def test_options_are_checked():
     assert common.wholes("--calls", "5,10") == [5, 10]
-    with pytest.raises(ArgumentError, match="`--calls` must be .*, got '5,x'"):
+    with pytest.raises(ArgumentError, match=r"`--calls` must be .*, got '5,x'"):
         common.wholes("--calls", "5,x")
     assert common.names("--parts", "b,a", ("a", "b", "c")) == ["b", "a"]
     with pytest.raises(UnknownNameError, match="--parts"):

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from benchmarks import real
+from benchmarks import real, real_measures
 from scoresde import VPSDE, Data, GaussianMixture
 from scoresde.data import Scaling
 from scoresde.errors import ArgumentError, DataError, RunFolderError, UnknownNameError
@@ -92,19 +92,19 @@ def test_a_part_is_run_again_and_another_run_is_compared(run, fashion, tmp_path,
 
 def test_figures_do_not_depend_on_the_batch_and_are_paired(fashion):
     """Image by image, of the same noise: in other batches, of a prefix, and of other calls."""
-    _, test = real.load(fashion)
+    _, test = real_measures.load(fashion)
     mean = test.moments()[0].flatten()[None]
     model = GaussianMixture(mean, torch.tensor(0.09)).model(VPSDE())
     image = Data("image", test.raw.flatten(1), num_values=256)
     settings = {"calls": 30, "scaling": Scaling.for_integers(256)}
-    whole = real.likelihood(model, image.raw[:8], batch=8, **settings)
-    part = real.likelihood(model, image.raw[:5], batch=2, **settings)
+    whole = real_measures.likelihood(model, image.raw[:8], batch=8, **settings)
+    part = real_measures.likelihood(model, image.raw[:5], batch=2, **settings)
     assert torch.allclose(part.bits, whole.bits[:5], atol=1e-6)
-    finer = real.likelihood(model, image.raw[:8], **{**settings, "calls": 60})
+    finer = real_measures.likelihood(model, image.raw[:8], **{**settings, "calls": 60})
     assert torch.allclose(finer.bits, whole.bits, atol=2e-3)
 
-    some, _ = real.draw(model, 6, (64,), 4, scaling=settings["scaling"], batch=6)
-    again, _ = real.draw(model, 4, (64,), 4, scaling=settings["scaling"], batch=3)
+    some, _ = real_measures.draw(model, 6, (64,), 4, scaling=settings["scaling"], batch=6)
+    again, _ = real_measures.draw(model, 4, (64,), 4, scaling=settings["scaling"], batch=3)
     assert torch.equal(again, some[:4])
     assert some.dtype == torch.uint8
 
@@ -112,22 +112,22 @@ def test_figures_do_not_depend_on_the_batch_and_are_paired(fashion):
 def test_nearest_is_the_nearest():
     generator = torch.Generator().manual_seed(0)
     items, queries = torch.rand(50, 7, generator=generator), torch.rand(9, 7, generator=generator)
-    distances, index = real.nearest(queries, items, chunk=4)
+    distances, index = real_measures.nearest(queries, items, chunk=4)
     every = torch.cdist(queries.double(), items.double())
     assert torch.equal(index, every.argmin(1))
     assert torch.allclose(distances, every.amin(1), atol=1e-6)
-    assert real.nearest(items[:3], items)[0].max() < 1e-6
+    assert real_measures.nearest(items[:3], items)[0].max() < 1e-6
 
 
 def test_memorised_images_are_found():
     """2000 fresh distances give 1 % and 1/2 (within 4 standard errors, 1 seed of 10,000 fails); copies do not."""
     generator = torch.Generator().manual_seed(0)
     test, fresh = torch.rand(2, 2000, generator=generator, dtype=torch.float64) + 1
-    found = real.memory(fresh, test)
+    found = real_measures.memory(fresh, test)
     assert abs(found.near.value - 0.01) < 4 * found.near.stderr < 0.02
     assert abs(found.area.value - 0.5) < 4 * found.area.stderr < 0.05
     copies = torch.where(torch.arange(2000) < 200, 0.1, fresh)
-    found = real.memory(copies, test)
+    found = real_measures.memory(copies, test)
     assert found.near.value == pytest.approx(0.109, abs=0.005)
     assert found.area.value == pytest.approx(0.55, abs=0.02)
 
@@ -137,7 +137,7 @@ def test_mistakes_are_named(fashion, tmp_path):
         real.main(["--data", str(tmp_path), *THREADS])
     with pytest.raises(UnknownNameError, match="did you mean 'frechet'"):
         real.main(["--parts", "frechett"])
-    with pytest.raises(ArgumentError, match="`--images` must be .*, got 1"):
+    with pytest.raises(ArgumentError, match=r"`--images` must be .*, got 1"):
         real.main(["--images", "1"])
     with pytest.raises(RunFolderError, match="does not exist"):
         real.main(["--data", str(fashion), "--out", str(tmp_path / "none"), "--parts", "sheet", *THREADS])
