@@ -5,6 +5,11 @@ import torch
 from scoresde.sde import DDPM, NCSN, SDE, VESDE, VPSDE, FlowSDE, SubVPSDE
 
 
+def quadratic_rate(t):
+    """Return a user's beta(t); a function at module level can be pickled."""
+    return 0.1 + 9.9 * t**2
+
+
 class UserSDE(SDE):
     """A process as a user writes one: two functions and nothing else. alpha = exp(-t^2), sigma = t (1 + t)."""
 
@@ -18,7 +23,7 @@ class UserSDE(SDE):
 SMOOTH = {
     "vp": VPSDE(),
     "vp-cosine": VPSDE.cosine(),
-    "vp-any": VPSDE.from_beta(lambda t: 0.1 + 9.9 * t**2),
+    "vp-any": VPSDE.from_beta(quadratic_rate),
     "subvp": SubVPSDE(),
     "subvp-cosine": SubVPSDE.cosine(),
     "ve": VESDE(),

@@ -12,6 +12,7 @@ from .moments import Gaussian as Gaussian
 from .moments import Moments as Moments
 from .predictions import PREDICTIONS as PREDICTIONS
 from .predictions import prediction_row as prediction_row
+from .score_model import Network as Network
 from .score_model import ScoreModel as ScoreModel
 from .time_inputs import TIME_INPUTS as TIME_INPUTS
 from .wrappers import autocast as autocast

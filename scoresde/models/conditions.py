@@ -1,4 +1,4 @@
-"""Conditions: what a network takes besides x and the time, by name; class labels above all."""
+"""Conditions: the tensors that a network takes besides x and the time, by name."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from torch import Tensor
 
 from scoresde.errors import ArgumentError, DTypeError, ShapeError
 
-#: what a network takes by name, tensors ``(B, ...)``; None for nothing
+#: tensors ``(B, ...)`` by the names of the network's arguments; None for no condition
 Condition = Mapping[str, Tensor] | None
 
-LABEL = "y"  # the classes' name in cond, and the networks' argument
-NO_CLASS = -1
+LABEL = "y"  # the name of the class labels in a condition, and of the networks' argument
+NO_CLASS = -1  # the label of a sample without a class
 
 
 def condition_rows(cond: Condition, rows: slice | Tensor) -> Condition:
@@ -22,27 +22,37 @@ def condition_rows(cond: Condition, rows: slice | Tensor) -> Condition:
 
 
 def check_labels(y: Tensor, batch: int, classes: int | None = None, name: str = "cond['y']") -> Tensor:
-    """``y`` itself, if it is ``(batch,)`` int64 with values below ``classes``.
+    """Return ``y`` if it holds class labels, ``(batch,)`` int64 with values below ``classes``.
 
-    The values are looked at on the CPU only: on an accelerator the check would wait for the device.
+    On an accelerator the values are not checked: reading them would wait for the device.
+
+    Args:
+        y: Class labels; negative ones mean "no class".
+        batch: Number of samples.
+        classes: Number of classes. None: not checked.
+        name: Name of the argument in error messages.
 
     Raises:
-        DTypeError, ShapeError: another dtype or shape. ArgumentError: a class that there is not.
+        DTypeError, ShapeError: ``y`` has another dtype or shape.
+        ArgumentError: A label is not below ``classes``.
     """
     if not isinstance(y, Tensor) or y.dtype != torch.int64:
-        raise DTypeError(name, getattr(y, "dtype", type(y).__name__), "torch.int64 class labels")
+        raise DTypeError(name, getattr(y, "dtype", type(y).__name__), "a tensor of class labels, torch.int64")
     if tuple(y.shape) != (batch,):
-        raise ShapeError(name, tuple(y.shape), f"({batch},), one class for each sample")
+        raise ShapeError(name, tuple(y.shape), f"of shape ({batch},), one class for each sample")
     if classes is not None and y.device.type == "cpu" and bool((y >= classes).any()):
-        raise ArgumentError(name, y.max().item(), f"classes from 0 to {classes - 1}, or {NO_CLASS} for none")
+        expected = f"class labels from 0 to {classes - 1}, or {NO_CLASS} for no class"
+        raise ArgumentError(name, y.max().item(), expected)
     return y
 
 
 def of_class(log_p: Tensor, y: Tensor) -> Tensor:
-    """log p(y | .) ``(B,)`` of all classes' ``(B, K)``; 0 where y < 0, "no class", which is certain.
+    """Return log p(y | .) ``(B,)``, the entries at the labels y of ``log_p`` ``(B, K)``.
+
+    Where y < 0 ("no class") the result is 0: nothing is asserted.
 
     Raises:
-        DTypeError, ShapeError, ArgumentError: as :func:`check_labels`.
+        DTypeError, ShapeError, ArgumentError: As :func:`check_labels`.
     """
     check_labels(y, len(log_p), log_p.shape[1], "y")
     return torch.where(y < 0, 0.0, log_p.gather(1, y.clamp(min=0)[:, None])[:, 0])

@@ -1,4 +1,4 @@
-"""What a model says at (x_t, t): one estimate with three views, x_0, eps and score."""
+"""A model's estimate at (x_t, t): three views of one thing, x_0, eps and score."""
 
 from __future__ import annotations
 
@@ -10,9 +10,11 @@ from scoresde.sde import Level
 
 
 class Unguided(NamedTuple):
-    """What a guided model's estimate was before guidance, and the log p_t(y | x_t) that it was guided by.
+    """The estimate of a guided model before guidance, and the log-likelihood that guided it.
 
-    ``log_p`` ``(B,)`` is known up to a function of t that is the same for all samples.
+    Attributes:
+        x0, eps: The unguided estimate, ``(B, *D)``.
+        log_p: log p_t(y | x_t) ``(B,)`` in nats, up to a function of t that all samples share.
     """
 
     x0: Tensor
@@ -21,12 +23,19 @@ class Unguided(NamedTuple):
 
 
 class Estimate(NamedTuple):
-    """The denoiser's answer at one noise level; x0, eps and score are one thing (P11).
+    """The estimate of x_0, eps and score at one noise level (P11).
 
-    x_t = alpha x0 + sigma eps and score = -eps/sigma, so x0 = E[x_0 | x_t] (Tweedie), eps = E[eps | x_t] and
-    score = grad log p_t(x_t) for a perfect model. ``v``, if the network has learned variances, is P7's exponent per
-    entry: 1 for the larger variance beta, 0 for beta~ (:meth:`scoresde.SDE.posterior_variance`). ``unguided`` is there
-    for a model guided by an observation (:mod:`scoresde.guidance.observations`).
+        x_t = alpha x0 + sigma eps,    score = -eps/sigma
+
+    For a perfect model x0 = E[x_0 | x_t] (Tweedie), eps = E[eps | x_t] and score = grad log p_t(x_t).
+
+    Attributes:
+        x0, eps: Data and noise in x_t, ``(B, *D)``.
+        level: The noise level.
+        v: Exponent of P7 for each entry, ``(B, *D)``: 1 is the larger variance beta, 0 is beta~
+            (:meth:`scoresde.SDE.posterior_variance`). None: the network has no learned variances.
+        unguided: The estimate before guidance by an observation (:mod:`scoresde.guidance.observations`). None: the
+            model is not guided, or its guidance stands for no likelihood.
     """
 
     x0: Tensor

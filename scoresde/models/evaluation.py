@@ -1,4 +1,4 @@
-"""A model at work: in evaluation mode, and without what its user does not need, for a while."""
+"""A context in which a model is in evaluation mode."""
 
 from __future__ import annotations
 
@@ -10,16 +10,17 @@ from scoresde.models.model import Model
 
 
 class evaluation:
-    """A context in which all parts of ``model`` are in evaluation mode. It can be entered again after it was left.
+    """A context in which all parts of a model are in evaluation mode.
 
-    On leaving, training mode, autograd and ``requires_grad`` are restored as they were on entering.
+    On leaving, training mode, autograd and ``requires_grad`` are restored as they were on entering. The context can be
+    entered again after it was left.
 
     Args:
-        model: the model.
-        autograd: if False, autograd is off inside, and inference mode too: rates of a user's process come from
-            autograd, which inference mode forbids.
-        parameters: if False, no parameter requires a gradient inside. A backward pass is then for x alone, and no
-            layer keeps its input for its weights.
+        model: The model.
+        autograd: Whether autograd stays on inside, default True. With False, inference mode is off too: the rates of a
+            user's process come from autograd, which inference mode forbids.
+        parameters: Whether parameters may require gradients inside, default True. With False, a backward pass is for x
+            alone, and no layer keeps its input for its weights.
     """
 
     def __init__(self, model: Model, *, autograd: bool = True, parameters: bool = True):

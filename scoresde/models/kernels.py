@@ -1,4 +1,11 @@
-"""Kernels of the reverse chain: the variances of a step (P7), its divergences (P4, P5), the decoder's mass."""
+"""Kernels of the reverse chain: variances of a step (P7), divergences (P4, P5), the decoder's mass.
+
+Symbols:
+    s, t: two times, s < t. beta = sigma_{t|s}^2 and beta~: the larger and the smaller variance of the step from t to s.
+    v: exponent of P7; the variance of the step is beta^v beta~^(1-v).
+    snr = (alpha/sigma)^2; Delta = log snr_s - log snr_t.
+    eps, eps_theta: the noise in x_t and its estimate.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +20,7 @@ from scoresde.sde import SDE
 from scoresde.sde.tensors import as_column, flat, log1mexp
 from scoresde.sde.times import as_time
 
-#: P7's exponent v of a fixed variance, and what stands for a learned one in the control variate
+#: v by the name of a variance; of a learned one, the v that the control variate takes for it
 EXPONENTS = {"posterior": 0.0, "forward": 1.0, "learned": 0.5}
 #: the names of P7's variances
 VARIANCES = tuple(EXPONENTS)
@@ -22,51 +29,64 @@ VARIANCES = tuple(EXPONENTS)
 def step_kl(
     sde: SDE, s: float | Tensor, t: float | Tensor, eps: Tensor, eps_theta: Tensor, v: float | Tensor = 0.0
 ) -> Tensor:
-    r"""L_{i-1} = KL(q(x_s | x_t, x_0) || p_theta(x_s | x_t)) in nats, ``(B,)`` (P4, P5 for every SDE).
+    r"""Return the divergence of one reverse step in nats, ``(B,)`` (P4, P5 for every SDE).
+
+        L_{i-1} = KL(q(x_s | x_t, x_0) || p_theta(x_s | x_t))
 
     Args:
-        sde: the forward process.
-        s, t: the levels, sigma(s) > 0, s < t: numbers, ``()`` or ``(B,)``.
-        eps, eps_theta: the noise in x_t and the estimate of it, ``(B, *D)``.
-        v: P7's exponent, a number or ``(B, *D)``: 0 for beta~, 1 for beta.
+        sde: Forward process.
+        s, t: Times with sigma(s) > 0 and s < t: numbers, ``()`` or ``(B,)``.
+        eps, eps_theta: Noise in x_t and its estimate, ``(B, *D)``.
+        v: Exponent of P7, a number or ``(B, *D)``: 0 for beta~, 1 for beta. Default 0.
     """
     error = flat(eps - eps_theta)
     s, t = as_time(s, "s"), as_time(t)
     Delta = as_column(sde.log_snr(s) - sde.log_snr(t), error)
-    rho = as_column(2 * (sde.log_sigma(t) - sde.log_sigma(s)), error)
-    vrho = rho * (flat(v) if isinstance(v, Tensor) and v.ndim else v)
-    return 0.5 * (vrho + torch.expm1(-vrho) + torch.exp(-vrho) * torch.expm1(Delta) * error.square()).sum(1)
+    log_ratio = as_column(2 * (sde.log_sigma(t) - sde.log_sigma(s)), error)  # log beta - log beta~
+    power = log_ratio * (flat(v) if isinstance(v, Tensor) and v.ndim else v)
+    return 0.5 * (power + torch.expm1(-power) + torch.exp(-power) * torch.expm1(Delta) * error.square()).sum(1)
 
 
 def ddim_weight(sde: SDE, s: float | Tensor, t: float | Tensor, eta: float = 1.0) -> Tensor:
-    r"""gamma of D4: KL(q_eta(x_s | x_t, x_0) || q_eta(x_s | x_t, x0_theta)) = gamma |eps - eps_theta|^2, for s < t.
+    r"""Return gamma of D4, the weight of the noise error in the divergence of a DDIM step from t to s.
 
-    With r = snr_t/snr_s, gamma = (r^{-1/2} - sqrt(1 - eta^2 (1-r)))^2 / (2 eta^2 (1-r)): a positive number for each
-    level, so that every eta > 0 has the minimiser of L_simple. eta = 1 is (e^Delta - 1)/2, P5 with beta~.
+        KL(q_eta(x_s | x_t, x_0) || q_eta(x_s | x_t, x0_theta)) = gamma |eps - eps_theta|^2
+
+        gamma = (r^{-1/2} - sqrt(1 - eta^2 (1-r)))^2 / (2 eta^2 (1-r)),    r = snr_t/snr_s
+
+    gamma is a positive number for each level, so every eta > 0 has the minimiser of L_simple. With eta = 1,
+    gamma = (e^Delta - 1)/2, which is P5 with beta~.
+
+    Args:
+        sde: Forward process.
+        s, t: Times with s < t: numbers, ``()`` or ``(B,)``.
+        eta: Noise of the step, 0 < eta <= sigma_t / sigma_{t|s}, default 1.
 
     Raises:
-        ArgumentError: eta is 0 (the divergence is infinite), or so large that std > sigma_s.
+        ArgumentError: ``eta`` is 0, where the divergence is infinite, or so large that std > sigma_s.
 
-    Source: Song, Meng & Ermon (2021, theorem 1).
+    References: Song, Meng & Ermon (2021, theorem 1).
     """
     log_r = sde.log_snr(t) - sde.log_snr(s)
     r, q = torch.exp(log_r), -torch.expm1(log_r)
     if not eta > 0 or (q.device.type == "cpu" and not bool((eta**2 * q <= 1).all())):
-        raise ArgumentError("eta", eta, "0 < eta <= sigma_t / sigma_{t|s}")
+        raise ArgumentError("eta", eta, "a number with 0 < eta <= sigma_t / sigma_{t|s}")
     return q * (1 / r + eta**2) ** 2 / (2 * eta**2 * (r**-0.5 + (1 - eta**2 * q).sqrt()) ** 2)
 
 
 def discretised_gaussian(raw: Tensor, mean: Tensor, std: float | Tensor, scaling: Scaling) -> Tensor:
-    """-log P(raw) in nats, ``(B,)``, for the mass that N(mean, std^2) gives to the bins of ``raw`` (P4's L_0).
+    """Return -log of the mass that N(mean, std^2) gives to the bins of ``raw``, in nats, ``(B,)`` (P4's L_0).
 
-    A bin is [c - scale/2, c + scale/2] about its centre c; the first and the last reach to infinity (Ho et al. 2020,
-    eq. 13). Computed from log cdfs: no probability is too small.
+    A bin is [c - scale/2, c + scale/2] about its centre c; the first and the last reach to infinity. The sum is taken
+    over log cdfs, so no probability is too small.
 
     Args:
-        raw: integers 0..levels-1, ``(B, *D)``.
-        mean: in the model's units, ``(B, *D)``.
-        std: a number or ``(B, *D)``.
-        scaling: of the data, with levels.
+        raw: Integers 0..num_values-1, ``(B, *D)``.
+        mean: Means in the model's units, ``(B, *D)``.
+        std: Standard deviation in the model's units, a number or ``(B, *D)``.
+        scaling: Scaling of the data, with ``num_values``.
+
+    References: Ho et al. (2020, eq. 13).
     """
     c = scaling.bin_centres(raw, mean.dtype)
     low, high = (c - scaling.scale / 2 - mean) / std, (c + scaling.scale / 2 - mean) / std
@@ -75,16 +95,20 @@ def discretised_gaussian(raw: Tensor, mean: Tensor, std: float | Tensor, scaling
     inside = log_high + log1mexp(log_high - torch.special.log_ndtr(low))
     first = torch.special.log_ndtr((c + scaling.scale / 2 - mean) / std)
     last = torch.special.log_ndtr((mean - c + scaling.scale / 2) / std)
-    log_mass = torch.where(raw == 0, first, torch.where(raw == scaling.levels - 1, last, inside))
+    assert scaling.num_values is not None  # bin_centres has refused continuous data
+    log_mass = torch.where(raw == 0, first, torch.where(raw == scaling.num_values - 1, last, inside))
     return -flat(log_mass).sum(1)
 
 
 def decoder_std(sde: SDE, v: float | Tensor = 0.0) -> float | Tensor:
-    """The standard deviation of p_theta(x_0 | x_1) of a discrete process, ``()`` or the shape of v.
+    """Return the standard deviation of p_theta(x_0 | x_1) of a discrete process, ``()`` or the shape of v.
 
-    beta^v beta~^(1-v) at the first level, where beta~ = 0 is replaced by that of the second (Ho et al. 2020, by their
-    code; by beta if there is no second).
+    Its square is beta^v beta~^(1-v) at the first level. There beta~ = 0 is replaced by that of the second level, or by
+    beta if there is only one.
+
+    References: the code of Ho et al. (2020).
     """
+    assert sde.times is not None, "a discrete process"
     times = sde.times[:2].tolist()
     log_beta = 2 * sde.sigma(times[0]).log().item()
     log_posterior = log_beta if len(times) == 1 else 2 * sde.posterior_coefficients(*times)[2].log().item()

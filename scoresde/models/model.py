@@ -1,10 +1,11 @@
-"""The one interface that samplers, likelihood and training see."""
+"""The one interface that samplers, likelihoods and training see."""
 
 from __future__ import annotations
 
 import math
 from abc import abstractmethod
 from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
@@ -18,12 +19,12 @@ from scoresde.sde import SDE, Level
 
 
 class Model(nn.Module):
-    """A score model under an SDE: :meth:`estimate` answers at one noise level; everything else is built on it.
+    """A score model under an SDE. Subclasses give :meth:`estimate`; everything else follows from it.
 
     Attributes:
-        sde: the forward process.
-        moments: mean and covariance of the data, where known (likelihoods match their prior to them), or None.
-        scaling: the map from the data's units to the model's, where known, or None.
+        sde: The forward process.
+        moments: Mean and covariance of the data, which likelihoods match their prior to. None: unknown.
+        scaling: The map from the data's units to the model's. None: unknown.
     """
 
     sde: SDE
@@ -32,14 +33,26 @@ class Model(nn.Module):
 
     @abstractmethod
     def estimate(self, x: Tensor, level: Level, cond: Condition = None) -> Estimate:
-        """The estimate at x_t = ``x`` ``(B, *D)`` and a level made by ``sde.level`` or ``sde.levels``."""
+        """Return the estimate at one noise level.
+
+        Args:
+            x: Noisy samples x_t, ``(B, *D)``.
+            level: A level made by ``sde.level`` or ``sde.levels``.
+            cond: Condition, tensors ``(B, ...)`` by name.
+        """
 
     def forward(self, x: Tensor, t: float | Tensor, cond: Condition = None) -> Estimate:
-        """The estimate at x_t = ``x`` ``(B, *D)`` and a time ``t``, a number, ``()`` or ``(B,)`` in [0, 1].
+        """Return the estimate at a time.
+
+        Args:
+            x: Noisy samples x_t, ``(B, *D)``.
+            t: Time in [0, 1]: a number, ``()`` or ``(B,)``.
+            cond: Condition, tensors ``(B, ...)`` by name.
 
         Raises:
-            ShapeError: a time of another shape.
-            ArgumentError: a time outside [0, 1]; a ``cond`` that is not a mapping of names to tensors.
+            DTypeError: ``x`` is not floating-point.
+            ShapeError: ``t`` has another shape.
+            ArgumentError: ``t`` is outside [0, 1]; ``cond`` is not a mapping from names to tensors.
         """
         if not isinstance(x, Tensor) or not x.is_floating_point():
             raise DTypeError("x", getattr(x, "dtype", type(x).__name__), "a floating-point tensor (B, *D)")
@@ -47,30 +60,37 @@ class Model(nn.Module):
             raise ArgumentError("cond", type(cond).__name__, "a mapping from names to tensors, such as {'y': labels}")
         return self.estimate(x, self.sde.level(t, x), cond)
 
+    if TYPE_CHECKING:  # nn.Module declares __call__ as returning Any
+
+        def __call__(self, x: Tensor, t: float | Tensor, cond: Condition = None) -> Estimate: ...
+
     def knows_mean(self, cond: Condition = None) -> bool:
-        """Whether :attr:`moments` has the mean of the data that ``cond`` leaves; given any, it has their scale only."""
+        """Return True if ``moments.mean`` is the mean of the data given ``cond``.
+
+        With a condition, the moments give only the scale.
+        """
         return self.moments is not None and cond is None
 
     def with_sde(self, sde: SDE) -> Model:
-        """This model under another SDE, by matching log-SNR: the same x0 and eps (P12 for a respaced DDPM)."""
+        """Return this model under another SDE, by matching log-SNR (P12 for a respaced DDPM)."""
         return Rescheduled(self, sde)
 
     @property
     def classes(self) -> int | None:
-        """The number of classes that the network knows; None: it knows none, or does not say."""
+        """The number of classes that the network knows. None: none, or unknown."""
         return None
 
     @property
     def device(self) -> torch.device:
-        """Where the model's parameters or buffers live (the CPU, if it has none)."""
-        first = next(self.parameters(), None)
+        """The device of the model's parameters or buffers; the CPU if it has none."""
+        first: Tensor | None = next(self.parameters(), None)
         if first is None:
             first = next(self.buffers(), None)
         return torch.device("cpu") if first is None else first.device
 
     @property
     def dtype(self) -> torch.dtype:
-        """The floating dtype of the model's parameters or buffers (torch's default, if it has none)."""
+        """The floating dtype of the model's parameters or buffers; torch's default if it has none."""
         for tensor in (*self.parameters(), *self.buffers()):
             if tensor.is_floating_point():
                 return tensor.dtype
@@ -78,56 +98,70 @@ class Model(nn.Module):
 
 
 class Wrapper(Model):
-    """A model around ``model``, with its SDE, moments, scaling, device and dtype; subclasses give :meth:`estimate`."""
+    """A model around ``model``, with its SDE, moments, scaling, classes, device and dtype.
+
+    Subclasses give :meth:`estimate`.
+
+    Args:
+        model: The wrapped model.
+    """
 
     def __init__(self, model: Model):
         super().__init__()
         self.model, self.sde = model, model.sde
         self.moments, self.scaling = model.moments, model.scaling
 
-    def knows_mean(self, cond=None):
+    def knows_mean(self, cond: Condition = None) -> bool:
         return self.moments is not None and self.model.knows_mean(cond)
 
     @property
-    def classes(self):
+    def classes(self) -> int | None:
         return self.model.classes
 
     @property
-    def device(self):
+    def device(self) -> torch.device:
         return self.model.device
 
     @property
-    def dtype(self):
+    def dtype(self) -> torch.dtype:
         return self.model.dtype
 
 
 class Rescheduled(Wrapper):
-    """A model trained on one process, used under another with the same range of log-SNR.
+    """A model of one process, used under another with the same range of log-SNR.
 
-    At equal log-SNR x'/alpha' and x/alpha have the same law, so x0 and eps are the same numbers (Song et al. 2021,
-    appendix; Karras et al. 2022): x0'(x', t') = x0(x' alpha/alpha', t) where log_snr(t) = log_snr'(t'). Respacing a
-    DDPM (P12) is the case where alpha' = alpha.
+        x0'(x', t') = x0(x' alpha/alpha', t),    log_snr(t) = log_snr'(t')
+
+    At equal log-SNR, x'/alpha' and x/alpha have the same law, so x0 and eps are the same numbers. Respacing a DDPM
+    (P12) is the case alpha' = alpha.
+
+    Args:
+        model: The model.
+        sde: The other process.
 
     Raises:
-        ArgumentError: at a time, known to the host, whose log-SNR the model's own process does not reach.
+        ArgumentError: When called at a time whose log-SNR the model's process does not reach. Only times known to the
+            host are checked.
+
+    References: Song et al. (2021, appendix); Karras et al. (2022).
     """
 
     def __init__(self, model: Model, sde: SDE):
         super().__init__(model)
         self.sde = sde
 
-    def estimate(self, x, level, cond=None):
+    def estimate(self, x: Tensor, level: Level, cond: Condition = None) -> Estimate:
         inner = self.model.sde
-        if isinstance(level.log_snr, float):
+        if isinstance(level.log_snr, Tensor):
+            own = inner.level_at(inner.time_of(level.log_snr), x)
+        else:
             own = inner.level(inner.time_of(level.log_snr), x)
-            if not math.isclose(own.log_snr, level.log_snr, rel_tol=1e-6, abs_tol=1e-6):
+            if not math.isclose(float(own.log_snr), level.log_snr, rel_tol=1e-6, abs_tol=1e-6):
                 low, high = inner.log_snr(1.0).item(), inner.log_snr(0.0).item()
                 raise ArgumentError(
                     "t",
                     f"{level.t:.6g}, where log-SNR is {level.log_snr:.6g}",
-                    f"log-SNR in [{low:.6g}, {high:.6g}], the range of the {inner!r} the model was made for",
+                    f"a time with log-SNR in [{low:.6g}, {high:.6g}], the range of the model's own {inner!r}",
                 )
-        else:
-            own = inner.level_at(inner.time_of(level.log_snr), x)
         estimate = self.model.estimate(x * (own.alpha / level.alpha), own, cond)
         return Estimate(estimate.x0, estimate.eps, level, estimate.v)

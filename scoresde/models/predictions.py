@@ -26,12 +26,14 @@ from torch import Tensor
 
 from scoresde.errors import UnknownNameError
 
+#: a number for all samples, or a tensor that broadcasts against x
 Coefficient = float | Tensor
 
 
 def total_std(alpha: Coefficient, sigma: Coefficient, data_std: float) -> Coefficient:
-    """S = sqrt(alpha^2 s_d^2 + sigma^2), the standard deviation of x_t for data of standard deviation s_d."""
-    return (alpha**2 * data_std**2 + sigma**2) ** 0.5
+    """Return S = sqrt(alpha^2 s_d^2 + sigma^2), the standard deviation of x_t for data of standard deviation s_d."""
+    total: Coefficient = (alpha**2 * data_std**2 + sigma**2) ** 0.5
+    return total
 
 
 def _edm(alpha: Coefficient, sigma: Coefficient, data_std: float) -> tuple[Coefficient, Coefficient]:
@@ -49,29 +51,38 @@ PREDICTIONS: dict[str, Callable[[Coefficient, Coefficient, float], tuple[Coeffic
 }
 
 
-def prediction_row(name: str, alpha: Coefficient, sigma: Coefficient, data_std: float = 1.0):
-    """``(p, q)`` of F = p x_0 + q eps for the prediction ``name`` at a level.
+def prediction_row(
+    name: str, alpha: Coefficient, sigma: Coefficient, data_std: float = 1.0
+) -> tuple[Coefficient, Coefficient]:
+    """Return ``(p, q)`` of F = p x_0 + q eps for a prediction at a level.
+
+    Args:
+        name: A row of :data:`PREDICTIONS`.
+        alpha, sigma: Mean scale and noise of the level.
+        data_std: s_d, the standard deviation of the data, default 1.
 
     Raises:
-        UnknownNameError: no such prediction.
+        UnknownNameError: No prediction has this name.
     """
     if name not in PREDICTIONS:
         raise UnknownNameError("predicts", name, PREDICTIONS)
     return PREDICTIONS[name](alpha, sigma, data_std)
 
 
-def solve(F: Tensor, x: Tensor, alpha: Coefficient, sigma: Coefficient, p: Coefficient, q: Coefficient):
-    """``(x0, eps)`` from F = p x_0 + q eps and x = alpha x_0 + sigma eps.
+def solve(
+    F: Tensor, x: Tensor, alpha: Coefficient, sigma: Coefficient, p: Coefficient, q: Coefficient
+) -> tuple[Tensor, Tensor]:
+    """Return ``(x0, eps)`` from F = p x_0 + q eps and x = alpha x_0 + sigma eps.
 
-    With numbers for coefficients, as in a sampler's loop, a term that is zero or a factor of one costs nothing; where
-    F is one of the two, it is the answer itself and not a copy.
+    With numbers for coefficients, as in a sampler's loop, a term that is zero or a factor of one costs nothing. Where F
+    is x0 or eps itself, the result is F and not a copy.
     """
     D = alpha * q - sigma * p
     return _combined(q / D, x, -sigma / D, F), _combined(-p / D, x, alpha / D, F)
 
 
 def _combined(a: Coefficient, x: Tensor, b: Coefficient, F: Tensor) -> Tensor:
-    """a x + b F."""
+    """Return a x + b F."""
     if isinstance(a, Tensor) or isinstance(b, Tensor):
         return a * x + b * F
     if not a:

@@ -1,13 +1,16 @@
-"""A network under an SDE: what it predicts, what it is told about time, and how it is saved."""
+"""A network under an SDE: its prediction, its time input, and how it is saved."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any, Protocol, cast
 
 import torch
 from torch import Tensor, nn
 
+from scoresde.checks import positive
 from scoresde.data import Data, Scaling
 from scoresde.errors import ArgumentError, CheckpointError, ScoreSDEError, ShapeError
 from scoresde.files import atomic_folder, load_tensors, read_json, save_tensors
@@ -16,41 +19,52 @@ from scoresde.models.estimate import Estimate
 from scoresde.models.model import Model
 from scoresde.models.moments import Moments
 from scoresde.models.predictions import prediction_row, solve, total_std
-from scoresde.models.time_inputs import resolve_time_input
+from scoresde.models.pretrained import FILES, FORMAT, locate, refuse_other_files
+from scoresde.models.time_inputs import TimeInput, resolve_time_input
 from scoresde.nets import build_net
 from scoresde.sde import SDE, Level, build_sde
 
-FORMAT = "scoresde-model-2"
-FILES = ("config.json", "model.safetensors")
-#: the models that come with the package, a folder each; its README.md says what it is and how it was made
-PRETRAINED = Path(__file__).parents[1] / "pretrained"
+
+class Network(Protocol):
+    """What the network of a :class:`ScoreModel` must be.
+
+    To be trained or moved it must be a ``torch.nn.Module``. To be saved it must be registered by
+    :func:`scoresde.nets.register_net`.
+    """
+
+    def __call__(self, x: Tensor, time_input: Tensor, /, **cond: Tensor) -> Tensor:
+        """Return a tensor of the shape of x, ``(B, *D)``, for a time input ``(B,)`` and conditions ``(B, ...)``."""
 
 
 class ScoreModel(Model):
     """A network ``net(x, time_input, **cond)`` as a score model (P11, E6).
 
     Args:
-        net: a module from x ``(B, *D)`` and a time_input ``(B,)`` to a tensor of x's shape.
-        sde: the forward process it is trained for.
-        predicts: what its output means, a row of :data:`~scoresde.models.predictions.PREDICTIONS`.
-        time_input: what it is told about the time, a name in :data:`~scoresde.models.time_inputs.TIME_INPUTS` or a function
-            ``(level, sde) -> number or (B,)``. Default ``"time"``: t itself.
-        data_std: the standard deviation s_d of the data, used by ``"edm"`` and ``scale_input``.
-        scale_input: divide the network's input by S = sqrt(alpha^2 s_d^2 + sigma^2), so that it has unit variance
-            at every level (EDM's c_in). Default: only for ``"edm"``.
-        scaling: from the data's units to the model's, kept with the model for bits/dim and samples.
-        moments: mean and covariance of the data, kept with the model for the likelihood's prior.
-        learned_variance: the network's output has twice the channels (dimension 1); its second half u, in [-1, 1],
-            is P7's v = (u + 1)/2 (the convention of Nichol & Dhariwal 2021).
+        net: Network from x ``(B, *D)`` and a time input ``(B,)`` to a tensor of the shape of x.
+        sde: Forward process it is trained for.
+        predicts: Meaning of its output, a row of :data:`~scoresde.models.predictions.PREDICTIONS`, default ``"noise"``.
+        time_input: What it receives for the time, a name in :data:`~scoresde.models.time_inputs.TIME_INPUTS` or a
+            function ``(level, sde) -> number or (B,)``, default ``"time"``: t itself.
+        data_std: Standard deviation s_d of the data, used by ``"edm"`` and ``scale_input``, default 1.
+        scale_input: Whether to divide the network's input by S = sqrt(alpha^2 s_d^2 + sigma^2), so that it has unit
+            variance at every level (EDM's c_in). None: only for ``"edm"``.
+        scaling: Map from the data's units to the model's, kept for bits/dim and samples.
+        moments: Mean and covariance of the data, kept for the prior of the likelihood.
+        learned_variance: Whether the output has twice the channels (dimension 1). The second half u, in [-1, 1], then
+            gives P7's v = (u + 1)/2, the convention of Nichol & Dhariwal (2021). Default False.
+
+    Raises:
+        UnknownNameError: ``predicts`` or ``time_input`` is an unknown name.
+        ArgumentError: ``data_std`` is not positive.
     """
 
     def __init__(
         self,
-        net: nn.Module,
+        net: Network,
         sde: SDE,
         predicts: str = "noise",
         *,
-        time_input="time",
+        time_input: str | TimeInput = "time",
         data_std: float = 1.0,
         scale_input: bool | None = None,
         scaling: Scaling | None = None,
@@ -59,48 +73,72 @@ class ScoreModel(Model):
     ):
         super().__init__()
         prediction_row(predicts, 0.5, 0.5)  # refuse an unknown name here, not at the first call
-        if not data_std > 0:
-            raise ArgumentError("data_std", data_std, "a positive number")
-        self.net, self.sde, self.predicts, self.time_input = net, sde, predicts, time_input
+        self.net = cast(nn.Module, net)  # a plain function serves where nothing is trained, moved or saved
+        self.sde, self.predicts, self.time_input = sde, predicts, time_input
         self._time_input = resolve_time_input(time_input)
-        self.data_std = float(data_std)
+        self.data_std = positive("data_std", data_std)
         self.scale_input = predicts == "edm" if scale_input is None else scale_input
         self.scaling, self.moments, self.learned_variance = scaling, moments, learned_variance
 
     @classmethod
-    def for_data(cls, net: nn.Module, sde: SDE, data: Data, predicts: str = "edm", *, time_input="log_snr", **settings):
-        """A model that knows the scale, the moments and the standard deviation of the data it will be trained on.
+    def for_data(
+        cls,
+        net: Network,
+        sde: SDE,
+        data: Data,
+        predicts: str = "edm",
+        *,
+        time_input: str | TimeInput = "log_snr",
+        **settings: Any,
+    ) -> ScoreModel:
+        """Return a model with the scaling, moments and standard deviation of its training data.
 
-        ``settings`` are those of the class; they win over what is measured.
+        Args:
+            net, sde, predicts, time_input: As for the class, but with defaults ``"edm"`` and ``"log_snr"``.
+            data: Training data.
+            settings: Further settings of the class, which take precedence over what is measured.
         """
         moments = Moments(*data.moments())
-        measured = {"data_std": moments.std, "scaling": data.scaling, "moments": moments}
+        measured: dict[str, Any] = {"data_std": moments.std, "scaling": data.scaling, "moments": moments}
         return cls(net, sde, predicts, time_input=time_input, **(measured | settings))
 
     @property
-    def classes(self):
-        return getattr(self.net, "config", {}).get("classes")
+    def classes(self) -> int | None:
+        """The number of classes that the network was built for. None: none, or unknown."""
+        config: Mapping[str, Any] = getattr(self.net, "config", {})
+        return config.get("classes")
 
     def predict(self, x: Tensor, level: Level, cond: Condition = None) -> Tensor:
-        """The network's own output at a level: F = p x_0 + q eps, and u beside it if it has learned variances."""
-        time_input, time_dtype = self._time_input(level, self.sde), torch.promote_types(x.dtype, torch.float32)
+        """Return the network's output F = p x_0 + q eps at a level, and beside it u if variances are learned.
+
+        Args:
+            x: Noisy samples, ``(B, *D)``.
+            level: The noise level.
+            cond: Condition, tensors ``(B, ...)`` by name.
+
+        Raises:
+            ShapeError: The network's output has another shape.
+        """
+        time_input = self._time_input(level, self.sde)
+        time_dtype = torch.promote_types(x.dtype, torch.float32)
         if isinstance(time_input, Tensor):
             time_input = time_input.to(time_dtype).expand(len(x))
         else:
             time_input = torch.full((len(x),), time_input, dtype=time_dtype, device=x.device)
         if self.scale_input:
             x = x / total_std(level.alpha, level.sigma, self.data_std)
-        output = self.net(x, time_input, **(cond or {}))
-        expected = x.shape
+        output: Tensor = self.net(x, time_input, **(cond or {}))
+        expected = tuple(x.shape)
         if self.learned_variance:
             if x.ndim < 2:
-                raise ShapeError("x", tuple(x.shape), "(B, C, ...): learned variances are channels beside the mean's")
+                expected_x = "of shape (B, C, ...), as learned variances are further channels"
+                raise ShapeError("x", tuple(x.shape), expected_x)
             expected = (x.shape[0], 2 * x.shape[1], *x.shape[2:])
         if output.shape != expected:
-            raise ShapeError("net's output", tuple(output.shape), f"{tuple(expected)} for x of {tuple(x.shape)}")
+            raise ShapeError("net's output", tuple(output.shape), f"of shape {expected} for x of {tuple(x.shape)}")
         return output
 
-    def estimate(self, x, level, cond=None):
+    def estimate(self, x: Tensor, level: Level, cond: Condition = None) -> Estimate:
         F, v = self.predict(x, level, cond), None
         if self.learned_variance:
             F, u = F.chunk(2, dim=1)
@@ -118,16 +156,16 @@ class ScoreModel(Model):
     # ---- saving ----------------------------------------------------------------------------------------------------
 
     @property
-    def config(self) -> dict:
-        """All but the weights, as JSON-able values.
+    def config(self) -> dict[str, Any]:
+        """All but the weights, as values that JSON can hold.
 
         Raises:
-            ArgumentError: the SDE, the network or the time_input cannot be rebuilt from a description.
+            ArgumentError: The SDE, the network or the time input cannot be rebuilt from a description.
         """
         if not hasattr(self.net, "config"):
             raise ArgumentError("net", type(self.net).__name__, "a registered network with a `config` (register_net)")
         if callable(self.time_input):
-            raise ArgumentError("time_input", repr(self.time_input), "a time input known by name, to be saved")
+            raise ArgumentError("time_input", repr(self.time_input), "the name of a time input, to be saved")
         return {
             "format": FORMAT,
             "sde": self.sde.config,
@@ -141,44 +179,53 @@ class ScoreModel(Model):
         }
 
     def save_pretrained(self, folder: str | Path) -> None:
-        """Write ``config.json`` and ``model.safetensors`` into ``folder``, all or nothing.
+        """Write ``config.json`` and ``model.safetensors`` into a folder, all or nothing.
+
+        Args:
+            folder: A new folder, or that of a saved model, which is replaced.
 
         Raises:
-            CheckpointError: the folder cannot be written, or holds anything else than a model, which would be lost;
-                what it held before is untouched.
+            CheckpointError: The folder cannot be written, or holds anything else than a model. Its content is
+                untouched.
         """
-        folder = Path(folder)
-        others = sorted({file.name for file in folder.iterdir()} - set(FILES)) if folder.is_dir() else []
-        if others:
-            raise CheckpointError("folder", f"{folder}, which holds {others[0]}", "a new folder, or a model's")
+        refuse_other_files(Path(folder))
         with atomic_folder(folder) as new:
             self.write_pretrained(new)
 
-    def write_pretrained(self, folder: Path, weights: Condition = None) -> None:
-        """The files of :meth:`save_pretrained` into an existing folder, with the network's weights or other ones."""
+    def write_pretrained(self, folder: Path, weights: Mapping[str, Tensor] | None = None) -> None:
+        """Write the files of :meth:`save_pretrained` into an existing folder.
+
+        Args:
+            folder: The folder.
+            weights: Weights by their names in the network. None: the network's.
+        """
+        config, weights_file = (folder / name for name in FILES)
         tensors = {f"net.{key}": value for key, value in (weights or self.net.state_dict()).items()}
         if self.moments is not None:
             tensors |= {"moments.mean": self.moments.mean, "moments.covariance": self.moments.covariance}
-        save_tensors(tensors, folder / "model.safetensors")
-        (folder / "config.json").write_text(json.dumps(self.config, indent=2) + "\n")
+        save_tensors(tensors, weights_file)
+        config.write_text(json.dumps(self.config, indent=2) + "\n")
 
     @classmethod
     def from_pretrained(cls, folder: str | Path, device: str | torch.device = "cpu") -> ScoreModel:
-        """The model saved in ``folder``, in evaluation mode. Only safetensors and JSON are read, never a pickle.
+        """Load a saved model, in evaluation mode. Only safetensors and JSON are read, never a pickle.
 
-        ``folder`` may also be the name (a str) of a model that comes with the package: ``"digits"``, a
-        class-conditional model of scikit-learn's digits (see ``scoresde/pretrained/digits/README.md``). A folder that
-        holds a model and is called so is still the folder: what was saved as ``"digits"`` is what is loaded.
+        Args:
+            folder: Folder of the model, or the name (a str) of a bundled one. ``"digits"`` is a class-conditional model
+                of scikit-learn's digits (see ``scoresde/pretrained/digits/README.md``). A local folder named "digits"
+                takes precedence over the bundled model.
+            device: Device of the model, default the CPU.
 
         Raises:
-            CheckpointError: not a folder with a model nor a known name, a truncated or foreign file, weights that do
+            CheckpointError: The folder holds no model, or there is none; a file is truncated or foreign; the weights do
                 not fit.
         """
-        folder = _located(folder)
-        config = read_json(folder / "config.json", "folder")
+        folder = locate(folder)
+        config_file, weights_file = (folder / name for name in FILES)
+        config = read_json(config_file, "folder")
         if config.pop("format", None) != FORMAT:
-            raise CheckpointError("folder", folder, f"a model written by save_pretrained (format {FORMAT!r})")
-        tensors = load_tensors(folder / "model.safetensors")
+            raise CheckpointError("folder", folder, f"one with a model written by save_pretrained (format {FORMAT!r})")
+        tensors = load_tensors(weights_file)
         try:
             moments = None
             if "moments.mean" in tensors:
@@ -193,21 +240,6 @@ class ScoreModel(Model):
             )
             model.net.load_state_dict({key.removeprefix("net."): value for key, value in tensors.items()})
         except (KeyError, TypeError, ValueError, RuntimeError, ScoreSDEError) as error:
-            raise CheckpointError("folder", f"{folder} ({error})", "a model this version can build") from error
+            expected = "one with a model that this version can build"
+            raise CheckpointError("folder", f"{folder} ({error})", expected) from error
         return model.to(device).eval()
-
-
-def shipped() -> tuple[str, ...]:
-    """The names of the models that come with the package."""
-    return tuple(sorted(path.parent.name for path in PRETRAINED.glob(f"*/{FILES[0]}")))
-
-
-def _located(folder: str | Path) -> Path:
-    """The folder that is meant: itself, or that of a shipped model of this name."""
-    path = Path(folder)
-    if isinstance(folder, str) and folder in shipped() and not any((path / name).exists() for name in FILES):
-        return PRETRAINED / folder
-    if not path.is_dir():
-        names = ", ".join(map(repr, shipped()))
-        raise CheckpointError("folder", f"{folder}, which is no folder", f"one with a model, or a name: {names}")
-    return path

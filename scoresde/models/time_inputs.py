@@ -1,7 +1,7 @@
-"""What a network is told about the time: conventions by name, so that foreign networks plug in.
+"""Time inputs: what a network receives for the time, by the names of the conventions in use.
 
-A time_input is a function of the level of the process the network was trained on; the number or ``(B,)`` tensor it returns
-is the network's second argument.
+A time input is a function of the noise level and of the process that the network was trained on. Its result, a number
+or ``(B,)``, is the network's second argument. The names let networks of other libraries plug in.
 """
 
 from __future__ import annotations
@@ -16,37 +16,70 @@ from scoresde.sde import SDE, Level
 TimeInput = Callable[[Level, SDE], float | Tensor]
 
 
-def _levels(sde: SDE, time_input: str) -> int:
-    times = sde.times
-    if times is None:
-        raise ArgumentError(
-            "time_input", repr(time_input), f"a process with counted levels (DDPM or NCSN); {sde!r} has none"
-        )
-    return len(times)
+def _count(sde: SDE, time_input: str) -> int:
+    """Return the number of levels of a discrete process."""
+    if sde.times is None:
+        expected = f"one for a process in continuous time, as {sde!r} has no counted levels (DDPM and NCSN have)"
+        raise ArgumentError("time_input", repr(time_input), expected)
+    return len(sde.times)
 
 
-def _flat(value: float | Tensor) -> float | Tensor:
-    return value.reshape(-1) if isinstance(value, Tensor) else value
+def _time(level: Level, sde: SDE) -> float | Tensor:
+    return level.t
 
 
+def _log_snr(level: Level, sde: SDE) -> float | Tensor:
+    return level.log_snr
+
+
+def _sigma(level: Level, sde: SDE) -> float | Tensor:
+    return level.sigma.reshape(-1) if isinstance(level.sigma, Tensor) else level.sigma
+
+
+def _ddpm(level: Level, sde: SDE) -> float | Tensor:
+    """Return the step counted from 0, i - 1 (Ho et al. 2020)."""
+    return level.t * _count(sde, "ddpm") - 1
+
+
+def _improved_ddpm(level: Level, sde: SDE) -> float | Tensor:
+    """Return the step counted from 0, scaled to 0..1000 (Nichol & Dhariwal 2021)."""
+    return (level.t - 1 / _count(sde, "improved_ddpm")) * 1000
+
+
+def _ncsn(level: Level, sde: SDE) -> float | Tensor:
+    """Return the index of the level; 0 is the largest sigma (Song & Ermon 2019)."""
+    return (1 - level.t) * _count(sde, "ncsn")
+
+
+def _score_sde_vp(level: Level, sde: SDE) -> float | Tensor:
+    """Return 999 t (Song et al. 2021, continuous VP and sub-VP)."""
+    return level.t * 999
+
+
+def _edm(level: Level, sde: SDE) -> float | Tensor:
+    """Return log(sigma / alpha) / 4 (Karras et al. 2022)."""
+    return level.log_snr / -8
+
+
+#: module-level functions, so that a model that holds one can be pickled
 TIME_INPUTS: dict[str, TimeInput] = {
-    "time": lambda level, sde: level.t,
-    "log_snr": lambda level, sde: level.log_snr,
-    "sigma": lambda level, sde: _flat(level.sigma),
-    "ddpm": lambda level, sde: level.t * _levels(sde, "ddpm") - 1,  # Ho et al. 2020: the step counted from 0, i - 1
-    "improved_ddpm": lambda level, sde: (level.t - 1 / _levels(sde, "improved_ddpm")) * 1000,  # Nichol & Dhariwal 2021
-    "ncsn": lambda level, sde: (1 - level.t) * _levels(sde, "ncsn"),  # Song & Ermon 2019: 0 is the largest sigma
-    "score_sde_vp": lambda level, sde: level.t * 999,  # Song et al. 2021, continuous VP and sub-VP
-    "score_sde_ve": lambda level, sde: _flat(level.sigma),  # Song et al. 2021, VE; the network takes its logarithm
-    "edm": lambda level, sde: level.log_snr / -8,  # Karras et al. 2022: log(sigma / alpha) / 4
+    "time": _time,
+    "log_snr": _log_snr,
+    "sigma": _sigma,
+    "ddpm": _ddpm,
+    "improved_ddpm": _improved_ddpm,
+    "ncsn": _ncsn,
+    "score_sde_vp": _score_sde_vp,
+    "score_sde_ve": _sigma,  # Song et al. 2021, VE; the network takes the logarithm
+    "edm": _edm,
 }
 
 
 def resolve_time_input(time_input: str | TimeInput) -> TimeInput:
-    """The time_input function of that name, or ``time_input`` itself if it is a function ``(level, sde) -> number or (B,)``.
+    """Return the time input of that name; a function ``(level, sde) -> number or (B,)`` is returned as it is.
 
     Raises:
-        UnknownNameError: no time_input has that name.
+        UnknownNameError: No time input has this name.
     """
     if callable(time_input):
         return time_input

@@ -1,76 +1,91 @@
-"""Models around models: the same estimates, asked for in another way."""
+"""Wrappers that change how a model is evaluated, not what it predicts."""
 
 from __future__ import annotations
 
 import torch
+from torch import Tensor
 
+from scoresde.checks import whole
 from scoresde.errors import ArgumentError, DTypeError
-from scoresde.models.conditions import condition_rows
+from scoresde.models.conditions import Condition, condition_rows
 from scoresde.models.estimate import Estimate
 from scoresde.models.model import Model, Wrapper
+from scoresde.sde import Level
 
 AUTOCAST_DTYPES = (torch.bfloat16, torch.float16)
 
 
 class _Chunked(Wrapper):
-    def __init__(self, model, size):
+    def __init__(self, model: Model, chunk: int):
         super().__init__(model)
-        self.size = size
+        self.chunk = chunk
 
-    def estimate(self, x, level, cond=None):
-        if len(x) <= self.size:
+    def estimate(self, x: Tensor, level: Level, cond: Condition = None) -> Estimate:
+        if len(x) <= self.chunk:
             return self.model.estimate(x, level, cond)
         parts = []
-        for begin in range(0, len(x), self.size):
-            rows = slice(begin, begin + self.size)
-            some = condition_rows(cond, rows)
-            parts.append(self.model.estimate(x[rows], level.rows(rows), some))
-        v = None if parts[0].v is None else torch.cat([part.v for part in parts])
+        for begin in range(0, len(x), self.chunk):
+            rows = slice(begin, begin + self.chunk)
+            parts.append(self.model.estimate(x[rows], level.rows(rows), condition_rows(cond, rows)))
+        learned = [part.v for part in parts if part.v is not None]
+        v = torch.cat(learned) if learned else None
         return Estimate(torch.cat([part.x0 for part in parts]), torch.cat([part.eps for part in parts]), level, v)
+
+    def extra_repr(self) -> str:
+        return f"chunk={self.chunk}"
 
 
 class _Autocast(Wrapper):
-    def __init__(self, model, dtype):
+    def __init__(self, model: Model, dtype: torch.dtype):
         super().__init__(model)
         self.low, self.high = dtype, model.dtype
 
-    def estimate(self, x, level, cond=None):
+    def estimate(self, x: Tensor, level: Level, cond: Condition = None) -> Estimate:
         with torch.autocast(x.device.type, dtype=self.low):
             estimate = self.model.estimate(x.to(self.high), level, cond)
         v = None if estimate.v is None else estimate.v.to(x.dtype)
         return Estimate(estimate.x0.to(x.dtype), estimate.eps.to(x.dtype), level, v)
 
+    def extra_repr(self) -> str:
+        return f"dtype={self.low}"
 
-def chunked(model: Model, size: int) -> Model:
-    """The model, its network called with at most ``size`` samples at a time: large batches in little memory.
 
-    x, a level per sample and ``cond`` are cut into pieces and the estimates joined, so whatever uses the model gives
-    what it gives without, up to the rounding of a network at another batch size.
+def chunked(model: Model, chunk: int) -> Model:
+    """Return the model, evaluating its network for at most ``chunk`` samples at a time.
+
+    Large batches then fit in little memory. Results are unchanged except for floating-point differences between batch
+    sizes.
+
+    Args:
+        model: The model.
+        chunk: Number of samples, a positive integer.
 
     Raises:
-        ArgumentError: ``size`` is not a whole number of at least 1.
+        ArgumentError: ``chunk`` is not a positive integer.
     """
-    if not isinstance(size, int) or isinstance(size, bool) or size < 1:
-        raise ArgumentError("chunk", size, "a whole number of samples, 1 or more")
-    return _Chunked(model, size)
+    return _Chunked(model, whole("chunk", chunk))
 
 
 def autocast(model: Model, dtype: torch.dtype) -> Model:
-    """The model, its network run under ``torch.autocast`` in ``dtype``, on the device type of x.
+    """Return the model, evaluating its network under ``torch.autocast`` on the device type of x.
 
-    x may have any dtype, float64 too: the network sees it in its own, and x0 and eps come back in that of x. So a
-    sampler's state keeps its precision around a network of low precision (Karras et al. 2022).
+    x may have any dtype, float64 too. The network receives x in its own dtype, and x0 and eps come back in the dtype of
+    x. A sampler's state thus keeps its precision around a network of low precision.
 
     Args:
+        model: The model.
         dtype: ``torch.bfloat16`` or ``torch.float16``.
 
     Raises:
-        DTypeError: another dtype.
-        ArgumentError: autocast does not know the model's device.
+        DTypeError: ``dtype`` is another dtype.
+        ArgumentError: torch.autocast does not know the model's device.
+
+    References: Karras et al. (2022).
     """
     if dtype not in AUTOCAST_DTYPES:
         raise DTypeError("autocast", dtype, "torch.bfloat16 or torch.float16")
     device = model.device.type
     if not torch.amp.is_autocast_available(device):
-        raise ArgumentError("autocast", f"{dtype} on {device!r}", "a device that torch.autocast knows, such as 'cuda'")
+        expected = "for a device that torch.autocast knows, such as 'cuda'"
+        raise ArgumentError("autocast", f"{dtype} on {device!r}", expected)
     return _Autocast(model, dtype)

@@ -1,4 +1,4 @@
-"""The yardstick: exact scores, denoisers and densities of Gaussian mixtures."""
+"""Exact scores, denoisers and densities of Gaussian mixtures."""
 
 import math
 
@@ -8,6 +8,7 @@ from scipy import stats
 
 from scoresde import VPSDE, GaussianMixture
 from scoresde.errors import ArgumentError, DTypeError, ShapeError
+from scoresde.models import Moments
 from tests.families import FAMILIES
 
 EACH = pytest.mark.parametrize("sde", FAMILIES.values(), ids=FAMILIES)
@@ -15,7 +16,7 @@ MIXTURES = pytest.mark.parametrize("name", ["mixture_2d", "mixture_16d"])
 
 
 def torch_mixture(mixture, alpha=1.0, sigma=0.0):
-    """The same law by torch.distributions."""
+    """Return the same density by torch.distributions."""
     n = mixture.means.shape[1]
     covariances = mixture.vectors @ torch.diag_embed(mixture.values) @ mixture.vectors.mT
     covariances = alpha**2 * covariances + sigma**2 * torch.eye(n, dtype=torch.float64)
@@ -126,7 +127,7 @@ def test_float32_is_close_to_float64(name, request, generator):
 
 
 @MIXTURES
-def test_samples_have_the_mixtures_law(name, request, generator):
+def test_samples_have_the_law_of_the_mixture(name, request, generator):
     """Chi-square of the component counts, Kolmogorov-Smirnov of the Mahalanobis distances; 1e-4 false alarms each."""
     mixture, n = request.getfixturevalue(name), 20_000
     x, k = mixture.sample(n, generator, return_component=True)
@@ -152,7 +153,7 @@ def test_moments_are_those_of_samples(name, request, generator):
 
 @EACH
 def test_moments_give_the_gaussian_of_the_marginal(sde, generator):
-    """For one Gaussian component the moments' density is p_t itself."""
+    """For a single Gaussian, the density of the moments is p_t itself."""
     factor = torch.randn(3, 3, generator=generator, dtype=torch.float64)
     mixture = GaussianMixture(torch.ones(1, 3), (factor @ factor.T + 0.1 * torch.eye(3))[None])
     x = torch.randn(5, 3, generator=generator, dtype=torch.float64)
@@ -165,15 +166,11 @@ def test_moments_give_the_gaussian_of_the_marginal(sde, generator):
 def test_moments_of_data_of_any_rank(generator):
     for shape in ((200,), (200, 2), (200, 2, 3)):
         x = torch.randn(shape, generator=generator, dtype=torch.float64)
-        full, diagonal = type(mixture_moments()).of(x), type(mixture_moments()).of(x, diagonal=True)
+        full, diagonal = Moments.of(x), Moments.of(x, diagonal=True)
         assert full.mean.shape == shape[1:]
         torch.testing.assert_close(full.covariance.diagonal(), diagonal.covariance)
         assert full.log_prob(x, 0.5, 1.0).shape == (200,)
         torch.testing.assert_close(full.std**2, diagonal.std**2)
-
-
-def mixture_moments():
-    return GaussianMixture(torch.zeros(1, 2), 1.0).moments
 
 
 def test_draws_follow_the_generator(mixture_2d):
@@ -207,9 +204,9 @@ def test_bad_mixtures_are_refused(arguments, name):
 
 
 def test_bad_calls_are_refused(mixture_2d):
-    with pytest.raises(ShapeError, match="`x` must be .*, got"):
+    with pytest.raises(ShapeError, match=r"`x` must be .*, got"):
         mixture_2d.log_prob(torch.zeros(4, 3))
-    with pytest.raises(DTypeError, match="`x` must be .*, got"):
+    with pytest.raises(DTypeError, match=r"`x` must be .*, got"):
         mixture_2d.log_prob(torch.zeros(4, 2, dtype=torch.long))
-    with pytest.raises(ShapeError, match="`t` must be .*, got"):
+    with pytest.raises(ShapeError, match=r"`t` must be .*, got"):
         mixture_2d.model(VPSDE())(torch.zeros(4, 2), torch.full((4, 1), 0.5))

@@ -1,4 +1,4 @@
-"""What networks predict: every row of the table, at every family, level and rank; and EDM's preconditioning."""
+"""Predictions of networks: every row of the table for every process, level and rank; EDM's preconditioning."""
 
 import numpy as np
 import pytest
@@ -18,7 +18,7 @@ EACH = pytest.mark.parametrize("sde", FAMILIES.values(), ids=FAMILIES)
 ROWS = pytest.mark.parametrize("predicts", PREDICTIONS)
 SHAPES = [(5,), (5, 2), (5, 5, 7), (5, 3, 8, 8), (5, 1, 4, 4, 4)]
 
-# F in the words of each source, beside the table's (p, q)
+# F by the formula of each source, to compare with the table's (p, q)
 SOURCES = {
     "noise": lambda x0, eps, alpha, sigma: eps,
     "data": lambda x0, eps, alpha, sigma: x0,
@@ -34,7 +34,7 @@ def draw(shape, seed=0, dtype=torch.float64):
 
 
 def constant(F):
-    """A network that answers F."""
+    """Return a network whose output is always F."""
     return lambda x, time_input: F
 
 
@@ -42,9 +42,9 @@ def constant(F):
 @ROWS
 @pytest.mark.parametrize("t", [0.0, 1e-3, 0.1, 0.5, 0.9, 1.0])
 def test_P11_round_trip_in_float64(sde, predicts, t):
-    """x0 and eps to 1e-12, from F = p x0 + q eps, at both ends too wherever F determines them.
+    """x0 and eps to 1e-12 from F = p x0 + q eps, also at both ends where F determines them.
 
-    Where alpha or sigma is below 1e-3, x itself holds that much less of x0 or eps, and the bound grows in proportion.
+    Below alpha or sigma = 1e-3, x contains less of x0 or eps, and the bound grows in proportion.
     """
     x0, eps = draw((5, 3))
     level = sde.level(t, x0)
@@ -72,7 +72,7 @@ def test_P11_round_trip_in_float64(sde, predicts, t):
     names=st.tuples(*2 * [st.sampled_from(sorted(PREDICTIONS))]),
     data_std=st.floats(0.1, 10.0),
 )
-def test_P11_any_row_converts_to_any_other_and_back(alpha, sigma, names, data_std):
+def test_P11_any_row_converts_to_any_other(alpha, sigma, names, data_std):
     """At any level of any process: F -> (x0, eps) -> F' -> (x0, eps)."""
     x0, eps = draw((4, 2))
     x = alpha * x0 + sigma * eps
@@ -116,7 +116,7 @@ def test_P11_any_rank_and_dtype(predicts, shape, dtype):
 @pytest.mark.parametrize("data_std", [0.5, 1.0, 3.0])
 @pytest.mark.parametrize("sde", [VESDE.linear(80.0), VESDE(0.002, 80.0)], ids=repr)
 def test_edm_preconditioning_is_the_papers(sde, data_std):
-    """D(x) = c_skip x + c_out F(c_in x, c_noise) by a network that shows what it is given."""
+    """D(x) = c_skip x + c_out F(c_in x, c_noise), by a network that records its inputs."""
     seen = {}
 
     def probe(x, time_input):
@@ -138,10 +138,10 @@ def test_edm_preconditioning_is_the_papers(sde, data_std):
 
 def test_edm_under_another_process_is_edm_in_its_coordinates():
     """At equal sigma/alpha the denoiser is the same function of x/alpha, and the time_input the same number."""
-    labels = []
+    inputs = []
 
     def probe(x, time_input):
-        labels.append(time_input)
+        inputs.append(time_input)
         return torch.sin(x)
 
     x, ve, vp = draw((4, 3))[0], VESDE.linear(80.0), VPSDE()
@@ -150,7 +150,7 @@ def test_edm_under_another_process_is_edm_in_its_coordinates():
     models = [ScoreModel(probe, sde, "edm", time_input="edm", data_std=0.5) for sde in (ve, vp)]
     expected, value = models[0](x, ratio / 80.0).x0, models[1](alpha * x, t).x0
     torch.testing.assert_close(value, expected, rtol=1e-12, atol=1e-12)
-    torch.testing.assert_close(*labels, rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(*inputs, rtol=1e-12, atol=1e-12)
 
 
 def test_scale_input_can_be_chosen():
@@ -205,7 +205,7 @@ def test_unknown_names_are_refused_when_the_model_is_made():
 
 @pytest.mark.parametrize("shape", [(3, 1), (1,), (4,), (2, 3)])
 def test_a_time_of_another_shape_is_refused(shape):
-    with pytest.raises(ShapeError, match="`t` must be .*, got"):
+    with pytest.raises(ShapeError, match=r"`t` must be .*, got"):
         model()(torch.zeros(3, 2), torch.full(shape, 0.5))
 
 

@@ -1,4 +1,4 @@
-"""The model that comes with the package: found by its name, good, and what its card says of it."""
+"""The bundled model: it is found by its name, it is good, and its card is true."""
 
 import configparser
 import hashlib
@@ -11,7 +11,7 @@ import torch
 from scoresde import VPSDE, ResidualMLP, ScoreModel, bits_per_dim, load_data, sample
 from scoresde.data.digits import load_digits
 from scoresde.errors import CheckpointError
-from scoresde.models.score_model import PRETRAINED, shipped
+from scoresde.models.pretrained import PRETRAINED, bundled
 
 DIGITS = PRETRAINED / "digits"
 
@@ -26,8 +26,8 @@ def data():
     return load_data("digits")
 
 
-def test_its_samples_are_digits_of_the_class_they_are_asked_for(model, data):
-    """The nearest of the mean digits is that of the class: for 80 % of real digits, and here for more."""
+def test_its_samples_belong_to_their_class(model, data):
+    """The nearest mean digit is that of the class for 80 % of real digits, and for more of these samples."""
     train, _ = data
     labels = torch.arange(10).repeat(4)
     x = sample(model, (40, 1, 8, 8), steps=12, cond={"y": labels}, generator=torch.Generator().manual_seed(0))
@@ -39,8 +39,8 @@ def test_its_samples_are_digits_of_the_class_they_are_asked_for(model, data):
     assert (nearest == labels).double().mean() >= 0.8
 
 
-def test_its_likelihood_of_digits_it_was_not_trained_on(model, data):
-    """With the label, without one, and with a wrong one; standard errors of the mean are 0.05 bits/dim."""
+def test_its_likelihood_of_held_out_digits(model, data):
+    """With the right label, without one and with a wrong one. Standard errors of the mean are 0.05 bits/dim."""
     _, held_out = data
     items = held_out.take(8)
     bits = {}
@@ -53,20 +53,20 @@ def test_its_likelihood_of_digits_it_was_not_trained_on(model, data):
 
 
 def test_the_card_names_the_digits_held_out(model):
-    """By their places in scikit-learn's order, whatever a split by seed may become; nothing was measured on them."""
-    places = torch.tensor(json.loads((DIGITS / "held_out.json").read_text()))
+    """Their indices in scikit-learn's order are listed, and the moments were measured on the other digits."""
+    indices = torch.tensor(json.loads((DIGITS / "held_out.json").read_text()))
     digits = load_digits()
-    assert len(places) == len(places.unique()) == 360
+    assert len(indices) == len(indices.unique()) == 360
     _, held_out = load_data("digits")
-    assert torch.equal(held_out.raw, digits.raw[places])
+    assert torch.equal(held_out.raw, digits.raw[indices])
     others = torch.ones(len(digits), dtype=torch.bool)
-    others[places] = False
+    others[indices] = False
     mean, covariance = digits.subset(others.nonzero().flatten()).moments()
     torch.testing.assert_close(model.moments.mean, mean)
     torch.testing.assert_close(model.moments.covariance, covariance)
 
 
-def test_the_recipe_builds_this_very_model_and_the_card_has_its_checksum(data):
+def test_the_recipe_and_the_checksum_are_those_of_the_model(data):
     from scoresde.app import build
     from scoresde.app.config_files import load_config
 
@@ -86,10 +86,10 @@ def test_every_file_is_in_the_package_data():
     patterns = setup["options.package_data"]["scoresde"].split()
     packed = {path for pattern in patterns for path in PRETRAINED.parent.glob(pattern)}
     assert {path for path in PRETRAINED.rglob("*") if path.is_file()} <= packed
-    assert shipped() == ("digits",)
+    assert bundled() == ("digits",)
 
 
-def test_a_saved_model_of_that_name_is_the_one_that_is_loaded(tmp_path, monkeypatch):
+def test_a_local_folder_takes_precedence(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     Path("digits").mkdir()
     (Path("digits") / "0001.png").write_text("an image, say")
@@ -101,11 +101,11 @@ def test_a_saved_model_of_that_name_is_the_one_that_is_loaded(tmp_path, monkeypa
     assert ScoreModel.from_pretrained("digits").net.config["shape"] == [2]
     (Path("digits") / "config.json").unlink()
     with pytest.raises(CheckpointError, match=r"config\.json"):
-        ScoreModel.from_pretrained("digits")  # half a model is not passed over in silence
+        ScoreModel.from_pretrained("digits")  # half a model is an error
 
 
 @pytest.mark.parametrize("name", ["digit", "../digits", "digits/", Path("digits")])
-def test_what_is_neither_a_folder_nor_a_name(name, tmp_path, monkeypatch):
+def test_an_unknown_folder_or_name_is_refused(name, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(CheckpointError, match=r"expected .*'digits'"):
+    with pytest.raises(CheckpointError, match=r"must be .*'digits'"):
         ScoreModel.from_pretrained(name)

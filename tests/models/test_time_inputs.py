@@ -1,4 +1,4 @@
-"""What networks are told about time, and models under other processes."""
+"""Time inputs of networks, and models under other processes."""
 
 import math
 
@@ -14,66 +14,65 @@ from tests.families import FAMILIES
 DDPM_200, NCSN_100 = DDPM.linear(200), NCSN.geometric(0.01, 50.0, 100)
 
 
-def told(sde, time_input, t, batch=3):
-    """What the network hears at time t, as a scalar and as (B,)."""
-    heard = []
-    model = ScoreModel(lambda x, time_input: heard.append(time_input) or x, sde, time_input=time_input)
+def received(sde, time_input, t, batch=3):
+    """Return the time input of a network at time t, the same for a scalar t and for (B,)."""
+    inputs = []
+    model = ScoreModel(lambda x, time_input: inputs.append(time_input) or x, sde, time_input=time_input)
     x = torch.zeros(batch, 2, dtype=torch.float64)
     model(x, t)
     model(x, torch.full((batch,), t, dtype=torch.float64))
-    for value in heard:
+    for value in inputs:
         assert value.shape == (batch,)
         assert value.dtype == torch.float64
-    torch.testing.assert_close(heard[0], heard[1], rtol=1e-9, atol=1e-9)
-    return heard[0][0].item()
+    torch.testing.assert_close(inputs[0], inputs[1], rtol=1e-9, atol=1e-9)
+    return inputs[0][0].item()
 
 
 @pytest.mark.parametrize("i", [1, 2, 73, 199, 200])
-def test_P13_labels_of_ddpm(i):
+def test_P13_time_inputs_of_ddpm(i):
     """Ho et al. count steps from 0; Nichol & Dhariwal rescale the count to 0..1000."""
-    assert told(DDPM_200, "ddpm", DDPM_200.time(i)) == pytest.approx(i - 1, abs=1e-9)
-    assert told(DDPM_200, "improved_ddpm", DDPM_200.time(i)) == pytest.approx((i - 1) * 1000 / 200, abs=1e-9)
+    assert received(DDPM_200, "ddpm", DDPM_200.time(i)) == pytest.approx(i - 1, abs=1e-9)
+    assert received(DDPM_200, "improved_ddpm", DDPM_200.time(i)) == pytest.approx((i - 1) * 1000 / 200, abs=1e-9)
 
 
 @pytest.mark.parametrize("i", [0, 1, 50, 99])
-def test_N1_label_of_ncsn(i):
+def test_N1_time_input_of_ncsn(i):
     """Song & Ermon number the levels from the largest sigma, from 0."""
     levels = NCSN_100.sigmas.flip(0)
     t = NCSN_100.time_of(-2 * levels[i].log()).item()
-    assert told(NCSN_100, "ncsn", t) == pytest.approx(i, abs=1e-6)
-    assert told(NCSN_100, "sigma", t) == pytest.approx(levels[i].item(), rel=1e-9)
+    assert received(NCSN_100, "ncsn", t) == pytest.approx(i, abs=1e-6)
+    assert received(NCSN_100, "sigma", t) == pytest.approx(levels[i].item(), rel=1e-9)
 
 
 @pytest.mark.parametrize("t", [0.001, 0.37, 1.0])
-def test_labels_of_continuous_processes(t):
+def test_time_inputs_of_continuous_processes(t):
     vp, ve = VPSDE(), VESDE()
-    assert told(vp, "time", t) == pytest.approx(t)
-    assert told(vp, "score_sde_vp", t) == pytest.approx(999 * t)
-    assert told(ve, "score_sde_ve", t) == pytest.approx(0.01 * 5000**t)
-    assert told(ve, "edm", t) == pytest.approx(math.log(0.01 * 5000**t) / 4)
+    assert received(vp, "time", t) == pytest.approx(t)
+    assert received(vp, "score_sde_vp", t) == pytest.approx(999 * t)
+    assert received(ve, "score_sde_ve", t) == pytest.approx(0.01 * 5000**t)
+    assert received(ve, "edm", t) == pytest.approx(math.log(0.01 * 5000**t) / 4)
     ratio = (vp.sigma(t) / vp.alpha(t)).item()
-    assert told(vp, "edm", t) == pytest.approx(math.log(ratio) / 4)
-    assert told(vp, "log_snr", t) == pytest.approx(-2 * math.log(ratio))
+    assert received(vp, "edm", t) == pytest.approx(math.log(ratio) / 4)
+    assert received(vp, "log_snr", t) == pytest.approx(-2 * math.log(ratio))
 
 
-def test_a_label_may_be_a_function():
-    assert told(VPSDE(), lambda level, sde: level.t * 7, 0.5) == pytest.approx(3.5)
+def test_a_time_input_may_be_a_function():
+    assert received(VPSDE(), lambda level, sde: level.t * 7, 0.5) == pytest.approx(3.5)
 
 
-def test_every_label_is_tested_here():
-    assert set(TIME_INPUTS) == {
-        "time", "log_snr", "sigma", "ddpm", "improved_ddpm", "ncsn", "score_sde_vp", "score_sde_ve", "edm"
-    }  # fmt: skip
+def test_every_time_input_is_tested_here():
+    names = "time log_snr sigma ddpm improved_ddpm ncsn score_sde_vp score_sde_ve edm"
+    assert set(TIME_INPUTS) == set(names.split())
 
 
 @pytest.mark.parametrize("time_input", ["ddpm", "improved_ddpm", "ncsn"])
-def test_counted_labels_need_counted_levels(time_input):
+def test_counted_time_inputs_need_counted_levels(time_input):
     with pytest.raises(ArgumentError, match="counted levels"):
-        told(VPSDE(), time_input, 0.5)
+        received(VPSDE(), time_input, 0.5)
 
 
 def test_P13_sinusoidal_features_of_the_step():
-    """PE(i) = [sin(i w_k), cos(i w_k)], w_k = 10000^(-2k/d), of the step that a DDPM's network is told."""
+    """PE(i) = [sin(i w_k), cos(i w_k)], w_k = 10000^(-2k/d), of the step that a DDPM's network receives."""
     features = []
     embedding = Sinusoidal(8)
 
@@ -102,8 +101,8 @@ OTHERS = {
 
 @pytest.mark.parametrize("name", OTHERS)
 @pytest.mark.parametrize("trained", ["vp", "flow", "ve-linear"])
-def test_P12_a_mixtures_model_under_another_process_is_its_own_model_there(name, trained, mixture_2d, generator):
-    """Wherever both reach the log-SNR: x0, eps and score to 1e-10, for one time and for a time per sample."""
+def test_P12_a_mixture_under_another_process_is_exact(name, trained, mixture_2d, generator):
+    """x0, eps and score to 1e-10 where both processes reach the log-SNR, for one time and a time per sample."""
     inner, sde = FAMILIES[trained], OTHERS[name]
     moved, own = mixture_2d.model(inner).with_sde(sde), mixture_2d.model(sde)
     low = max(inner.log_snr(1.0).item(), sde.log_snr(1.0).item(), -14.0) + 1e-3
@@ -118,8 +117,8 @@ def test_P12_a_mixtures_model_under_another_process_is_its_own_model_there(name,
         torch.testing.assert_close(ours.score, exact.score, rtol=1e-10, atol=1e-10 / sde.sigma(t).min().item())
 
 
-def test_a_model_says_where_it_has_not_been(mixture_2d):
-    """Beyond the log-SNR that its own process reaches it refuses, rather than answer for another noise level."""
+def test_a_log_snr_out_of_range_is_refused(mixture_2d):
+    """The model raises an error instead of an estimate for another noise level."""
     model = mixture_2d.model(VPSDE()).with_sde(FlowSDE())
     x = torch.zeros(2, 2)
     assert model(x, 0.5).x0.isfinite().all()

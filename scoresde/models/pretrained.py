@@ -1,0 +1,47 @@
+"""Folders with saved models: their format, and those that come with the package."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from scoresde.errors import CheckpointError
+
+FORMAT = "scoresde-model-2"  # what config.json says of itself
+FILES = ("config.json", "model.safetensors")
+#: the models that come with the package, a folder each; its README.md says what it is and how it was made
+PRETRAINED = Path(__file__).parents[1] / "pretrained"
+
+
+def bundled() -> tuple[str, ...]:
+    """Return the names of the models that come with the package."""
+    return tuple(sorted(path.parent.name for path in PRETRAINED.glob(f"*/{FILES[0]}")))
+
+
+def locate(folder: str | Path) -> Path:
+    """Return the folder of a saved model.
+
+    Args:
+        folder: A folder, or the name (a str) of a bundled model. A local folder of that name that holds a model takes
+            precedence over the bundled one.
+
+    Raises:
+        CheckpointError: There is neither a folder nor a bundled model of this name.
+    """
+    path = Path(folder)
+    if isinstance(folder, str) and folder in bundled() and not any((path / name).exists() for name in FILES):
+        return PRETRAINED / folder
+    if not path.is_dir():
+        names = ", ".join(map(repr, bundled()))
+        raise CheckpointError("folder", f"{folder}, which is not a folder", f"one with a model, or a name: {names}")
+    return path
+
+
+def refuse_other_files(folder: Path) -> None:
+    """Raise an error if a folder holds anything else than a model, which saving would lose.
+
+    Raises:
+        CheckpointError: The folder holds another file.
+    """
+    others = sorted({file.name for file in folder.iterdir()} - set(FILES)) if folder.is_dir() else []
+    if others:
+        raise CheckpointError("folder", f"{folder}, which holds {others[0]}", "a new folder, or that of a model")
