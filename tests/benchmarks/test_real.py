@@ -33,7 +33,7 @@ def fashion(tmp_path_factory):
     folder, generator = tmp_path_factory.mktemp("idx"), np.random.default_rng(0)
     for part, n in (("train", 48), ("t10k", 32)):
         labels = np.arange(n, dtype=np.uint8) % 2
-        images = generator.wholes(0, 100, (n, 8, 8), dtype=np.uint8)
+        images = generator.integers(0, 100, (n, 8, 8), dtype=np.uint8)
         images[labels == 0, :4] += 150
         images[labels == 1, 4:] += 150
         write_idx(folder / f"{part}-images-idx3-ubyte", images)
