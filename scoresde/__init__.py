@@ -1,7 +1,11 @@
-"""scoresde: score-based generative models in continuous time.
+"""Score-based generative models in continuous time.
 
-One forward process (VP, sub-VP, VE, and DDPM and NCSN as exact special cases), one model interface, and samplers,
-likelihoods and training written once for all of them. The equations are in docs/equations.md.
+One forward process (``scoresde.sde``: VP, sub-VP, VE and flow matching, with DDPM and NCSN as exact special cases) and
+one interface to a model (``scoresde.models``) serve three verbs: ``scoresde.sampling``, ``scoresde.likelihood`` and
+``scoresde.training``. Networks are in ``scoresde.nets``, data in ``scoresde.data``, conditioning in
+``scoresde.guidance``, and the command line in ``scoresde.app``. The names of the README are here at the top.
+
+The table of equations, docs/equations.md, names the code and the tests of each.
 """
 
 import lazy_loader

@@ -1,11 +1,14 @@
-"""Argument checks shared by all rooms. Only :func:`finite` and :func:`samples_with_nan` read the values of a tensor."""
+"""Argument checks shared by all rooms.
+
+Only :func:`finite` reads the values of a tensor, and thus waits for the device.
+"""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
 from operator import index
-from typing import TYPE_CHECKING, SupportsFloat, cast
+from typing import TYPE_CHECKING, SupportsFloat, SupportsIndex, cast
 
 from scoresde.errors import ArgumentError, NonFiniteError
 
@@ -18,13 +21,13 @@ SHOWN = 8  # samples that a message lists
 def whole(name: str, value: object, least: int = 1) -> int:
     """Return ``value`` as an int of at least ``least``.
 
-    NumPy integers and the entries of a ``torch.Size`` are integers too; booleans are not.
+    NumPy integers and integer tensors of one entry are integers too. Booleans are not.
 
     Raises:
         ArgumentError: ``value`` is not an integer, or is below ``least``.
     """
     try:
-        number = None if isinstance(value, bool) else index(value)  # type: ignore[arg-type]
+        number = None if isinstance(value, bool) else index(cast(SupportsIndex, value))
     except TypeError:
         number = None
     if number is None or number < least:
@@ -36,7 +39,7 @@ def wholes(name: str, values: object, least: int = 1) -> tuple[int, ...]:
     """Return ``values`` as a tuple of ints of at least ``least``.
 
     Raises:
-        ArgumentError: ``values`` is not a sequence, or one of them is not such an integer.
+        ArgumentError: ``values`` is not a sequence, or an entry is not such an integer.
     """
     if isinstance(values, str) or not isinstance(values, Iterable):
         raise ArgumentError(name, repr(values), f"a sequence of integers >= {least}")
@@ -46,8 +49,13 @@ def wholes(name: str, values: object, least: int = 1) -> tuple[int, ...]:
 def number(name: str, value: object, expected: str = "a finite number") -> float:
     """Return ``value`` as a finite float.
 
+    Args:
+        name: Name of the argument, for the message.
+        value: A number, or a tensor or array of one entry. Booleans and strings are not numbers.
+        expected: Text of the message after "must be".
+
     Raises:
-        ArgumentError: ``value`` is no real number, or is NaN or infinite.
+        ArgumentError: ``value`` is not a real number, or is NaN or infinite.
     """
     try:
         result = math.nan if isinstance(value, bool | str) else float(cast(SupportsFloat, value))
@@ -62,7 +70,7 @@ def positive(name: str, value: object) -> float:
     """Return ``value`` as a positive, finite float.
 
     Raises:
-        ArgumentError: ``value`` is anything else.
+        ArgumentError: ``value`` is not such a number.
     """
     result = number(name, value, "a positive number")
     if result <= 0:
@@ -74,7 +82,7 @@ def probability(name: str, value: object) -> float:
     """Return ``value`` as a float in [0, 1).
 
     Raises:
-        ArgumentError: ``value`` is anything else.
+        ArgumentError: ``value`` is not such a number.
     """
     result = number(name, value, "a number in [0, 1)")
     if not 0 <= result < 1:
@@ -83,20 +91,23 @@ def probability(name: str, value: object) -> float:
 
 
 def samples_with_nan(bad: Sequence[int], total: int) -> str:
-    """Return the words "NaN or infinity in 2 of 5 samples (0, 3)" for the indices ``bad`` of ``total`` samples."""
+    """Return the part of a message that names samples with NaN.
+
+    For the indices ``bad`` = [0, 3] of ``total`` = 5 samples: "NaN or infinity in 2 of 5 samples (0, 3)".
+    """
     shown = ", ".join(map(str, bad[:SHOWN])) + (", ..." if len(bad) > SHOWN else "")
     return f"NaN or infinity in {len(bad)} of {total} samples ({shown})"
 
 
 def finite(x: Tensor, where: str) -> Tensor:
-    """Return ``x`` ``(B, ...)`` if all its entries are finite. Waits for the device.
+    """Return ``x`` if all its entries are finite; wait for the device.
 
     Args:
-        x: any tensor with a batch axis; one on the meta device, which has no values, passes.
-        where: what x is, the start of the message.
+        x: Tensor ``(B, ...)``. On the meta device, which has no values, every tensor passes.
+        where: What ``x`` is; the message starts with it.
 
     Raises:
-        NonFiniteError: NaN or infinity; names the samples.
+        NonFiniteError: NaN or infinity. The message names the samples.
     """
     if x.is_meta:
         return x

@@ -1,7 +1,14 @@
-"""Typed errors. Each names the argument, what came and what was expected, so that a message is enough to mend a call.
+"""Typed errors, whose messages suffice to correct a call.
 
-Every error of the toolkit is a :class:`ScoreSDEError`; each also derives from the built-in class a caller would guess
-(``ValueError``, ``TypeError``, ``ImportError``...), so that plain ``except ValueError`` goes on working.
+Every error of the toolkit is a :class:`ScoreSDEError`. Each also derives from the built-in class that a caller would
+guess (``ValueError``, ``TypeError``, ``ImportError``, ...), so that a plain ``except ValueError`` works.
+
+A message about an argument has one form, made from three parts::
+
+    `steps` must be a positive integer, got 2.5
+
+Write ``expected`` so that it reads well after "must be". Errors pickle with their attributes, so that a worker process
+can send one to its parent.
 """
 
 from __future__ import annotations
@@ -11,20 +18,25 @@ from collections.abc import Iterable
 
 
 class ScoreSDEError(Exception):
-    """Base of all errors raised on purpose by scoresde."""
+    """Base class of the errors that scoresde raises on purpose."""
 
 
 class ArgumentError(ScoreSDEError, ValueError):
-    """An argument has a value it cannot have.
+    """An argument has a value that it must not have.
 
-    Attributes ``argument``, ``got`` and ``expected`` hold the three parts of the message.
+    Args:
+        argument: Name of the argument.
+        got: Its value, or a description of it.
+        expected: What the argument must be.
+
+    The attributes have the same names.
     """
 
     def __init__(self, argument: str, got: object, expected: str):
         self.argument, self.got, self.expected = argument, got, expected
         super().__init__(f"`{argument}` must be {expected}, got {got}")
 
-    def __reduce__(self):
+    def __reduce__(self) -> tuple[object, ...]:
         return type(self), (self.argument, self.got, self.expected)
 
 
@@ -33,7 +45,7 @@ class ShapeError(ArgumentError):
 
 
 class DeviceError(ArgumentError):
-    """Tensors, or a generator and the tensors it draws for, live on different devices."""
+    """Tensors, or a generator and its tensors, are on different devices."""
 
 
 class DTypeError(ArgumentError, TypeError):
@@ -41,60 +53,84 @@ class DTypeError(ArgumentError, TypeError):
 
 
 class UnknownNameError(ArgumentError, KeyError):
-    """A name that is not in the list of known names; the message offers the nearest ones."""
+    """A name is not in the list of known names.
+
+    Args:
+        argument: Name of the argument.
+        got: The unknown name, the attribute ``name``.
+        known: The known names. The message lists them and suggests the nearest.
+    """
 
     def __init__(self, argument: str, got: object, known: Iterable[str]):
-        self.known = tuple(known)
+        self.name, self.known = got, tuple(known)
         near = difflib.get_close_matches(str(got), self.known, n=1, cutoff=0.5)
         hint = f" (did you mean {near[0]!r}?)" if near else ""
-        self.name = got
         super().__init__(argument, f"{got!r}{hint}", f"one of {', '.join(map(repr, self.known))}")
 
-    def __reduce__(self):
+    def __reduce__(self) -> tuple[object, ...]:
         return type(self), (self.argument, self.name, self.known)
 
-    def __str__(self):  # KeyError would print the repr of the message
-        return self.args[0]
+    def __str__(self) -> str:  # KeyError would show the repr of the message
+        return str(self.args[0])
 
 
 class DataError(ArgumentError):
-    """Data that cannot be used: an empty folder, mixed image sizes, NaN, a wrong dtype or number of levels."""
+    """Data are unusable: no files, mixed sizes, NaN, a wrong value range."""
 
 
 class ConfigError(ArgumentError):
-    """A configuration with an unknown key or a value that does not fit."""
+    """A configuration has an unknown key or a value that does not fit."""
 
 
 class CheckpointError(ArgumentError):
-    """A checkpoint that is missing, truncated, foreign, or was made for something else."""
+    """A checkpoint is missing, truncated, foreign, or of another model."""
 
 
 class RunFolderError(ArgumentError):
-    """A folder that is not a run folder, or one that would have been overwritten."""
+    """A folder is not a run folder, or is one that must not be overwritten."""
 
 
 class NonFiniteError(ScoreSDEError, FloatingPointError):
-    """NaN or infinity where a number is due: a loss (names the step), a network's output (names the samples)."""
+    """NaN or infinity in a result.
+
+    For a loss the message names the step, for a network's output the samples.
+    """
 
 
 class ToleranceError(ScoreSDEError, ArithmeticError):
-    """An adaptive solver could not reach its tolerance; the message names the time, the step and the calls spent."""
+    """An adaptive solver did not reach its tolerance.
+
+    The message names the time, the step size and the number of network calls.
+    """
 
 
 class LostRankError(ScoreSDEError, RuntimeError):
-    """Another process of a run on several devices has failed or was killed; names this process's rank."""
+    """Another process of a distributed run failed or was killed.
+
+    Args:
+        rank: Rank of the process that raises the error.
+        reason: What it observed.
+    """
 
     def __init__(self, rank: int, reason: str):
         self.rank, self.reason = rank, reason
         super().__init__(f"rank {rank} lost another process of this run ({reason}); the checkpoints are intact")
 
-    def __reduce__(self):
+    def __reduce__(self) -> tuple[object, ...]:
         return type(self), (self.rank, self.reason)
 
 
 class MissingExtraError(ScoreSDEError, ImportError):
-    """An optional dependency is not installed; the message names the extra that brings it."""
+    """An optional dependency is not installed.
+
+    Args:
+        package: Name of the missing package.
+        extra: Extra of scoresde that installs it.
+    """
 
     def __init__(self, package: str, extra: str):
         self.package, self.extra = package, extra
-        super().__init__(f"{package} is not installed; it comes with: python -m pip install 'scoresde[{extra}]'")
+        super().__init__(f"{package} is not installed; install it with: python -m pip install 'scoresde[{extra}]'")
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return type(self), (self.package, self.extra)

@@ -1,4 +1,4 @@
-"""Files that are written all or nothing, and tensors that are read without running anything."""
+"""Files written all or nothing, and tensors read without running code."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import uuid
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from scoresde.errors import CheckpointError
 
@@ -30,13 +30,14 @@ def _sync(path: Path) -> None:
 
 @contextmanager
 def atomic_folder(folder: str | Path) -> Iterator[Path]:
-    """A new folder to fill, which takes the place of ``folder`` only when the block ends without an error.
+    """Yield a new folder that replaces ``folder`` if the block succeeds.
 
-    Until then, and after any failure (a full disk, an interrupt), ``folder`` is as it was and nothing else is left.
+    After a failure (a full disk, an interrupt) ``folder`` is unchanged and the new folder is removed.
 
     Raises:
-        CheckpointError: the folder cannot be written; names the cause.
+        CheckpointError: The folder cannot be written. The message names the cause.
     """
+    # 1. fill a hidden neighbour, 2. flush it to the disk, 3. exchange the two, 4. remove what is left over
     folder = Path(folder)
     new = folder.parent / f".{folder.name}.{uuid.uuid4().hex[:8]}.new"
     old = new.with_suffix(".old")
@@ -52,7 +53,7 @@ def atomic_folder(folder: str | Path) -> Iterator[Path]:
         new.rename(folder)
         _sync(folder.parent)
     except OSError as error:
-        raise CheckpointError("folder", f"{folder} ({error})", "a place that can be written") from error
+        raise CheckpointError("folder", f"{folder} ({error})", "a writable folder") from error
     finally:
         if old.exists() and not folder.exists():
             old.rename(folder)
@@ -60,11 +61,17 @@ def atomic_folder(folder: str | Path) -> Iterator[Path]:
         shutil.rmtree(old, ignore_errors=True)
 
 
-def write_atomically(path: str | os.PathLike, content: str | bytes) -> Path:
-    """Write ``content`` (text as UTF-8) to ``path`` by way of a neighbouring temporary file, and return the path.
+def write_atomically(path: str | os.PathLike[str], content: str | bytes) -> Path:
+    """Write ``content`` to ``path`` all or nothing; return the path.
 
-    Missing parent folders are made. If anything fails (a full disk, a lost permission), the old file stays as it was,
-    the temporary one is removed and the ``OSError`` goes on to the caller.
+    A temporary file beside ``path`` takes the content and then replaces ``path``. Parent folders are created.
+
+    Args:
+        path: File to write.
+        content: Bytes, or text, which is encoded as UTF-8.
+
+    Raises:
+        OSError: The file cannot be written. The old file is unchanged and the temporary one removed.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -77,7 +84,7 @@ def write_atomically(path: str | os.PathLike, content: str | bytes) -> Path:
             os.fsync(file.fileno())
         mask = os.umask(0)
         os.umask(mask)
-        os.chmod(temporary, 0o666 & ~mask)  # mkstemp's 0600 would hide a report from everyone else
+        os.chmod(temporary, 0o666 & ~mask)  # mkstemp's 0600 would hide a report from other users
         os.replace(temporary, path)
     except BaseException:
         Path(temporary).unlink(missing_ok=True)
@@ -89,7 +96,7 @@ def save_tensors(tensors: Mapping[str, Tensor], path: Path) -> None:
     """Write tensors as safetensors.
 
     Raises:
-        OSError: the disk is full or the place cannot be written.
+        OSError: The disk is full, or the path cannot be written.
     """
     from safetensors.torch import save
 
@@ -99,8 +106,10 @@ def save_tensors(tensors: Mapping[str, Tensor], path: Path) -> None:
 def load_tensors(path: str | Path) -> dict[str, Tensor]:
     """Read a safetensors file onto the CPU.
 
+    A pickle, which could run code, is never read.
+
     Raises:
-        CheckpointError: missing, a pickle (which could run code, and is never read), truncated, or foreign.
+        CheckpointError: The file is missing, a pickle, truncated, or foreign.
     """
     from safetensors import SafetensorError
     from safetensors.torch import load
@@ -115,21 +124,24 @@ def load_tensors(path: str | Path) -> dict[str, Tensor]:
     try:
         return load(content)
     except (SafetensorError, ValueError) as error:
-        raise CheckpointError("file", f"{path} ({error})", "a whole safetensors file") from error
+        raise CheckpointError("file", f"{path} ({error})", "a complete safetensors file") from error
 
 
-def read_json(path: Path, argument: str) -> dict:
-    """The object in a JSON file.
+def read_json(path: Path, argument: str) -> dict[str, Any]:
+    """Read the object in a JSON file.
+
+    Args:
+        path: The file.
+        argument: What the caller's user gave, named by the message.
 
     Raises:
-        CheckpointError: missing, not JSON, or not an object.
+        CheckpointError: The file is missing, is not JSON, or holds no object.
     """
     try:
         content = json.loads(path.read_text())
     except OSError as error:
-        raise CheckpointError(
-            argument, f"{path.parent} ({path.name}: {error.strerror})", f"a folder with {path.name}"
-        ) from error
+        got = f"{path.parent} ({path.name}: {error.strerror})"
+        raise CheckpointError(argument, got, f"a folder with {path.name}") from error
     except ValueError as error:
         raise CheckpointError(argument, f"{path} ({error})", "valid JSON") from error
     if not isinstance(content, dict):

@@ -1,4 +1,4 @@
-"""Random numbers: draws from one generator, from one a sample, or from this process's part of a shared one."""
+"""Random numbers from one generator, from one a sample, or from a shard."""
 
 from __future__ import annotations
 
@@ -14,23 +14,25 @@ Generators = torch.Generator | Sequence[torch.Generator] | None
 
 
 class ShardedGenerator(torch.Generator):
-    """A generator that draws for the full batch and keeps this process's items.
+    """A generator that draws for a full batch and keeps some items.
 
-    Of a batch of ``total`` items it keeps ``index``, ``index + count``, ``index + 2 count``... Processes, or pieces of
-    a batch taken one after another, that each hold a shard thus see the numbers that one process would have drawn for
-    the whole, and leave the generator in the same state. :func:`randn`, :func:`rand` and :func:`strata_offsets` keep
-    to the shard. Code that uses the generator directly sees an ordinary torch.Generator.
+    Of a batch of ``total`` items it keeps ``index``, ``index + count``, ``index + 2 count``, ... The items are those
+    of one process in a distributed run, or of one piece of a batch that is processed in pieces. All shards together
+    see the numbers that one process would have drawn for the full batch. Each leaves the generator in the same state.
+
+    :func:`randn`, :func:`rand` and :func:`strata_offsets` keep to the shard. Code that uses the generator directly
+    sees an ordinary torch.Generator.
     """
 
     index, count, total = 0, 1, 1
 
     def of(self, index: int, count: int, total: int) -> ShardedGenerator:
-        """Keep these items from now on; returns the generator itself."""
+        """Keep these items from now on; return the generator itself."""
         self.index, self.count, self.total = index, count, total
         return self
 
     def whole(self, n: int) -> int:
-        """Return how many items to draw for, of which ``n`` are kept."""
+        """Return the number of items to draw so that ``n`` are kept."""
         return self.total if n == len(range(self.index, self.total, self.count)) else n * self.count
 
 
@@ -43,11 +45,10 @@ def _draw(
 ) -> Tensor:
     dtype = dtype or torch.get_default_dtype()
     device = torch.device(device if device is not None else "cpu")
-    if isinstance(generator, (list, tuple)):
+    if generator is not None and not isinstance(generator, torch.Generator):
         if len(generator) != shape[0]:
-            raise ArgumentError(
-                "generator", f"a list of {len(generator)}", f"one generator or {shape[0]}, one a sample"
-            )
+            expected = f"one generator or {shape[0]}, one a sample"
+            raise ArgumentError("generator", f"a list of {len(generator)}", expected)
         return torch.stack([_draw(function, tuple(shape[1:]), g, device, dtype) for g in generator])
     source = device if generator is None else generator.device
     if isinstance(generator, ShardedGenerator):
@@ -63,20 +64,23 @@ def randn(
     device: torch.device | str | None = None,
     dtype: torch.dtype | None = None,
 ) -> Tensor:
-    """Draw standard normal noise ``(B, *D)``.
+    """Draw standard normal noise.
 
-    The draw is made on the generator's own device and then moved. A CPU generator therefore gives the same numbers
-    wherever the data live.
+    The draw happens on the generator's own device; the result is then moved. A CPU generator therefore gives the same
+    numbers wherever the data are.
 
     Args:
         shape: ``(B, *D)``.
-        generator: one generator, a :class:`ShardedGenerator`, or a list of B, one a sample. With a list, sample i
-            sees its own stream only and does not depend on what else is in the batch. None: torch's default.
-        device: of the result. None: the CPU.
-        dtype: floating dtype of the result. None: torch's default.
+        generator: One generator, a :class:`ShardedGenerator`, or a list of B, one a sample. With a list, sample i
+            depends on generator i alone, not on the rest of the batch. None: torch's default.
+        device: Device of the result. None: the CPU.
+        dtype: Floating dtype of the result. None: torch's default.
+
+    Returns:
+        Noise ``(B, *D)``.
 
     Raises:
-        ArgumentError: a list of another length than B.
+        ArgumentError: A list whose length is not B.
     """
     return _draw(torch.randn, shape, generator, device, dtype)
 
@@ -87,12 +91,22 @@ def rand(
     device: torch.device | str | None = None,
     dtype: torch.dtype | None = None,
 ) -> Tensor:
-    """Draw uniform numbers in [0, 1), ``(B, *D)``; the arguments are those of :func:`randn`."""
+    """Draw uniform numbers in [0, 1).
+
+    The arguments, the result and the errors are those of :func:`randn`.
+    """
     return _draw(torch.rand, shape, generator, device, dtype)
 
 
 def strata_offsets(n: int, generator: Generators = None, device: torch.device | str | None = None) -> Tensor:
-    """Return i/B ``(n,)``, the offset of each of n items in its batch of B; of a shard, in the full batch."""
+    """Return the offsets i/B of n items, for stratified draws.
+
+    i is the position of an item in its batch of B: the batch of n items, or the full batch of a
+    :class:`ShardedGenerator`.
+
+    Returns:
+        Offsets ``(n,)`` in [0, 1).
+    """
     if isinstance(generator, ShardedGenerator):
         total = generator.whole(n)
         return torch.arange(generator.index, total, generator.count, device=device) / total
@@ -100,10 +114,13 @@ def strata_offsets(n: int, generator: Generators = None, device: torch.device | 
 
 
 def spawn_generators(generator: torch.Generator | None, n: int) -> list[torch.Generator] | None:
-    """Return ``n`` generators seeded by ``generator``, one a sample; None gives None.
+    """Return ``n`` generators, one a sample, with seeds from ``generator``.
 
-    What they draw does not depend on how the samples are cut into batches: ``spawn_generators(g, 3)`` and then
-    ``spawn_generators(g, 2)`` are the five of ``spawn_generators(g, 5)``.
+    Their draws do not depend on how the samples are split into batches: ``spawn_generators(g, 3)`` followed by
+    ``spawn_generators(g, 2)`` gives the five of ``spawn_generators(g, 5)``.
+
+    Returns:
+        The generators, on the device of ``generator``; None for None.
     """
     if generator is None:
         return None

@@ -1,1 +1,5 @@
-"""The application: typed configs, the command line, plots and reports. Nothing below this room imports it."""
+"""The application: command line, configuration, plots and reports.
+
+``cli.py`` has the commands, ``config.py`` the typed configuration that they share, and ``build.py`` makes the objects
+of the package from it. Nothing below this room imports it.
+"""

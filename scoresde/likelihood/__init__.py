@@ -1,4 +1,9 @@
-"""Exact likelihoods by the probability flow, bits per dimension, and variational bounds."""
+"""Likelihoods: log p(x_0), bits per dimension, variational bounds.
+
+:func:`log_likelihood` integrates the probability flow and its divergence (``probability_flow.py``, or the project's
+own method in ``gaussian_path.py``). :func:`bits_per_dim` applies it to integer data, :func:`variational_bound` gives
+an ELBO, and :func:`classify` compares classes. The estimators of the divergence are in ``divergence.py``.
+"""
 
 import lazy_loader
 

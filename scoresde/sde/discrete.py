@@ -1,50 +1,70 @@
-"""Discrete DDPM and NCSN: exact special cases of VP and VE (E3, E4), not approximations to them."""
+"""Discrete DDPM and NCSN: exact special cases of VP and VE (E3, E4).
+
+A DDPM of N levels has variances beta_1..beta_N and abar_i = prod_{k <= i} (1 - beta_k). An NCSN has L noise levels
+sigma_1 < ... < sigma_L. Level i is at the time i/N or i/L, and level 0 is the data.
+"""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from numbers import Integral
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from scoresde.checks import positive, whole
-from scoresde.errors import ArgumentError, DTypeError, ShapeError
+from scoresde.checks import positive, whole, wholes
+from scoresde.errors import ArgumentError, ShapeError
 from scoresde.sde.base import SDE
 from scoresde.sde.families import VESDE, VPSDE
 from scoresde.sde.schedules import PiecewiseNoise, PiecewiseRate
 
+SHOWN = 8  # levels that a repr or a message lists
 
-def _vector(name: str, values, expected: str) -> Tensor:
+
+def _vector(name: str, values: Sequence[float] | Tensor, expected: str) -> Tensor:
     vector = torch.as_tensor(values, dtype=torch.float64, device="cpu").detach().clone()
     if vector.ndim != 1 or len(vector) == 0:
         raise ShapeError(name, tuple(vector.shape), f"a non-empty vector of {expected}")
     return vector
 
 
-def _level_time(i: int, levels: int) -> float:
-    if not isinstance(i, Integral) or isinstance(i, bool) or not 0 <= i <= levels:
-        raise ArgumentError("i", i, f"a level 0..{levels}")
+def _times(levels: int) -> Tensor:
+    return torch.arange(1, levels + 1, dtype=torch.float64) / levels
+
+
+def _time(i: int, levels: int) -> float:
+    if whole("i", i, least=0) > levels:
+        raise ArgumentError("i", i, f"a level in 0..{levels}")
     return i / levels
 
 
 class DDPM(VPSDE):
-    r"""A discrete DDPM (P1, P2): the VP SDE whose beta(t) = -N log(1 - beta_i) is constant on ((i-1)/N, i/N].
+    r"""A discrete DDPM (P1, P2): a VP SDE with piecewise constant beta.
 
-    At ``times[i-1]`` = i/N, i = 1..N, alpha and sigma equal sqrt(alphas_bar_i) and sqrt(1 - alphas_bar_i) to the last
-    digit; level 0 is the data. Being an SDE, it works with every sampler, likelihood and loss.
+        beta(t) = -N log(1 - beta_i)  on ((i-1)/N, i/N]
+
+    At ``times[i-1]`` = i/N, i = 1..N, alpha and sigma equal sqrt(abar_i) and sqrt(1 - abar_i) to the last digit.
+    Being an SDE, it works with every sampler, likelihood and loss.
 
     Args:
-        betas: the variances beta_1..beta_N of Ho et al. (2020), each in (0, 1).
+        betas: Variances beta_1..beta_N, each in (0, 1).
 
     Attributes:
         betas, alphas_bar, times: float64 CPU tensors ``(N,)``.
+
+    Raises:
+        ShapeError: ``betas`` is not a vector.
+        ArgumentError: A variance outside (0, 1).
+
+    References: Ho et al. 2020.
     """
 
     name = "ddpm"
+    schedule: PiecewiseRate
+    times: Tensor
 
-    def __init__(self, betas):
+    def __init__(self, betas: Sequence[float] | Tensor):
         betas = _vector("betas", betas, "variances in (0, 1)")
         wrong = ~((betas > 0) & (betas < 1))
         if wrong.any():
@@ -53,11 +73,11 @@ class DDPM(VPSDE):
         self._set_steps(-torch.log1p(-betas))
 
     def _set_steps(self, steps: Tensor) -> None:
-        """``steps``: B_i - B_{i-1} = -log(1 - beta_i), the exact record of the process."""
-        super().__init__(schedule=PiecewiseRate(steps))
+        """Set the process from B_i - B_{i-1} = -log(1 - beta_i), its exact record."""
+        super().__init__(schedule=PiecewiseRate(steps.tolist()))
         self.betas = -torch.expm1(-steps)
         self.alphas_bar = torch.exp(-steps.cumsum(0))
-        self.times = torch.arange(1, len(steps) + 1, dtype=torch.float64) / len(steps)
+        self.times = _times(len(steps))
 
     @classmethod
     def _from_steps(cls, steps: Tensor) -> DDPM:
@@ -67,45 +87,70 @@ class DDPM(VPSDE):
 
     @classmethod
     def linear(cls, N: int = 1000, beta_start: float | None = None, beta_end: float | None = None) -> DDPM:
-        """P10, linear: N betas from 1e-4 to 0.02 (Ho et al. 2020), both times 1000/N for another N."""
-        scale = 1000 / whole("N", N)
-        start = scale * 1e-4 if beta_start is None else beta_start
-        end = scale * 0.02 if beta_end is None else beta_end
+        """Make a DDPM with betas linear in i (P10).
+
+        Args:
+            N: Number of levels, default 1000.
+            beta_start: beta_1. None: 1e-4 times 1000/N.
+            beta_end: beta_N. None: 0.02 times 1000/N.
+
+        References: Ho et al. 2020.
+        """
+        N = whole("N", N)
+        start = 1000 / N * 1e-4 if beta_start is None else beta_start
+        end = 1000 / N * 0.02 if beta_end is None else beta_end
         return cls(torch.linspace(start, end, N, dtype=torch.float64))
 
     @classmethod
-    def cosine(cls, N: int = 1000, s: float = 0.008, max_beta: float = 0.999) -> DDPM:
-        """P10, cosine: abar_i = f(i/N)/f(0), f(t) = cos^2(pi (t+s) / (2 (1+s))), beta_i <= max_beta.
+    def cosine(  # type: ignore[override]  # a DDPM also needs its number of levels
+        cls, N: int = 1000, s: float = 0.008, max_beta: float = 0.999
+    ) -> DDPM:
+        """Make a DDPM with the cosine schedule (P10).
 
-        Source: Nichol & Dhariwal (2021, eq. 17).
+            abar_i = f(i/N)/f(0),  f(t) = cos^2(pi (t+s) / (2 (1+s)))
+
+        Args:
+            N: Number of levels, default 1000.
+            s: Offset, positive, default 0.008.
+            max_beta: Upper limit of the betas, default 0.999.
+
+        References: Nichol & Dhariwal 2021, eq. 17.
         """
-        t = torch.arange(whole("N", N) + 1, dtype=torch.float64) / N
+        N = whole("N", N)
+        t = torch.arange(N + 1, dtype=torch.float64) / N
         b = VPSDE.cosine(s).schedule.integral(t)
         return cls((-torch.expm1(-b.diff())).clamp(max=max_beta))
 
     @classmethod
-    def from_alphas_bar(cls, alphas_bar) -> DDPM:
-        """From the products abar_i = prod(1 - beta_k): positive, below 1 and strictly decreasing."""
+    def from_alphas_bar(cls, alphas_bar: Sequence[float] | Tensor) -> DDPM:
+        """Make a DDPM from the products abar_1..abar_N.
+
+        Raises:
+            ShapeError: ``alphas_bar`` is not a vector.
+            ArgumentError: Products that are not positive, below 1 and strictly decreasing.
+        """
         alphas_bar = _vector("alphas_bar", alphas_bar, "products in (0, 1)")
         steps = -torch.cat([alphas_bar.new_ones(1), alphas_bar]).log().diff()
         if not bool(((alphas_bar > 0) & (steps > 0)).all()):
-            raise ArgumentError("alphas_bar", alphas_bar.tolist()[:8], "positive, below 1 and strictly decreasing")
+            raise ArgumentError("alphas_bar", alphas_bar.tolist()[:SHOWN], "positive, below 1 and strictly decreasing")
         return cls._from_steps(steps)
 
     @classmethod
     def from_sde(cls, sde: SDE, N: int) -> DDPM:
-        """The N-level DDPM with the marginals of a VP SDE at the times i/N: abar_i = alpha(i/N)^2.
+        """Make the DDPM with the marginals of a VP SDE at the times i/N.
+
+            abar_i = alpha(i/N)^2
 
         Raises:
-            ArgumentError: a process that does not preserve variance (alpha^2 + sigma^2 is not 1), or alpha(1) = 0.
+            ArgumentError: A process that does not preserve variance (alpha^2 + sigma^2 is not 1), or alpha(1) = 0.
         """
-        t = torch.arange(1, whole("N", N) + 1, dtype=torch.float64) / N
+        t = _times(whole("N", N))
         log_alpha = sde.log_alpha(t)
         total = (2 * log_alpha).exp() + (2 * sde.log_sigma(t)).exp()
         if not bool(((total - 1).abs() < 1e-9).all()):
             raise ArgumentError("sde", repr(sde), "a variance-preserving process, alpha^2 + sigma^2 = 1")
         if log_alpha[-1] == -math.inf:
-            raise ArgumentError("sde", repr(sde), "alpha(1) > 0 (DDPM.cosine caps beta instead)")
+            raise ArgumentError("sde", repr(sde), "a process with alpha(1) > 0 (DDPM.cosine limits beta instead)")
         return cls._from_steps(-2 * torch.cat([log_alpha.new_zeros(1), log_alpha]).diff())
 
     @property
@@ -114,80 +159,99 @@ class DDPM(VPSDE):
         return len(self.betas)
 
     def time(self, i: int) -> float:
-        """The time i/N of level i = 0..N (0 is the data)."""
-        return _level_time(i, self.N)
+        """Return the time i/N of level i = 0..N."""
+        return _time(i, self.N)
 
-    def respace(self, indices: Sequence[int]) -> DDPM:
-        """P12: the DDPM on the subsequence C(1) < ... < C(S) of the levels 1..N, abar'_i = abar_{C(i)}.
+    def respace(self, indices: Sequence[int] | Tensor) -> DDPM:
+        """Return the DDPM on the levels C(1) < ... < C(S) (P12).
 
-        A leading 0, the data level C(0), may be given and changes nothing.
+            abar'_i = abar_{C(i)}
+
+        Args:
+            indices: Levels among 1..N, increasing. A leading 0, the data level C(0), changes nothing.
 
         Raises:
-            ArgumentError: no level, one outside 0..N, or levels that do not increase.
+            ArgumentError: No levels, some outside 0..N, or levels that do not increase.
         """
-        if not len(indices):
-            raise ArgumentError("indices", "none", f"a non-empty list of levels 1..{self.N}")
-        index = torch.as_tensor(indices, device="cpu")
-        if index.is_floating_point() or index.dtype == torch.bool:
-            raise DTypeError("indices", index.dtype, "whole numbers")
-        if index.ndim == 1 and len(index) and index[0] == 0:
-            index = index[1:]
-        if index.ndim != 1 or len(index) == 0:
-            raise ArgumentError("indices", tuple(index.shape), f"a non-empty list of levels 1..{self.N}")
-        if index[0] < 1 or index[-1] > self.N or not bool((index.diff() > 0).all()):
-            raise ArgumentError("indices", index.tolist()[:8], f"increasing levels within 1..{self.N}")
+        chosen = torch.tensor(wholes("indices", indices, least=0), dtype=torch.long)
+        if len(chosen) and chosen[0] == 0:
+            chosen = chosen[1:]
+        if len(chosen) == 0:
+            raise ArgumentError("indices", "none", f"a non-empty list of levels in 1..{self.N}")
+        if chosen[0] < 1 or chosen[-1] > self.N or not bool((chosen.diff() > 0).all()):
+            raise ArgumentError("indices", chosen.tolist()[:SHOWN], f"increasing levels in 1..{self.N}")
         b = self.schedule.b.knots.values
-        return self._from_steps(torch.cat([b[:1], b[index.long()]]).diff())
+        return self._from_steps(torch.cat([b[:1], b[chosen]]).diff())
 
     @property
-    def config(self):
+    def config(self) -> dict[str, Any]:
         return {"name": "ddpm", "betas": self.betas.tolist()}
 
-    def __repr__(self):
+    def __repr__(self) -> str:
+        if self.N <= SHOWN:
+            return f"DDPM({self.betas.tolist()})"
         return f"DDPM(N={self.N}, beta_1={self.betas[0]:.3g}, beta_N={self.betas[-1]:.3g})"
 
 
 class NCSN(VESDE):
-    r"""A discrete NCSN (N1): the VE SDE whose sigma^2 interpolates linearly 0 (the data) and its levels at i/L (E3).
+    r"""A discrete NCSN (N1): a VE SDE with piecewise linear sigma^2 (E3).
+
+    sigma^2 interpolates 0, at the data, and the levels sigma_i^2 at i/L.
 
     Args:
-        sigmas: positive, strictly monotone noise levels, in either order (NCSN counts from the largest, the SDE paper
-            from the smallest).
+        sigmas: Positive, strictly monotone noise levels, in either order. (NCSN counts from the largest, the SDE paper
+            from the smallest.)
 
     Attributes:
-        sigmas, times: float64 CPU tensors ``(L,)``, increasing; ``times`` are i/L, level 0 is the data.
+        sigmas, times: float64 CPU tensors ``(L,)``, increasing.
+
+    Raises:
+        ShapeError: ``sigmas`` is not a vector.
+        ArgumentError: Levels that are not positive and finite, or not strictly monotone.
+
+    References: Song & Ermon 2019.
     """
 
     name = "ncsn"
+    times: Tensor
 
-    def __init__(self, sigmas):
+    def __init__(self, sigmas: Sequence[float] | Tensor):
         sigmas = _vector("sigmas", sigmas, "noise levels")
         if len(sigmas) > 1 and sigmas[0] > sigmas[-1]:
             sigmas = sigmas.flip(0)
         if not bool((sigmas > 0).all() and sigmas.isfinite().all()):
-            raise ArgumentError("sigmas", sigmas.tolist()[:8], "positive finite noise levels")
+            raise ArgumentError("sigmas", sigmas.tolist()[:SHOWN], "positive finite noise levels")
         if not bool((sigmas.diff() > 0).all()):
-            raise ArgumentError("sigmas", sigmas.tolist()[:8], "strictly monotone noise levels")
-        super().__init__(schedule=PiecewiseNoise(sigmas))
+            raise ArgumentError("sigmas", sigmas.tolist()[:SHOWN], "strictly monotone noise levels")
+        super().__init__(schedule=PiecewiseNoise(sigmas.tolist()))
         self.sigmas = sigmas
-        self.times = torch.arange(1, len(sigmas) + 1, dtype=torch.float64) / len(sigmas)
+        self.times = _times(len(sigmas))
 
     @classmethod
     def geometric(cls, sigma_min: float = 0.01, sigma_max: float = 50.0, L: int = 232) -> NCSN:
-        """N1: L levels in geometric progression from sigma_min to sigma_max."""
+        """Make an NCSN with levels in geometric progression (N1).
+
+        Args:
+            sigma_min: Smallest level, positive, default 0.01.
+            sigma_max: Largest level, above ``sigma_min``, default 50.
+            L: Number of levels, default 232.
+
+        Raises:
+            ArgumentError: Levels out of order, or no levels.
+        """
         low, high = math.log(positive("sigma_min", sigma_min)), math.log(positive("sigma_max", sigma_max))
         if whole("L", L) > 1 and high <= low:
-            raise ArgumentError("sigma_max", sigma_max, f"more than sigma_min = {sigma_min}")
+            raise ArgumentError("sigma_max", sigma_max, f"above sigma_min = {sigma_min}")
         return cls(torch.linspace(high, low, L, dtype=torch.float64).exp())
 
     @classmethod
     def from_sde(cls, sde: SDE, L: int) -> NCSN:
-        """The L-level NCSN with the marginals of a VE SDE at the times i/L.
+        """Make the NCSN with the marginals of a VE SDE at the times i/L.
 
         Raises:
-            ArgumentError: a process with alpha other than 1.
+            ArgumentError: A process with alpha other than 1.
         """
-        t = torch.arange(1, whole("L", L) + 1, dtype=torch.float64) / L
+        t = _times(whole("L", L))
         if bool((sde.log_alpha(t) != 0).any()):
             raise ArgumentError("sde", repr(sde), "a variance-exploding process, alpha = 1")
         return cls(sde.log_sigma(t).exp())
@@ -198,12 +262,14 @@ class NCSN(VESDE):
         return len(self.sigmas)
 
     def time(self, i: int) -> float:
-        """The time i/L of level i = 0..L, counted from the smallest sigma (0 is the data)."""
-        return _level_time(i, self.L)
+        """Return the time i/L of level i = 0..L, from the smallest sigma."""
+        return _time(i, self.L)
 
     @property
-    def config(self):
+    def config(self) -> dict[str, Any]:
         return {"name": "ncsn", "sigmas": self.sigmas.tolist()}
 
-    def __repr__(self):
+    def __repr__(self) -> str:
+        if self.L <= SHOWN:
+            return f"NCSN({self.sigmas.tolist()})"
         return f"NCSN(L={self.L}, sigma_1={self.sigmas[0]:.3g}, sigma_L={self.sigmas[-1]:.3g})"

@@ -1,9 +1,10 @@
-"""Processes by name: what a configuration file or a checkpoint needs to build one."""
+"""Processes by name, as configurations and saved models hold them."""
 
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from typing import Any
 
 from scoresde.errors import ArgumentError, UnknownNameError
 from scoresde.sde.base import SDE
@@ -24,17 +25,28 @@ _BUILDERS: dict[str, Callable[..., SDE]] = {
 
 
 def register_sde(name: str, builder: Callable[..., SDE]) -> None:
-    """Let :func:`build_sde` make a process of your own from ``{"name": name, **arguments}``."""
+    """Make a process of your own known to :func:`build_sde`.
+
+    Args:
+        name: The ``"name"`` of its configuration.
+        builder: Class or function, called with the other entries of the configuration.
+
+    Raises:
+        ArgumentError: A name that is taken.
+    """
     if name in _BUILDERS:
         raise ArgumentError("name", repr(name), "a name that is not taken")
     _BUILDERS[name] = builder
 
 
-def build_sde(config: dict) -> SDE:
-    """The process described by ``config`` (the inverse of ``sde.config``).
+def build_sde(config: Mapping[str, Any]) -> SDE:
+    """Make the process that ``config`` describes; inverse of ``sde.config``.
+
+    Args:
+        config: ``{"name": name, **arguments}``.
 
     Raises:
-        UnknownNameError: a name or an argument that no process has.
+        UnknownNameError: A name or an argument that no process has.
     """
     arguments = dict(config)
     name = arguments.pop("name", None)

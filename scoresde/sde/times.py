@@ -11,13 +11,17 @@ from scoresde.errors import ArgumentError, DTypeError
 
 
 def as_time(t: float | Tensor, name: str = "t") -> Tensor:
-    """``t`` as a floating tensor in [0, 1], its shape kept; a Python number becomes a float64 scalar on the CPU.
+    """Return ``t`` as a floating-point tensor of its shape, in [0, 1].
 
-    The range is checked on the CPU only: on an accelerator the check would wait for the device.
+    The range is checked on the CPU only, since on an accelerator the check would wait for the device.
+
+    Args:
+        t: Number, which becomes a float64 scalar on the CPU, or a floating-point tensor.
+        name: What an error calls ``t``, default "t".
 
     Raises:
-        ArgumentError: a value outside [0, 1], or NaN.
-        DTypeError: an integer or complex tensor (levels by index are ``ddpm.times[i - 1]``), or not a number at all.
+        ArgumentError: A value outside [0, 1], or NaN.
+        DTypeError: An integer or complex tensor, or no number. The time of level i is ``ddpm.times[i - 1]``.
     """
     if isinstance(t, Real):
         if not 0.0 <= t <= 1.0:
@@ -34,5 +38,8 @@ def as_time(t: float | Tensor, name: str = "t") -> Tensor:
 
 
 def is_host_scalar(t: object) -> bool:
-    """Whether ``t`` is one time known to the host: a number, or a scalar tensor on the CPU."""
+    """Return whether the host knows the one time ``t``.
+
+    True for a number and for a scalar tensor on the CPU.
+    """
     return isinstance(t, Real) or (isinstance(t, Tensor) and t.ndim == 0 and t.device.type == "cpu")

@@ -1,4 +1,9 @@
-"""Training: objectives, time sampling, moving averages, the trainer and its checkpoints."""
+"""Training: objectives, time sampling, weightings, and the trainer.
+
+Start with ``trainer.py``: ``Trainer(model, objective, config).fit(data)``. The losses are in ``objectives.py``,
+``sliced.py`` and ``variational.py``. They draw times by ``time_sampling.py`` and weight them by ``weightings.py``.
+Averages of the weights are in ``ema.py``, saved runs in ``checkpoints.py``.
+"""
 
 import lazy_loader
 

@@ -13,7 +13,7 @@ from scoresde.errors import ArgumentError, UnknownNameError
 from scoresde.models import Model
 from scoresde.models.kernels import ddim_weight
 from scoresde.sde import SDE
-from scoresde.sde.schedules import Table
+from scoresde.sde.tables import Table
 from scoresde.training.time_sampling import (
     LevelGrid,
     Levels,

@@ -292,7 +292,7 @@ def test_E4_a_ddpm_made_from_an_sde_has_its_marginals(sde):
 
 def test_E4_other_processes_are_no_ddpm():
     for sde in (SubVPSDE(), VPSDE.cosine()):
-        with pytest.raises(ValueError, match="`sde` must be .*, got"):
+        with pytest.raises(ValueError, match=r"`sde` must be .*, got"):
             DDPM.from_sde(sde, 10)
 
 

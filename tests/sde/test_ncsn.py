@@ -71,7 +71,7 @@ def test_E3_an_ncsn_made_from_an_sde_has_its_marginals():
     for sde in (VESDE(), VESDE.linear(80.0)):
         ncsn = NCSN.from_sde(sde, 50)
         torch.testing.assert_close(ncsn.sigma(ncsn.times), sde.sigma(ncsn.times), rtol=1e-12, atol=0)
-    with pytest.raises(ArgumentError, match="`sde` must be .*, got"):
+    with pytest.raises(ArgumentError, match=r"`sde` must be .*, got"):
         NCSN.from_sde(VPSDE(), 10)
 
 

@@ -47,13 +47,13 @@ def test_times_lie_in_zero_one(sde, kind):
     calls = [sde.alpha, sde.sigma, sde.log_snr, sde.diffusion]
     calls += [lambda t: sde.drift(X, t), lambda t: sde.perturb(X, t), lambda t: sde.level(t, X)]
     for call, t in itertools.product(calls, (-0.01, 1.01, math.nan, math.inf)):
-        with pytest.raises(ArgumentError, match="`t` must be .*, got"):
+        with pytest.raises(ArgumentError, match=r"`t` must be .*, got"):
             call(kind(t))
 
 
 @pytest.mark.parametrize("t", [torch.tensor(1), torch.tensor([0, 1, 1]), "0.5", None, torch.tensor([True, True, True])])
 def test_times_are_floating_point(t):
-    with pytest.raises(DTypeError, match="`t` must be .*, got"):
+    with pytest.raises(DTypeError, match=r"`t` must be .*, got"):
         SDE.drift(X, t)
 
 
