@@ -2,7 +2,9 @@
 
 :class:`Data` holds items in memory and :class:`Mapped` leaves them on the disk. :func:`load_data` makes training and
 held-out data from a name or a path, :func:`stream_batches` draws the batches of a training run, and a
-:class:`Dequantization` fills the bins of integer data with noise. Start with ``dataset.py``; names lead to files in ``sources.py``.
+:class:`Dequantization` fills the bins of integer data with noise.
+
+Start with ``dataset.py``. ``sources.py`` finds data by name, ``batches.py`` feeds them to training.
 """
 
 import lazy_loader
