@@ -16,7 +16,7 @@ from scoresde.app.terminal import progress, say, table
 from scoresde.data import Data
 from scoresde.random import spawn_generators
 from scoresde.training import NoiseAwareClassifier, fit_classifier
-from scoresde.training.trainer import pick_device
+from scoresde.training.devices import pick_device
 
 LOG_SNRS = (6.0, 2.0, 0.0, -2.0, -4.0)  # where it is judged
 

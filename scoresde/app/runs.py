@@ -167,7 +167,7 @@ class RunFolder:
         """
         from scoresde.models import ScoreModel
         from scoresde.training.checkpoints import latest_checkpoint
-        from scoresde.training.trainer import pick_device
+        from scoresde.training.devices import pick_device
 
         return ScoreModel.from_pretrained(latest_checkpoint(self.checkpoints), pick_device(device))
 

@@ -14,6 +14,8 @@ from .objectives import DenoisingScoreMatching as DenoisingScoreMatching
 from .objectives import ExplicitScoreMatching as ExplicitScoreMatching
 from .objectives import Objective as Objective
 from .objectives import Terms as Terms
+from .records import Record as Record
+from .records import Skip as Skip
 from .signals import on_signals as on_signals
 from .sliced import ImplicitScoreMatching as ImplicitScoreMatching
 from .sliced import SlicedScoreMatching as SlicedScoreMatching
@@ -25,8 +27,6 @@ from .time_sampling import LossAware as LossAware
 from .time_sampling import TimeSampling as TimeSampling
 from .time_sampling import UniformLogSNR as UniformLogSNR
 from .time_sampling import UniformTime as UniformTime
-from .trainer import Record as Record
-from .trainer import Skip as Skip
 from .trainer import Trainer as Trainer
 from .variational import VLB as VLB
 from .variational import HybridVLB as HybridVLB

@@ -6,6 +6,7 @@ here. A new setting is a new field and nothing else.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
@@ -93,6 +94,22 @@ class TrainerConfig(Settings):
             raise ArgumentError("accumulate", self.accumulate, f"at most batch_size = {self.batch_size}")
         if self.label_dropout and not self.conditional:
             raise ArgumentError("label_dropout", self.label_dropout, "0 unless `conditional` is true")
+
+    def learning_rate(self, step: int, elapsed: float | None = None) -> float:
+        """Return the learning rate of a step, counted from 0: linear warm-up, then constant or falling to 0.
+
+        Args:
+            step: number of the step.
+            elapsed: share of ``minutes`` that has passed. None: the rate falls with the steps after the warm-up.
+        """
+        rate = self.lr * min(1.0, (step + 1) / max(1, self.warmup))
+        past = max(0, step - self.warmup) / max(1, self.steps - self.warmup) if elapsed is None else elapsed
+        past = min(1.0, past)
+        if self.lr_decay == "cosine":
+            rate *= 0.5 * (1 + math.cos(math.pi * past))
+        elif self.lr_decay == "linear":
+            rate *= 1 - past
+        return rate
 
     def half_lives(self, steps: int) -> dict[str, float]:
         """Return the half-lives by name, in steps, of a run of ``steps`` steps in all."""

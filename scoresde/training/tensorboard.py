@@ -9,7 +9,7 @@ from pathlib import Path
 from torch import Tensor
 
 from scoresde.errors import MissingExtraError
-from scoresde.training.trainer import Record
+from scoresde.training.records import Record
 
 
 class TensorBoard:

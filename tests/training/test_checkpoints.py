@@ -63,7 +63,7 @@ def test_a_damaged_file_is_refused_by_name(folder, name, harm):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("[1, 2", "training.json.*valid JSON"),
+        ("[1, 2", "valid JSON, got .*training.json"),
         ("[1, 2]", "training.json, a JSON list"),
         ('{"format": "other"}', "format 'scoresde-checkpoint"),
         ('{"format": "scoresde-checkpoint-2"}', "format 'scoresde-checkpoint"),

@@ -158,7 +158,7 @@ def test_bad_steps_are_skipped_where_that_is_wanted():
 
 
 def test_a_run_of_nothing_but_bad_steps_ends(monkeypatch):
-    monkeypatch.setattr("scoresde.training.trainer.SKIPS", 6)
+    monkeypatch.setattr("scoresde.training.records.SKIPS", 6)
     with pytest.raises(NonFiniteError, match=r"step 9.*last of 6 in a row"):
         make(on_nan="skip").fit(Exploding(*range(4, 40)))
 
@@ -195,7 +195,7 @@ def test_labels_are_dropped_as_often_as_said():
     y = torch.cat(seen)
     assert abs(int((y == -1).sum()) - 360) < 85
     assert set(y.tolist()) == {-1, 0, 1, 2}
-    with pytest.raises(ArgumentError, match="no labels"):
+    with pytest.raises(ArgumentError, match="without labels"):
         S.Trainer(S.ScoreModel(net, S.VPSDE()), config=config).fit(DATA)
 
 
@@ -422,7 +422,7 @@ def test_bad_settings_are_refused():
     for bad in ({}, {"a b": 1.0}, {"slow": 0.0}, -1.0):
         with pytest.raises(ArgumentError, match="ema_half_life"):
             S.TrainerConfig(ema_half_life=bad)
-    with pytest.raises(ArgumentError, match="a DataLoader, expected its dataset"):
+    with pytest.raises(ArgumentError, match=r"the loader's dataset .*, got a DataLoader"):
         make().fit(torch.utils.data.DataLoader(DATA))
     if not torch.cuda.is_available():
         with pytest.raises(ArgumentError, match="`device` must be .*, got 'cuda'"):

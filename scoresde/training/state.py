@@ -1,0 +1,95 @@
+"""The state of a training as named tensors, and back.
+
+A checkpoint's ``training.safetensors`` holds these tensors. Their names are ``net.*`` and ``ema.NAME.*`` (weights),
+``optimizer.I.*`` (the state of the I-th parameter), ``objective.*``, ``rng.*`` and ``batches.*``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from scoresde.training.distributed import Ranks
+from scoresde.training.ema import EMA
+
+
+def weights_state(net: nn.Module, ema: EMA) -> dict[str, Tensor]:
+    """Return the weights, and all averages but the first, which is the checkpoint's model."""
+    tensors = {f"net.{name}": value for name, value in net.state_dict().items()}
+    for name in ema.names[1:]:
+        tensors |= {f"ema.{name}.{key}": value for key, value in ema.average(name).items()}
+    return tensors
+
+
+def optimizer_state(
+    parameters: Sequence[nn.Parameter], optimizers: Sequence[torch.optim.Optimizer]
+) -> dict[str, Tensor]:
+    """Return what the optimisers keep for each parameter."""
+    tensors = {}
+    for i, p in enumerate(parameters):
+        for optimizer in optimizers:
+            state = optimizer.state.get(p, {})
+            tensors |= {f"optimizer.{i}.{name}": torch.as_tensor(value) for name, value in state.items()}
+    return tensors
+
+
+def random_state(generator: torch.Generator, device: torch.device, ranks: Ranks) -> dict[str, Tensor]:
+    """Return the states of the trainer's generator and, of every rank, of torch's own, from which dropout draws."""
+    states = {"torch": torch.get_rng_state()}
+    if device.type == "cuda":
+        states["cuda"] = torch.cuda.get_rng_state(device)
+    tensors = {"rng.generator": generator.get_state()}
+    for kind, state in states.items():
+        tensors |= {f"rng.{kind}{i}": part[0] for i, part in enumerate(ranks.gather(state[None]))}
+    return tensors
+
+
+def parts_of(tensors: Mapping[str, Tensor]) -> dict[str, dict[str, Tensor]]:
+    """Return the tensors sorted by the part of the training that they belong to, the part taken off their names."""
+    parts: dict[str, dict[str, Tensor]] = {}
+    for key, value in tensors.items():
+        part, _, name = key.partition(".")
+        parts.setdefault(part, {})[name] = value
+    return parts
+
+
+def load_averages(ema: EMA, first: Mapping[str, Tensor], others: Mapping[str, Tensor], updates: int) -> None:
+    """Load the averages: ``first`` is the model's, ``others`` are those of :func:`weights_state`."""
+    averages: dict[str, dict[str, Tensor]] = {ema.names[0]: dict(first)}
+    for key, value in others.items():
+        name, _, weight = key.partition(".")
+        averages.setdefault(name, {})[weight] = value
+    ema.load(averages, updates)
+
+
+def load_optimizers(
+    parameters: Sequence[nn.Parameter], optimizers: Sequence[torch.optim.Optimizer], saved: Mapping[str, Tensor]
+) -> None:
+    """Load the state of :func:`optimizer_state`."""
+    state: dict[nn.Parameter, dict[str, Tensor]] = {}
+    for key, value in saved.items():
+        i, _, name = key.partition(".")
+        p = parameters[int(i)]
+        like = value.shape == p.shape
+        state.setdefault(p, {})[name] = torch.empty_like(p).copy_(value) if like else value  # p's own strides
+    for optimizer in optimizers:
+        mine = [p for group in optimizer.param_groups for p in group["params"]]
+        found = {i: state[p] for i, p in enumerate(mine) if p in state}
+        optimizer.load_state_dict(optimizer.state_dict() | {"state": found})
+
+
+def load_random_state(generator: torch.Generator, device: torch.device, rank: int, saved: Mapping[str, Tensor]) -> None:
+    """Load the state of :func:`random_state`; a rank that has none there keeps its own."""
+    generator.set_state(saved["generator"])
+    if f"torch{rank}" in saved:
+        torch.set_rng_state(saved[f"torch{rank}"])
+    if f"cuda{rank}" in saved and device.type == "cuda":
+        torch.cuda.set_rng_state(saved[f"cuda{rank}"], device)
+
+
+def stream_state(state: Mapping[str, Any]) -> dict[str, Tensor]:
+    """Return the position in the data."""
+    return {f"batches.{name}": torch.as_tensor(value) for name, value in state.items()}
