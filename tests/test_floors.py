@@ -65,26 +65,34 @@ def test_a_room_imports_only_from_lower_floors(path):
 
 def face(room):
     """Where the names come from that a room shows: name -> file of the room."""
-    tree = ast.parse((PACKAGE / room / "__init__.pyi").read_text())
+    stub = PACKAGE / room / "__init__.pyi"
+    tree = ast.parse(stub.read_text() if stub.exists() else "")
     return {alias.name: node.module for node in tree.body for alias in node.names}
+
+
+def files_of(room):
+    """The files of a room and its folders: dotted name within the room -> path."""
+    paths = sorted((PACKAGE / room).rglob("*.py"))
+    names = [".".join(path.relative_to(PACKAGE / room).with_suffix("").parts) for path in paths]
+    return {name.removesuffix(".__init__"): path for name, path in zip(names, paths, strict=True)}
 
 
 def imports_within(room):
     """file -> the files of the same room that it imports, at the top or inside functions."""
-    names, graph = face(room), {}
-    for path in sorted((PACKAGE / room).glob("*.py")):
-        targets = graph.setdefault(path.stem, set())
+    shown, files, graph = face(room), files_of(room), {}
+    for name, path in files.items():
+        targets = graph.setdefault(name, set())
         for node in ast.walk(ast.parse(path.read_text())):
-            if not isinstance(node, ast.ImportFrom) or not node.module:
+            if not isinstance(node, ast.ImportFrom) or not (node.module or "").startswith(f"scoresde.{room}"):
                 continue
-            if node.module.startswith(f"scoresde.{room}."):
-                targets.add(node.module.split(".")[2])
-            elif node.module == f"scoresde.{room}":
-                targets |= {names[alias.name] for alias in node.names}
+            module = node.module.removeprefix(f"scoresde.{room}").removeprefix(".")
+            for alias in node.names:
+                inner = f"{module}.{alias.name}".removeprefix(".")  # the name may be that of a file
+                targets.add(inner if inner in files else module or shown[alias.name])
     return graph
 
 
-@pytest.mark.parametrize("room", sorted(path.name for path in PACKAGE.iterdir() if (path / "__init__.pyi").exists()))
+@pytest.mark.parametrize("room", sorted(path.parent.name for path in PACKAGE.glob("*/__init__.py")))
 def test_the_files_of_a_room_import_in_no_circle(room):
     TopologicalSorter(imports_within(room)).prepare()  # a CycleError names the circle
 
@@ -94,7 +102,7 @@ def test_a_circle_is_seen():
         TopologicalSorter({"a": {"b"}, "b": {"c"}, "c": {"a"}}).prepare()
 
 
-@pytest.mark.parametrize("room", sorted(path.name for path in PACKAGE.iterdir() if (path / "__init__.pyi").exists()))
+@pytest.mark.parametrize("room", sorted(path.parent.name for path in PACKAGE.glob("*/__init__.py")))
 def test_no_file_is_called_as_a_name_that_its_room_shows(room):
     """Importing such a file would put the module in the place of the name."""
     assert not set(face(room)) & {path.stem for path in (PACKAGE / room).glob("*.py")}

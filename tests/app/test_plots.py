@@ -9,6 +9,8 @@ import torch
 from PIL import Image
 
 from scoresde.app import plots
+from scoresde.app.plots.curves import smoothed
+from scoresde.app.plots.style import MISSING
 from scoresde.errors import ArgumentError, ShapeError
 
 RNG = np.random.default_rng(0)
@@ -51,7 +53,6 @@ DRAWN = {
 
 @pytest.mark.parametrize("name", DRAWN)
 def test_tensor_and_array_draw_the_same_picture(name, monkeypatch):
-    monkeypatch.setattr(plots, "DPI", 80)
     monkeypatch.setitem(plots.STYLE, "figure.dpi", 80)
     picture = pixels(DRAWN[name](np.asarray))
     assert picture.std() > 5  # not blank
@@ -66,7 +67,7 @@ def test_what_was_not_seen_is_blue_and_names_stand_left_of_their_rows():
     whole, seen = (pixels(plots.columns_of_images({"a": [images], "b": [IMAGES]})) for images in (IMAGES, gaps))
     changed = (whole != seen).any(2)
     assert 0 < changed.mean() < 0.06
-    assert np.abs(seen[changed] - 255 * np.array(plots.NOTHING)).max() <= 1
+    assert np.abs(seen[changed] - 255 * np.array(MISSING)).max() <= 1
     with_name, without = (pixels(plots.rows_of_images({name: IMAGES})) for name in ("digit", ""))
     assert with_name.shape[1] > without.shape[1]
     assert (with_name[:, : with_name.shape[1] // 20] < 128).any()
@@ -173,4 +174,4 @@ def test_losses_that_are_not_finite_are_left_out():
 
 
 def test_smoothing_of_a_constant_is_the_constant():
-    np.testing.assert_allclose(plots._smoothed(np.full(100, 3.0)), 3.0, rtol=1e-12)
+    np.testing.assert_allclose(smoothed(np.full(100, 3.0)), 3.0, rtol=1e-12)

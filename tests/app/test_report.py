@@ -136,7 +136,7 @@ def test_numeric_columns_are_flush_right(report):
 
 def test_bad_input_is_named():
     report = Report("t")
-    with pytest.raises(ArgumentError, match="`png` must be .*, got 3 bytes"):
+    with pytest.raises(ArgumentError, match=r"`png` must be .*, got 3 bytes"):
         report.figure(b"GIF", "c", "a")
     with pytest.raises(ArgumentError, match="alt"):
         report.figure(PICTURES[0], "c", " ")
