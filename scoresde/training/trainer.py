@@ -22,7 +22,6 @@ from scoresde.errors import ArgumentError, CheckpointError
 from scoresde.models import ScoreModel
 from scoresde.models.conditions import Condition
 from scoresde.random import ShardedGenerator, rand
-from scoresde.training import state
 from scoresde.training.checkpoints import latest_checkpoint, load_checkpoint, save_checkpoint, sweep
 from scoresde.training.config import TrainerConfig, check_half_lives
 from scoresde.training.devices import pick_device
@@ -33,6 +32,16 @@ from scoresde.training.muon import Muon, hidden_weights
 from scoresde.training.objectives import DenoisingScoreMatching, Objective, Terms
 from scoresde.training.precision import training_view
 from scoresde.training.records import NaNWatch, Record, StepResult, Tally
+from scoresde.training.state import (
+    load_averages,
+    load_optimizers,
+    load_random_state,
+    optimizer_state,
+    parts_of,
+    random_state,
+    stream_state,
+    weights_state,
+)
 
 
 class _Loss(nn.Module):
@@ -413,11 +422,11 @@ class Trainer:
         if self.folder is None:
             raise ArgumentError("folder", None, "a folder for checkpoints, given to the trainer")
         stream = self._batches.state_dict() if self._batches is not None else self._stream_state or {}
-        tensors = state.weights_state(self.model.net, self.ema)
-        tensors |= state.optimizer_state(self.parameters, self.optimizers)
+        tensors = weights_state(self.model.net, self.ema)
+        tensors |= optimizer_state(self.parameters, self.optimizers)
         tensors |= {f"objective.{name}": value for name, value in self.objective.state_dict().items()}
-        tensors |= state.random_state(self.generator, self.device, self.ranks)
-        tensors |= state.stream_state(stream)
+        tensors |= random_state(self.generator, self.device, self.ranks)
+        tensors |= stream_state(stream)
         info = {
             "ema": {"updates": self.ema.updates, "half_lives": self.ema.half_lives},
             "scaler": self.scaler.state_dict(),
@@ -453,7 +462,7 @@ class Trainer:
         tensors, info = load_checkpoint(folder)
         first = ScoreModel.from_pretrained(folder).net.state_dict()
         try:
-            self._load(state.parts_of(tensors), first, info)
+            self._load(parts_of(tensors), first, info)
         except (KeyError, RuntimeError, ValueError) as error:
             raise CheckpointError("checkpoint", f"{folder} ({error})", "a checkpoint of this model") from error
         return self.step
@@ -461,12 +470,12 @@ class Trainer:
     def _load(self, parts: dict[str, dict[str, Tensor]], first: dict[str, Tensor], info: dict[str, Any]) -> None:
         """Take over the state of a checkpoint; ``first`` are the weights of the first average."""
         self.model.net.load_state_dict(parts["net"])
-        state.load_averages(self.ema, first, parts.get("ema", {}), info["ema"]["updates"])
+        load_averages(self.ema, first, parts.get("ema", {}), info["ema"]["updates"])
         if info["config"]["optimizer"] != self.config.optimizer:
             raise ValueError(f"of the optimizer {info['config']['optimizer']!r}, not {self.config.optimizer!r}")
-        state.load_optimizers(self.parameters, self.optimizers, parts.get("optimizer", {}))
+        load_optimizers(self.parameters, self.optimizers, parts.get("optimizer", {}))
         self.scaler.load_state_dict(info["scaler"])
         self.objective.load_state_dict(parts.get("objective", {}))
-        state.load_random_state(self.generator, self.device, self.ranks.rank, parts["rng"])
+        load_random_state(self.generator, self.device, self.ranks.rank, parts["rng"])
         self._stream_state, self._batches = parts["batches"], None
         self.held_out, self.step, self.seconds_trained = info["held_out"], info["step"], info["seconds"]
