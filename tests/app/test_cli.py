@@ -13,7 +13,6 @@ import time
 import numpy as np
 import pytest
 import torch
-from runs_for_tests import QUICK_SCORES, TINY, TINY_POINTS, error, invoke, train
 
 import scoresde
 from scoresde import DPMSolver, ScoreModel, load_data, sample
@@ -24,6 +23,7 @@ from scoresde.files import load_tensors
 from scoresde.guidance import classifier_free_guidance, classifier_guidance
 from scoresde.random import spawn_generators
 from scoresde.training import NoiseAwareClassifier
+from tests.app.runs_for_tests import QUICK_SCORES, TINY, TINY_POINTS, error, invoke, train
 
 
 @pytest.fixture(scope="module")

@@ -6,9 +6,9 @@ import shutil
 
 import numpy as np
 import pytest
-from runs_for_tests import TINY, error, invoke, train
 
 from scoresde.app.runs import RunFolder
+from tests.app.runs_for_tests import TINY, error, invoke, train
 
 
 @pytest.fixture(scope="module")

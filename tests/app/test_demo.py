@@ -4,10 +4,10 @@ import re
 import shutil
 
 import pytest
-from runs_for_tests import QUICK_SCORES, TINY, TINY_POINTS, error, invoke
 
 from scoresde.app import baselines, pages
 from scoresde.app.runs import RunFolder
+from tests.app.runs_for_tests import QUICK_SCORES, TINY, TINY_POINTS, error, invoke
 
 
 @pytest.fixture

@@ -7,7 +7,6 @@ import shutil
 import numpy as np
 import pytest
 import torch
-from runs_for_tests import TINY_POINTS, error, invoke, train
 
 from scoresde import load_data
 from scoresde.app import pages, restoring
@@ -16,6 +15,7 @@ from scoresde.app.runs import RunFolder
 from scoresde.data import from_array
 from scoresde.errors import RunFolderError
 from scoresde.guidance import Inpainting
+from tests.app.runs_for_tests import TINY_POINTS, error, invoke, train
 
 QUICK = ["--samples", 2, "--limit", 3, "--steps", 3]
 

@@ -7,7 +7,6 @@ import types
 
 import numpy as np
 import pytest
-from runs_for_tests import TINY, TINY_POINTS, error, invoke, train
 
 import scoresde.training
 from scoresde.app import build
@@ -16,6 +15,7 @@ from scoresde.app.runs import RunFolder
 from scoresde.errors import ConfigError
 from scoresde.training import TrainerConfig
 from scoresde.training.checkpoints import latest_checkpoint, load_checkpoint
+from tests.app.runs_for_tests import TINY, TINY_POINTS, error, invoke, train
 
 
 @pytest.fixture

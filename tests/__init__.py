@@ -1,0 +1,1 @@
+"""The tests, a package: an installed top-level `tests` of another project cannot shadow it."""
