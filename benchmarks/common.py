@@ -35,6 +35,7 @@ from typing import TYPE_CHECKING, TypeVar
 import torch
 
 from scoresde.errors import ArgumentError, UnknownNameError
+from scoresde.version import __version__
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -161,7 +162,7 @@ class Record:
             "threads": f"{torch.get_num_threads()} of torch",
             "load average": f"{self._load} at the start, {_load_average()} at the end",
             "time": f"{time.perf_counter() - self._begun:.0f} s, {_cpu_seconds() - self._cpu:.0f} s of CPU",
-            "versions": f"scoresde {version('scoresde')} ({commit()}), Python {platform.python_version()}, "
+            "versions": f"scoresde {__version__} ({commit()}), Python {platform.python_version()}, "
             + ", ".join(packages),
             "seeds": self.seeds,
         }
