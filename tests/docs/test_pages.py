@@ -8,6 +8,7 @@ import pytest
 
 DOCS = Path(__file__).resolve().parents[2] / "docs"
 FIGURE_BYTES = 60_000
+REPOSITORY = "https://github.com/scoresde/scoresde/"
 
 _spec = importlib.util.spec_from_file_location("docs_build", DOCS / "build.py")
 build = importlib.util.module_from_spec(_spec)
@@ -52,20 +53,28 @@ def test_index_names_every_page_and_no_figure_is_left_over():
     used = {block.figure for name in WITH_CODE for block in build.blocks((DOCS / name).read_text()) if block.figure}
     for name in PAGES:  # and pictures of runs that are too long for a page
         used |= set(re.findall(r"^!\[[^\]]*\]\(figures/([^)]+)\)", (DOCS / name).read_text(), re.MULTILINE))
-    used |= set(re.findall(r"\]\(docs/figures/([^)]+)\)", (DOCS.parent / "README.md").read_text()))
+    used |= set(re.findall(r"/docs/figures/([^)]+)\)", (DOCS.parent / "README.md").read_text()))
     assert {path.name for path in (DOCS / "figures").iterdir()} == used
 
 
 def test_the_readme_runs():
-    """Its Python as it stands; the links of its text lead somewhere."""
+    """Its Python as it stands."""
     text = (DOCS.parent / "README.md").read_text()
     (code,) = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
     names = {"print": lambda *values: None}
     exec(compile(code, "README.md", "exec"), names)
     assert names["x"].shape == (1000, 2)
     assert names["x"].isfinite().all()
-    for target in re.findall(r"\]\((?!https?://|#)([^)#]+)", text):
-        assert (DOCS.parent / target).exists(), target
+
+
+def test_the_readmes_links_are_absolute_and_lead_somewhere():
+    """The package index shows the README; a relative link would lead nowhere there."""
+    for target in re.findall(r"\]\(([^)]+)\)", (DOCS.parent / "README.md").read_text()):
+        assert target.startswith("https://"), target
+        if target.startswith(REPOSITORY):
+            kind, branch, path = target.removeprefix(REPOSITORY).split("/", 2)
+            assert (kind, branch) == ("raw" if path.endswith(".png") else "blob", "main"), target
+            assert (DOCS.parent / path.partition("#")[0]).exists(), target
 
 
 def _page(tmp_path, text):
