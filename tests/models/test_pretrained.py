@@ -1,8 +1,8 @@
 """The bundled model: it is found by its name, it is good, and its card is true."""
 
+import configparser
 import hashlib
 import json
-import tomllib
 from pathlib import Path
 
 import pytest
@@ -81,8 +81,9 @@ def test_the_recipe_and_the_checksum_are_those_of_the_model(data):
 
 
 def test_every_file_is_in_the_package_data():
-    settings = tomllib.loads((PRETRAINED.parents[1] / "pyproject.toml").read_text())
-    patterns = settings["tool"]["setuptools"]["package-data"]["scoresde"]
+    setup = configparser.ConfigParser()
+    setup.read(PRETRAINED.parents[1] / "setup.cfg")
+    patterns = setup["options.package_data"]["scoresde"].split()
     packed = {path for pattern in patterns for path in PRETRAINED.parent.glob(pattern)}
     assert {path for path in PRETRAINED.rglob("*") if path.is_file()} <= packed
     assert bundled() == ("digits",)
