@@ -8,8 +8,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from scoresde.data import load_mask
 from scoresde.errors import ArgumentError, DataError
-from scoresde.guidance.operators import check_mask, expand_mask, load_mask
+from scoresde.guidance.masks import check_mask, expand_mask
 
 NAMES = ("half", "center", "random:SHARE")
 

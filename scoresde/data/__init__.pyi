@@ -17,6 +17,7 @@ from .idx import read_idx as read_idx
 from .images import load_images as load_images
 from .mapped import Mapped as Mapped
 from .mapped import map_array as map_array
+from .masks import load_mask as load_mask
 from .scaling import Scaling as Scaling
 from .sources import SOURCES as SOURCES
 from .sources import load_data as load_data

@@ -14,14 +14,12 @@ closed forms, and C's eigenbasis makes each of them a formula for one entry at a
 from __future__ import annotations
 
 import math
-from typing import TypeVar
+from typing import overload
 
 import torch
 from torch import Tensor
 
 from scoresde.errors import ShapeError
-
-Number = TypeVar("Number", float, Tensor)
 
 
 class Moments:
@@ -201,6 +199,14 @@ class Gaussian:
         return f"Gaussian({self.values.shape[0]} entries along {basis}, {self.values.dtype} on {self.values.device})"
 
 
-def denoised_variance(c: Number, alpha: Number, sigma: Number) -> Number:
+@overload
+def denoised_variance(c: Tensor, alpha: float | Tensor, sigma: float | Tensor) -> Tensor: ...
+
+
+@overload
+def denoised_variance(c: float, alpha: float | Tensor, sigma: float | Tensor) -> float | Tensor: ...
+
+
+def denoised_variance(c: float | Tensor, alpha: float | Tensor, sigma: float | Tensor) -> float | Tensor:
     """Return sigma^2 c/(sigma^2 + alpha^2 c), the variance of x_0 given x_t along an eigenvector of variance c."""
     return sigma**2 * c / (sigma**2 + alpha**2 * c)

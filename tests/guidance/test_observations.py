@@ -1,4 +1,4 @@
-"""Inverse problems, against the posteriors of Gaussian mixtures, which are known exactly."""
+"""Guidance by observations, against the exact posteriors of Gaussian mixtures."""
 
 import math
 
@@ -21,8 +21,11 @@ from scoresde import (
     trajectory,
 )
 from scoresde.errors import ArgumentError, DTypeError, NonFiniteError, ShapeError
-from scoresde.guidance import clipped
-from scoresde.guidance.observations import (
+from scoresde.guidance import (
+    Colorize,
+    Inpainting,
+    Matrix,
+    clipped,
     dps,
     gaussian_data,
     moment_matching,
@@ -30,7 +33,6 @@ from scoresde.guidance.observations import (
     replacement,
     with_likelihood,
 )
-from scoresde.guidance.operators import Colorize, Inpainting, Matrix
 from scoresde.models import chunked
 from scoresde.sampling import Particles, Resampling
 from tests.families import FAMILIES, SMOOTH
@@ -74,12 +76,12 @@ def gaussian():
 
 
 def seen(operator, y):
-    """The rows of A that see anything, and their y: what ``GaussianMixture.posterior`` takes of a mask."""
+    """Return the rows of A that are not zero, and their y, for ``GaussianMixture.posterior``."""
     rows = operator.matrix().abs().sum(1) > 0
     return operator.matrix()[rows], y.flatten()[rows]
 
 
-# ---- the yardstick ---------------------------------------------------------------------------------------------------
+# ---- the exact posterior ---------------------------------------------------------------------------------------------
 
 
 def test_the_posterior_of_a_mixture_is_bayes_rule(problem):
@@ -94,7 +96,7 @@ def test_the_posterior_of_a_mixture_is_bayes_rule(problem):
     torch.testing.assert_close(same.means, posterior.means)
 
 
-def test_a_tight_observation_leaves_a_posterior_that_is_still_a_mixture(mixture_16d):
+def test_a_precise_observation_leaves_a_valid_mixture(mixture_16d):
     posterior = mixture_16d.posterior(torch.eye(16), mixture_16d.sample(1, seeded())[0], 1e-6)
     assert posterior.values.min() > 0
     assert posterior.moments.std < 2e-6
@@ -109,7 +111,7 @@ def test_a_tight_observation_leaves_a_posterior_that_is_still_a_mixture(mixture_
     ],
 )
 def test_bad_observations_of_a_mixture_are_refused(arguments, name, mixture_16d):
-    with pytest.raises(ArgumentError, match=f"^{name}: got"):
+    with pytest.raises(ArgumentError, match=f"^`{name}` must be .*, got"):
         mixture_16d.posterior(*arguments)
 
 
@@ -153,7 +155,7 @@ def test_E10_x0_and_eps_stay_one_estimate(method, sde, problem):
 
 @SDES
 @pytest.mark.parametrize("method", ["dps", "dps-scaled", "pigdm", "gaussian_data"])
-def test_E10_guidance_is_the_gradient_of_the_log_likelihood_it_stands_for(method, sde, problem):
+def test_E10_guidance_is_the_gradient_of_its_log_likelihood(method, sde, problem):
     mixture, operator, y = problem
     plain = mixture.model(sde)
     model = METHODS[method](plain, operator, y, 0.1)
@@ -169,8 +171,8 @@ def test_E10_guidance_is_the_gradient_of_the_log_likelihood_it_stands_for(method
 
 
 @SDES
-def test_E10_moment_matching_has_the_posteriors_own_covariance(sde, problem):
-    """Against a dense solve with the covariance of p(x_0 | x_t), itself from the Gaussians' conditional moments."""
+def test_E10_moment_matching_has_the_exact_covariance(sde, problem):
+    """Against a dense solve with the covariance of p(x_0 | x_t), from the conditional moments of the components."""
     mixture, operator, y = problem
     plain, t = mixture.model(sde), 0.4
     x = sde.perturb(mixture.sample(3, seeded()), t, seeded())[0]
@@ -187,7 +189,7 @@ def test_E10_moment_matching_has_the_posteriors_own_covariance(sde, problem):
 
 
 @SDES
-def test_E10_any_likelihood_agrees_with_dps_where_it_is_linear(sde, problem):
+def test_E10_a_linear_likelihood_agrees_with_dps(sde, problem):
     mixture, operator, y = problem
     plain = mixture.model(sde)
     x = sde.perturb(mixture.sample(4, seeded()), 0.2, seeded())[0]
@@ -202,7 +204,7 @@ def test_E10_the_likelihood_of_the_guided_flow_is_the_posteriors(gaussian):
     mixture, operator, y = gaussian
     exact = mixture.posterior(*seen(operator, y), 0.2)
     x0, true = exact.sample(3, seeded()), exact.model(VPSDE())
-    true.moments = None  # so that both end at the process's own prior
+    true.moments = None  # so that both use the prior of the process
     expected = log_likelihood(true, x0, rtol=1e-4, atol=1e-4).log_prob
     torch.testing.assert_close(expected, exact.log_prob(x0), rtol=0, atol=0.05)
     for method in (gaussian_data, moment_matching):
@@ -228,7 +230,7 @@ SAMPLERS = {
 @SDES
 @pytest.mark.parametrize("sampler", SAMPLERS.values(), ids=SAMPLERS)
 def test_N4_known_entries_keep_their_values(sampler, sde, gaussian):
-    """Without noise to rounding, whatever the sampler, if its last step denoises; what is not known is free."""
+    """To rounding, for every sampler whose last step denoises; unknown entries vary."""
     mixture, operator, y = gaussian
     model = replacement(mixture.model(sde), operator, y)
     x = sample(model, (20, 2, 3), sampler[0], sampler[1], generator=seeded())
@@ -237,8 +239,8 @@ def test_N4_known_entries_keep_their_values(sampler, sde, gaussian):
     assert (x - y)[:, ~known].std() > 0.1
 
 
-def test_N4_known_entries_are_noised_to_the_level_all_the_way(gaussian):
-    """(x_t - alpha y)/sigma is white at every state, the first included: no known region starts un-noised.
+def test_N4_known_entries_are_noised_to_every_level(gaussian):
+    """(x_t - alpha y)/sigma is white at every state, the first included.
 
     Of 1200 numbers: their mean square is beyond 5 of its standard deviations once in 10^6, at each of 20 states.
     """
@@ -252,7 +254,7 @@ def test_N4_known_entries_are_noised_to_the_level_all_the_way(gaussian):
 
 
 @SDES
-def test_N4_a_projection_keeps_what_any_operator_sees(sde, problem):
+def test_N4_the_projection_keeps_every_observation(sde, problem):
     mixture, operator, y = problem
     model = replacement(mixture.model(sde), operator, y)
     x = sde.perturb(mixture.sample(4, seeded()), 0.5, seeded())[0]
@@ -262,15 +264,15 @@ def test_N4_a_projection_keeps_what_any_operator_sees(sde, problem):
     S = A @ A.T + (0.2 * level.alpha / level.sigma) ** 2 * torch.eye(5).double()
     expected = x0 + torch.linalg.solve(S, (y - operator(x0)).T).T @ A
     torch.testing.assert_close(noisy(x, 0.5).x0, expected, rtol=1e-6, atol=1e-6)
-    torch.testing.assert_close(noisy(x, 1e-6).x0, plain(x, 1e-6).x0, rtol=1e-2, atol=1e-2)  # there the network knows
+    torch.testing.assert_close(noisy(x, 1e-6).x0, plain(x, 1e-6).x0, rtol=1e-2, atol=1e-2)  # there the network is exact
 
 
 # ---- samples ---------------------------------------------------------------------------------------------------------
 
 
 @SDES
-def test_E10_particles_draw_from_the_posterior_where_guidance_alone_does_not(sde, mixture_2d):
-    """Several modes: their weights are not those of guidance. False alarms: once in 1000 for each process."""
+def test_E10_particles_draw_from_the_posterior(sde, mixture_2d):
+    """Guidance alone gives modes the wrong weights. False alarms: once in 1000 for each process."""
     operator, y = Matrix(torch.tensor([[1.0, 0.2]])), torch.tensor([0.1]).double()
     exact = mixture_2d.posterior(operator, y, 0.1).sample(300, seeded(1))
     model = gaussian_data(mixture_2d.model(sde), operator, y, 0.1)
@@ -288,7 +290,7 @@ def test_E10_particles_draw_from_the_posterior_where_guidance_alone_does_not(sde
     ids=["pc", "multistep"],
 )
 def test_inpainting_leaves_known_entries_within_the_noise(sampler, sde, method, gaussian):
-    """Their distance from y has the exact posterior's size, to a fifth: 7 standard errors of its 600 numbers."""
+    """Their distance from y is that of the exact posterior within 20 %: 7 standard errors of its 600 numbers."""
     mixture, operator, y = gaussian
     y = operator.observe(mixture.sample(1, seeded(3)), 0.1, seeded(4))[0]
     model = method(mixture.model(sde), operator, y, 0.1)
@@ -302,7 +304,7 @@ def test_inpainting_leaves_known_entries_within_the_noise(sampler, sde, method, 
 @SDES
 @pytest.mark.parametrize("sampler", ["pc", "multistep"])
 def test_inpainting_at_any_rank(sampler, sde):
-    """From a series to a volume: known entries as far from y as the noise, and exactly y where replacement has none.
+    """From a series to a volume: known entries differ from y by the noise, and not at all for replacement.
 
     Of 60 samples with a flat prior the root mean square of 60 numbers or more is beyond 1.5 noises once in 10^6.
     """
@@ -327,7 +329,7 @@ def test_inpainting_at_any_rank(sampler, sde):
         (replacement, Resampling(2)),
     ],
 )
-def test_each_sample_has_its_own_observation_and_does_not_know_its_batch(method, sampler, problem):
+def test_an_observation_per_sample_does_not_depend_on_the_batch(method, sampler, problem):
     mixture, operator, _ = problem
     y = operator.observe(mixture.sample(3, seeded(1)), 0.1, seeded(2))
     noise = torch.tensor([0.1, 0.2, 0.3]).double()
@@ -340,7 +342,7 @@ def test_each_sample_has_its_own_observation_and_does_not_know_its_batch(method,
         torch.testing.assert_close(whole[i : i + 1], alone, rtol=1e-6, atol=1e-6)
 
 
-def test_chunks_and_low_precision_go_inside_or_around(problem):
+def test_chunks_and_low_precision(problem):
     mixture, operator, y = problem
     plain = mixture.model(VPSDE())
     for model, chunk in ((pigdm(chunked(plain, 2), operator, y, 0.1), None), (pigdm(plain, operator, y, 0.1), 2)):
@@ -351,10 +353,10 @@ def test_chunks_and_low_precision_go_inside_or_around(problem):
     assert x.shape == (3, 16)
     low = sample(pigdm(plain, operator, y, 0.1), (5, 16), DDIM(), 6, generator=seeded(), dtype=torch.float32)
     assert low.dtype == torch.float32
-    with pytest.raises(ArgumentError, match="`model` must be .*, got"):
+    with pytest.raises(ArgumentError, match=r"`model` must be .*, got"):
         sample(pigdm(plain, operator, y, 0.1), (3, 16), Particles(4), 6, generator=seeded(), chunk=2)
     for model in (clipped(plain), replacement(plain, operator, y), dps(plain, operator, y, 0.1, scale=1.0)):
-        with pytest.raises(ArgumentError, match="`model` must be .*, got"):
+        with pytest.raises(ArgumentError, match=r"`model` must be .*, got"):
             sample(model, (3, 16), Particles(4), 6, generator=seeded())
 
 
@@ -386,12 +388,12 @@ def test_chunks_and_low_precision_go_inside_or_around(problem):
 )
 def test_what_does_not_fit_is_refused(make, error, name, problem):
     mixture, operator, y = problem
-    with pytest.raises(error, match=f"^{name}.*: got"):
+    with pytest.raises(error, match=f"^`{name}.*` must be .*, got"):
         make(mixture.model(VPSDE()), operator, y)
 
 
 @pytest.mark.parametrize("sampler", [DDIM(), Particles(2)])
-def test_nan_from_the_users_likelihood_is_reported_with_its_samples(sampler, problem):
+def test_nan_from_a_likelihood_names_the_samples(sampler, problem):
     mixture, *_ = problem
 
     def log_p(x0):

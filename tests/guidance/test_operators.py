@@ -1,12 +1,13 @@
-"""Linear observations: adjoints, spectra, what they are in pictures, and what is refused."""
+"""Linear operators: adjoints, spectra, results by hand, and errors."""
 
 import math
+import pickle
 
 import pytest
 import torch
 
-from scoresde.errors import ArgumentError, DataError, DTypeError, ShapeError, UnknownNameError
-from scoresde.guidance.operators import (
+from scoresde.errors import ArgumentError, DTypeError, ShapeError, UnknownNameError
+from scoresde.guidance import (
     Blur,
     Colorize,
     Downsample,
@@ -16,13 +17,12 @@ from scoresde.guidance.operators import (
     Matrix,
     PartialFourier,
     Separable,
-    conjugate_gradients,
     gaussian_kernel,
-    hartley,
-    load_mask,
-    mirrored,
     radial_mask,
 )
+from scoresde.guidance.image_operators import hartley
+from scoresde.guidance.masks import mirrored
+from scoresde.guidance.solvers import conjugate_gradient_steps, conjugate_gradients
 
 
 def random(*shape, seed=0):
@@ -30,7 +30,7 @@ def random(*shape, seed=0):
 
 
 class UserOperator(LinearOperator):
-    """As a user writes one: every second entry's sum with the next."""
+    """A user's operator: the sum of each second entry and twice the next."""
 
     def __init__(self):
         super().__init__((6,), (3,))
@@ -78,8 +78,8 @@ def test_the_adjoint_is_the_adjoint(operator):
 
 @EACH
 def test_the_gram_system_is_solved_per_sample(operator):
-    """(c A A' + s^2 I)^{-1} r against a dense solve, with c and s^2 of each sample's own."""
-    y = operator(random(3, *operator.shape))  # of A's range, as every residual is
+    """(c A A' + s^2 I)^{-1} r against a dense solve, with c and s^2 per sample."""
+    y = operator(random(3, *operator.shape))  # in the range of A, as every residual
     c, s2 = torch.tensor([0.3, 1.0, 2.0]).double(), torch.tensor([0.5, 0.01, 1.0]).double()
     shaped = (3, *(1,) * (y.ndim - 1))
     u = operator.gram_solve(y, c.reshape(shaped), s2.reshape(shaped)).flatten(1)
@@ -110,8 +110,8 @@ def test_operators_follow_dtype_and_are_modules():
     assert {name for name, _ in SPECTRAL["matrix"].named_buffers()} >= {"entries"}
 
 
-def test_pictures():
-    """What each operator does, by hand."""
+def test_operators_on_simple_images():
+    """Results worked out by hand."""
     x = torch.arange(16.0, dtype=torch.float64).reshape(1, 1, 4, 4)
     blocks = torch.tensor([[[[2.5, 4.5], [10.5, 12.5]]]]).double()
     torch.testing.assert_close(Downsample((1, 4, 4), 2)(x), blocks)
@@ -125,7 +125,7 @@ def test_pictures():
     torch.testing.assert_close(blurred.roll((1, 2), (1, 2))[0, :3, 0:3], kernel, rtol=1e-12, atol=1e-12)
     x = random(1, 3, 2, 2)
     torch.testing.assert_close(Colorize((3, 2, 2))(x)[0, 0], x[0].mean(0))
-    ramp = torch.arange(16, dtype=torch.float64).expand(1, 16, 16)  # bicubic weights keep straight lines
+    ramp = torch.arange(16, dtype=torch.float64).expand(1, 16, 16)  # bicubic weights preserve straight lines
     lower = Downsample((16, 16), 2, "bicubic")(ramp)[0, 4, 2:-2]
     torch.testing.assert_close(lower, torch.arange(4.5, 12, 2, dtype=torch.float64), rtol=1e-12, atol=1e-12)
 
@@ -138,13 +138,13 @@ def test_hartley_is_its_own_inverse_and_holds_fourier():
     torch.testing.assert_close(torch.complex((seen + back) / 2, (back - seen) / 2), fourier)
 
 
-def test_unknown_entries_of_y_count_for_nothing():
+def test_unknown_entries_of_y_do_not_matter():
     operator = Inpainting(torch.tensor([True, False, True]))
     y, x = torch.tensor([[1.0, math.nan, 3.0]]), torch.tensor([[0.5, 7.0, 3.0]])
     assert operator.residual(y, x).tolist() == [[0.5, 0.0, 0.0]]
 
 
-def test_conjugate_gradients_solve_each_sample_and_stay_at_the_solution():
+def test_conjugate_gradients_solve_each_sample():
     M = random(4, 5, 5)
     M = M @ M.mT + 0.1 * torch.eye(5).double()
     b = random(4, 5, seed=1)
@@ -152,6 +152,17 @@ def test_conjugate_gradients_solve_each_sample_and_stay_at_the_solution():
     for iterations in (5, 50):
         x = conjugate_gradients(lambda v: torch.einsum("bij,bj->bi", M, v), b, iterations)
         torch.testing.assert_close(x, torch.linalg.solve(M, b), rtol=1e-8, atol=1e-8)
+
+
+def test_conjugate_gradients_carry_linear_images():
+    """The images of the directions add up to the image of the solution, and the squares to u' b."""
+    M, L, b = random(4, 5, 5), random(3, 5, seed=2), random(4, 5, seed=1)
+    M = M @ M.mT + 0.1 * torch.eye(5).double()
+    steps = [*conjugate_gradient_steps(lambda p: (torch.einsum("bij,bj->bi", M, p), p @ L.T), b, 20)]
+    u = torch.linalg.solve(M, b)
+    torch.testing.assert_close(sum(step.size * step.image for step in steps), u @ L.T, rtol=1e-7, atol=1e-7)
+    fit = sum(step.size * step.square for step in steps)[:, 0]
+    torch.testing.assert_close(fit, (u * b).sum(1), rtol=1e-7, atol=1e-7)
 
 
 def test_observations_are_reproducible_and_have_the_stated_noise():
@@ -169,24 +180,6 @@ def test_radial_masks_are_even_and_grow():
     masks = [radial_mask((16, 12), lines) for lines in (1, 4, 60)]
     assert [int(m.sum()) for m in masks] == sorted(int(m.sum()) for m in masks)
     assert all(torch.equal(m, mirrored(m)) and m[0, 0] for m in masks)
-
-
-def test_a_mask_is_read_from_a_file(tmp_path):
-    from PIL import Image
-
-    mask = random(4, 6) > 0
-    Image.fromarray((mask.numpy() * 255).astype("uint8")).save(tmp_path / "mask.png")
-    Image.fromarray((mask.numpy() * 200).astype("uint8")).save(tmp_path / "grey.png")
-    assert torch.equal(load_mask(tmp_path / "mask.png", (3, 4, 6)), mask)
-    (tmp_path / "text.png").write_text("no picture")
-    for name, shape, what in (
-        ("mask.png", (4, 5), "6x4 pixels"),
-        ("grey.png", (4, 6), "grey value 200"),
-        ("none.png", (4, 6), "none.png"),
-        ("text.png", (4, 6), "image file"),
-    ):
-        with pytest.raises(DataError, match=what):
-            load_mask(tmp_path / name, shape)
 
 
 @pytest.mark.parametrize(
@@ -220,5 +213,16 @@ def test_a_mask_is_read_from_a_file(tmp_path):
     ],
 )
 def test_what_does_not_fit_is_refused(make, error, name):
-    with pytest.raises(error, match=f"^{name}: got"):
+    with pytest.raises(error, match=f"^`{name}` must be .*, got"):
         make()
+
+
+@EACH
+def test_operators_have_a_repr(operator):
+    assert repr(operator) == f"{type(operator).__name__}({operator.shape} -> {operator.y_shape})"
+
+
+@EACH_SPECTRAL
+def test_operators_can_be_pickled(operator):
+    x = random(2, *operator.shape)
+    assert torch.equal(pickle.loads(pickle.dumps(operator))(x), operator(x))

@@ -40,7 +40,7 @@ def test_clipping_clips_and_leaves_the_rest_bit_for_bit(t):
     assert torch.equal(estimate.eps[inside], plain.eps[inside])
 
 
-def test_dynamic_threshold_is_imagens():
+def test_dynamic_threshold_is_that_of_the_paper():
     """Saharia et al. 2022: s the percentile of |x0| of a sample, at least 1; clip(x0, -s, s)/s."""
     x, model = draw(), WIDE.model(S.VPSDE())
     x0 = model(x, 0.4).x0.numpy()

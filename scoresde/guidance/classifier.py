@@ -1,0 +1,110 @@
+r"""Classifier guidance (Song et al. 2021, appendix I; Dhariwal & Nichol 2021, section 4).
+
+Assumption: a classifier gives p(y | x_t) at every noise level. By Bayes the score of p_t(x | y) is s + g,
+g = grad log p_t(y | x_t) (E10). With x_t = alpha x0 + sigma eps, score = -eps/sigma and a scale w this is
+
+    x0' = x0 + w (sigma^2/alpha) g,    eps' = eps - w sigma g.
+
+w = 1 is p(x_0 | y) and w = 0 is p(x_0). For any other w the score is that of p_t(x) p_t(y | x)^w. The result is then
+not the diffusion of any distribution; larger w trades diversity for fidelity.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from scoresde.checks import number
+from scoresde.errors import ArgumentError, DTypeError, ShapeError
+from scoresde.guidance.conditioning import class_labels, without_labels
+from scoresde.models.conditions import Condition, of_class
+from scoresde.models.estimate import Estimate
+from scoresde.models.model import Model, Wrapper
+from scoresde.sde import Level
+
+#: log p(y | x_t) ``(B,)``, or logits of all classes ``(B, K)``, from x_t ``(B, *D)``, t ``(B,)`` and y ``(B,)``
+LogProbOfClass = Callable[[Tensor, Tensor, Tensor], Tensor]
+SCALE = "a finite number: 0 for no guidance, 1 for the conditional distribution"  # what w must be
+
+
+def _times(level: Level, x: Tensor) -> Tensor:
+    """Return the level's time as ``(B,)``, at least in float32."""
+    dtype = torch.promote_types(x.dtype, torch.float32)
+    if isinstance(level.t, Tensor):
+        return level.t.to(dtype).expand(len(x))
+    return torch.full((len(x),), level.t, dtype=dtype, device=x.device)
+
+
+class _ClassifierGuided(Wrapper):
+    def __init__(self, model: Model, log_p_y: LogProbOfClass, scale: float, conditional: bool):
+        super().__init__(model)
+        self.log_p_y, self.scale, self.conditional = log_p_y, scale, conditional
+
+    def knows_mean(self, cond: Condition = None) -> bool:
+        unguided = not self.scale and not self.conditional
+        return super().knows_mean(without_labels(cond) if unguided else cond)
+
+    def estimate(self, x: Tensor, level: Level, cond: Condition = None) -> Estimate:
+        y = class_labels(cond, x, self.model.classes if self.conditional else None)
+        estimate = self.model.estimate(x, level, cond if self.conditional else without_labels(cond))
+        if not self.scale:
+            return estimate
+        g = self.scale * self.gradient(x, level, y)
+        alpha, sigma = level.alpha, level.sigma
+        ratio: float | Tensor
+        if isinstance(alpha, Tensor):
+            ratio = torch.where(alpha > 0, sigma**2 / alpha, 0.0)
+        else:
+            ratio = sigma**2 / alpha if alpha > 0 else 0.0  # at alpha = 0, x_t does not depend on y: g = 0
+        return Estimate(estimate.x0 + ratio * g, estimate.eps - sigma * g, level, estimate.v)
+
+    def gradient(self, x: Tensor, level: Level, y: Tensor) -> Tensor:
+        """Return grad log p(y | x_t) ``(B, *D)``, differentiable where the caller differentiates."""
+        tracked = torch.is_grad_enabled() and x.requires_grad
+        with torch.enable_grad():
+            z = x if tracked else x.detach().requires_grad_()
+            log_p = self.log_p_y(z, _times(level, x), y)
+            if isinstance(log_p, Tensor) and log_p.ndim == 2 and len(log_p) == len(x):
+                log_p = of_class(log_p.log_softmax(1), y)
+            if not isinstance(log_p, Tensor) or log_p.shape != (len(x),):
+                shape = tuple(log_p.shape) if isinstance(log_p, Tensor) else type(log_p).__name__
+                raise ShapeError("log_p_y's result", shape, f"of shape ({len(x)},), or logits ({len(x)}, K)")
+            if not log_p.requires_grad:
+                raise ArgumentError("log_p_y's result", "no gradient", "a function of x_t that autograd follows")
+            return torch.autograd.grad(log_p.sum(), z, create_graph=tracked)[0].to(x.dtype)
+
+    def extra_repr(self) -> str:
+        return f"scale={self.scale}, conditional={self.conditional}"
+
+
+def classifier_guidance(
+    model: Model, log_p_y: LogProbOfClass, scale: float = 1.0, *, conditional: bool = False
+) -> Model:
+    """Return the model guided by a classifier towards the classes ``cond["y"]``.
+
+    With the exact p(y | x_t) and ``scale=1`` it is the exact model of p(x_0 | y). With ``scale=0`` it is the model
+    itself, bit for bit. Labels are ``(B,)`` int64, -1 for "no class".
+
+    Args:
+        model: The model.
+        log_p_y: Function ``(x_t (B, *D), t (B,), y (B,))`` to log p(y | x_t) ``(B,)`` or logits ``(B, K)``, for each
+            sample alone and differentiable in x_t. A :class:`~scoresde.training.NoiseAwareClassifier` serves, or the
+            ``log_responsibilities`` of a :class:`~scoresde.models.GaussianMixtureModel`.
+        scale: w, any finite number, default 1.
+        conditional: Whether the model receives ``y`` too, default False.
+
+    Raises:
+        DTypeError: ``log_p_y`` is not callable.
+        ArgumentError, DTypeError, ShapeError: ``scale`` is not a finite number. When called: the labels are missing,
+            out of range, or of another shape or dtype, or the classifier's result does not fit.
+
+    Notes:
+        Non-finite gradients are not checked here; samplers and likelihoods raise NonFiniteError.
+
+    References: Song et al. (2021, appendix I); Dhariwal & Nichol (2021, section 4).
+    """
+    if not callable(log_p_y):
+        raise DTypeError("log_p_y", type(log_p_y).__name__, "a function (x_t, t, y) -> log p(y | x_t)")
+    return _ClassifierGuided(model, log_p_y, number("scale", scale, SCALE), conditional)

@@ -1,0 +1,119 @@
+r"""Classifier-free guidance (Ho & Salimans 2022).
+
+Assumption: one network was trained with and without labels, so that by Bayes its two estimates give the gradient of the
+classifier that it implies, sigma grad log p_t(y | x_t) = eps(x_t) - eps(x_t, y). With a scale w
+
+    eps' = eps(x_t) + w (eps(x_t, y) - eps(x_t)),    x0' = x0(x_t) + w (x0(x_t, y) - x0(x_t)).
+
+w = 1 is the conditional model and w = 0 the unconditional one (Ho & Salimans' own w is one less). For any other w the
+result is not the diffusion of any distribution; larger w trades diversity for fidelity.
+"""
+
+from __future__ import annotations
+
+from typing import TypeVar
+
+import torch
+from torch import Tensor
+
+from scoresde.checks import number
+from scoresde.errors import ArgumentError
+from scoresde.guidance.classifier import SCALE
+from scoresde.guidance.conditioning import class_labels, without_labels
+from scoresde.models.conditions import LABEL, NO_CLASS, Condition
+from scoresde.models.estimate import Estimate
+from scoresde.models.model import Model, Wrapper
+from scoresde.sde import Level
+
+Value = TypeVar("Value", float | Tensor, Tensor)
+
+
+def _twice(value: Value) -> Value:
+    """Return the values of a batch that holds each sample twice."""
+    return torch.cat([value, value]) if isinstance(value, Tensor) and value.ndim else value
+
+
+class _ClassifierFree(Wrapper):
+    def __init__(self, model: Model, scale: float, interval: tuple[float, float] | None, rescale: float):
+        super().__init__(model)
+        self.scale, self.interval, self.rescale = scale, interval, rescale
+
+    def knows_mean(self, cond: Condition = None) -> bool:
+        return super().knows_mean(cond if self.scale else without_labels(cond))
+
+    def estimate(self, x: Tensor, level: Level, cond: Condition = None) -> Estimate:
+        y = class_labels(cond, x, self.model.classes)
+        given = dict(cond or {})
+        none = {**given, LABEL: torch.full_like(y, NO_CLASS)}
+        if self.scale == 0:
+            return self.model.estimate(x, level, none)
+        inside = self.inside(level)
+        if self.scale == 1 or inside is False:
+            return self.model.estimate(x, level, given)
+        # 1. both estimates by one call, each sample with its label and without
+        both = {name: torch.cat([value, none[name]]) for name, value in given.items()}
+        twice = Level(*(_twice(value) for value in level))
+        estimate = self.model.estimate(torch.cat([x, x]), twice, both)
+        (x0, x0_none), (eps, eps_none) = estimate.x0.chunk(2), estimate.eps.chunk(2)
+        v = None if estimate.v is None else estimate.v.chunk(2)[0]
+        # 2. the extrapolation from one to the other
+        guided = x0_none + self.scale * (x0 - x0_none), eps_none + self.scale * (eps - eps_none)
+        if self.rescale:
+            guided = self.rescaled(*guided, x0, level)
+        # 3. samples whose level is outside the interval
+        if isinstance(inside, Tensor):
+            inside = inside.reshape(-1, *(1,) * (x.ndim - 1))
+            guided = torch.where(inside, guided[0], x0), torch.where(inside, guided[1], eps)
+        return Estimate(*guided, level, v)
+
+    def inside(self, level: Level) -> bool | Tensor:
+        """Return True if the level lies in the interval; ``(B,)`` for a level per sample."""
+        if self.interval is None:
+            return True
+        low, high = self.interval
+        return (level.log_snr >= low) & (level.log_snr <= high)
+
+    def rescaled(self, x0: Tensor, eps: Tensor, target: Tensor, level: Level) -> tuple[Tensor, Tensor]:
+        """Return x0 with (in part) the standard deviation of ``target``, and the eps that belongs to it."""
+        std, wanted = (value.reshape(len(x0), -1).std(1, correction=0) for value in (x0, target))
+        factor = torch.where(std > 0, wanted / std, 1.0)
+        factor = (1 - self.rescale + self.rescale * factor).reshape(-1, *(1,) * (x0.ndim - 1))
+        return factor * x0, eps + level.ratio * (1 - factor) * x0
+
+    def extra_repr(self) -> str:
+        return f"scale={self.scale}, interval={self.interval}, rescale={self.rescale}"
+
+
+def classifier_free_guidance(
+    model: Model, scale: float, interval: tuple[float, float] | None = None, rescale: float = 0.0
+) -> Model:
+    """Return the model guided towards the classes ``cond["y"]`` by its own two estimates.
+
+        eps' = eps(x_t) + w (eps(x_t, y) - eps(x_t))
+
+    Both estimates come from one call for twice the batch. For w = 1 and w = 0 a plain call gives the conditional and
+    the unconditional model, bit for bit.
+
+    Args:
+        model: A model trained with some labels dropped (``TrainerConfig(conditional=True, label_dropout=0.15)``).
+        scale: w, any finite number.
+        interval: Log-SNR ``(low, high)``. Outside the interval, where guidance harms or does nothing, the conditional
+            model is used, at one call. An interval (a, b) of EDM's sigma is (-2 log b, -2 log a). None: everywhere.
+        rescale: phi in [0, 1], against contrast that grows with w, default 0. x0' is multiplied by
+            phi std(x0(x_t, y))/std(x0') + 1 - phi, with the standard deviation over the entries of a sample.
+
+    Raises:
+        ArgumentError, DTypeError, ShapeError: ``scale``, ``interval`` or ``rescale`` is out of range. When called: the
+            labels are missing, out of range, or of another shape or dtype.
+
+    References: Ho & Salimans (2022, eq. 6); Kynkaanniemi et al. (2024, section 3) for the interval; Lin et al. (2024,
+        section 3.4) for the rescaling.
+    """
+    if interval is not None:
+        low_high = tuple(interval)
+        if len(low_high) != 2 or not low_high[0] < low_high[1]:
+            raise ArgumentError("interval", low_high, "log-SNRs (low, high) with low < high")
+        interval = low_high[0], low_high[1]
+    if not 0 <= rescale <= 1:
+        raise ArgumentError("rescale", rescale, "a number in [0, 1]")
+    return _ClassifierFree(model, number("scale", scale, SCALE), interval, float(rescale))
