@@ -1,4 +1,5 @@
 from .base import SDE as SDE
+from .base import HostLevel as HostLevel
 from .base import Level as Level
 from .discrete import DDPM as DDPM
 from .discrete import NCSN as NCSN

@@ -16,7 +16,7 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -67,6 +67,24 @@ class Level(NamedTuple):
         A level that all samples share is returned as it is.
         """
         return Level(*(value[rows] if isinstance(value, Tensor) and value.ndim else value for value in self))
+
+
+class HostLevel(Level):
+    """A level at a time known to the host: all fields are Python floats, computed in float64."""
+
+    __slots__ = ()
+
+    if TYPE_CHECKING:
+        t: float
+        alpha: float
+        sigma: float
+        log_snr: float
+
+        @property
+        def rho(self) -> float: ...
+
+        @property
+        def lam(self) -> float: ...
 
 
 class SDE(ABC):
@@ -202,7 +220,7 @@ class SDE(ABC):
         alpha, sigma = broadcast(log_alpha.exp(), x), broadcast(log_sigma.exp(), x)
         return Level(t, alpha, sigma, 2 * (log_alpha - log_sigma))
 
-    def levels(self, times: Tensor) -> list[Level]:
+    def levels(self, times: Tensor) -> list[HostLevel]:
         """Return the noise levels of a grid ``(n,)``, as Python floats.
 
         They are computed at once, in float64 on the CPU.
@@ -210,7 +228,7 @@ class SDE(ABC):
         t = as_time(times).double().cpu()
         log_alpha, log_sigma = self.log_alpha(t), self.log_sigma(t)
         columns = (t, log_alpha.exp(), log_sigma.exp(), 2 * (log_alpha - log_sigma))
-        return [Level(*row) for row in zip(*(c.tolist() for c in columns), strict=True)]
+        return [HostLevel(*row) for row in zip(*(c.tolist() for c in columns), strict=True)]
 
     # ---- the forward process -------------------------------------------------------------------------------------
 

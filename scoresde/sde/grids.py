@@ -129,7 +129,7 @@ def check_grid(grid: Grid) -> str | Tensor:
     return grid
 
 
-def fixes_steps(grid: str | Tensor) -> bool:
+def fixes_steps(grid: Grid) -> bool:
     """Return whether the grid fixes the number of steps."""
     return not isinstance(grid, str) or grid == "levels"
 
