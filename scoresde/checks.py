@@ -6,7 +6,7 @@ Only :func:`finite` reads the values of a tensor, and thus waits for the device.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from operator import index
 from typing import TYPE_CHECKING, SupportsFloat, SupportsIndex, cast
 
@@ -78,6 +78,18 @@ def positive(name: str, value: object) -> float:
     return result
 
 
+def non_negative(name: str, value: object) -> float:
+    """Return ``value`` as a finite float that is not negative.
+
+    Raises:
+        ArgumentError: ``value`` is anything else.
+    """
+    result = number(name, value, "a number >= 0")
+    if result < 0:
+        raise ArgumentError(name, repr(value), "a number >= 0")
+    return result
+
+
 def probability(name: str, value: object) -> float:
     """Return ``value`` as a float in [0, 1).
 
@@ -99,12 +111,12 @@ def samples_with_nan(bad: Sequence[int], total: int) -> str:
     return f"NaN or infinity in {len(bad)} of {total} samples ({shown})"
 
 
-def finite(x: Tensor, where: str) -> Tensor:
+def finite(x: Tensor, where: str | Callable[[], str]) -> Tensor:
     """Return ``x`` if all its entries are finite; wait for the device.
 
     Args:
         x: Tensor ``(B, ...)``. On the meta device, which has no values, every tensor passes.
-        where: What ``x`` is; the message starts with it.
+        where: What ``x`` is, the start of the message; or a function that returns it.
 
     Raises:
         NonFiniteError: NaN or infinity. The message names the samples.
@@ -113,5 +125,5 @@ def finite(x: Tensor, where: str) -> Tensor:
         return x
     bad = (~x.reshape(len(x), -1).isfinite().all(1)).nonzero().flatten().tolist()
     if bad:
-        raise NonFiniteError(f"{where}: {samples_with_nan(bad, len(x))}")
+        raise NonFiniteError(f"{where() if callable(where) else where}: {samples_with_nan(bad, len(x))}")
     return x
