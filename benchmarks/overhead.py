@@ -1,11 +1,16 @@
-"""Time per call beyond the network: ours and the peers', on a network of a few microseconds.
+"""Overhead per network call: the samplers of scoresde and its peers, on a network of a few microseconds.
 
-Every sampler runs whole (levels and coefficients included) at two lengths, interleaved with the others; medians of the
-rounds. "a call" is the time of the long run over its calls, "beyond the network" is that less the network's own call,
-and "set-up" is what a run of no calls would cost. The bare loop x <- a x + b net(x, t) is the floor.
+Every sampler runs whole, with its levels and coefficients, at two lengths. Samplers are interleaved, and the figures
+are medians over the rounds. The columns are:
 
-The share on a real network is our time beyond a trivial network, at the real one's shape, over the real one's call:
-the difference of two long runs would drown in their noise.
+- "a call": time of the long run divided by its calls;
+- "beyond the network": the same minus the time of one network call;
+- "set-up": time that a run without calls would take.
+
+The bare loop x <- a x + b net(x, t) is the lower bound.
+
+The share on a real network is the overhead on a trivial network of the same shape, divided by the real network's call.
+It is not the difference of two long runs, which would be smaller than their noise.
 """
 
 from __future__ import annotations
@@ -34,7 +39,7 @@ Runner = Callable[[int], object]
 
 
 class Tiny(nn.Module):
-    """net(x, t) = w x, a few microseconds."""
+    """A network of a few microseconds, net(x, t) = w x."""
 
     def __init__(self):
         super().__init__()
@@ -45,7 +50,7 @@ class Tiny(nn.Module):
 
 
 def bare(net: nn.Module, x: Tensor) -> dict[tuple[str, str], Runner]:
-    """The network alone, and the loop that any sampler contains."""
+    """Return runners of the network alone and of the loop that any sampler contains."""
     time_input = torch.ones(len(x))
 
     def network(calls: int) -> None:
@@ -62,7 +67,7 @@ def bare(net: nn.Module, x: Tensor) -> dict[tuple[str, str], Runner]:
 
 
 def ours(net: nn.Module, x: Tensor) -> dict[tuple[str, str], Runner]:
-    """Our samplers on a ScoreModel; DDIM's last step and PC's corrector are calls too."""
+    """Return runners of scoresde's samplers; DDIM's last step and PC's corrector are calls too."""
     model, generator = ScoreModel(net, VPSDE()), torch.Generator().manual_seed(0)
     pc = PredictorCorrector(ReverseDiffusion(), Langevin())
     table = {
@@ -81,7 +86,7 @@ def ours(net: nn.Module, x: Tensor) -> dict[tuple[str, str], Runner]:
 
 
 def of_diffusers(diffusers: ModuleType, net: nn.Module, x: Tensor) -> dict[tuple[str, str], Runner]:
-    """Schedulers made beforehand; set_timesteps is part of a run."""
+    """Return runners of the schedulers of diffusers; ``set_timesteps`` is part of a run."""
     dpm = diffusers.DPMSolverMultistepScheduler
     table = {
         "DDIM": diffusers.DDIMScheduler(),
@@ -104,7 +109,7 @@ def of_diffusers(diffusers: ModuleType, net: nn.Module, x: Tensor) -> dict[tuple
 
 
 def of_k_diffusion(sampling: ModuleType, net: nn.Module, x: Tensor) -> dict[tuple[str, str], Runner]:
-    """Its functions; dpmpp_2m_sde with its own Brownian tree, and with independent noise."""
+    """Return runners of k-diffusion's functions; dpmpp_2m_sde with a Brownian tree and with independent noise."""
 
     def denoise(y: Tensor, sigma: Tensor) -> Tensor:
         return y - sigma[:, None] * net(y / (sigma[:, None] ** 2 + 1).sqrt(), sigma)
@@ -128,7 +133,7 @@ def of_k_diffusion(sampling: ModuleType, net: nn.Module, x: Tensor) -> dict[tupl
 
 
 def of_azula(azula: ModuleType, net: nn.Module, x: Tensor) -> dict[tuple[str, str], Runner]:
-    """Its samplers on a denoiser written as its own are."""
+    """Return runners of azula's samplers, on a denoiser in its style."""
     from azula.denoise import Denoiser, DiracPosterior
     from azula.noise import VPSchedule
 
@@ -158,7 +163,7 @@ RUNNERS = {"diffusers": of_diffusers, "k-diffusion": of_k_diffusion, "azula": of
 
 
 def measure(runners: dict[tuple[str, str], Runner], rounds: int) -> list[dict]:
-    """Microseconds; every runner at both lengths in each round, in turn."""
+    """Measure the runners, in microseconds: in each round every runner at both lengths, in turn."""
     short, long = LENGTHS
     for run in runners.values():
         run(short)
@@ -184,7 +189,11 @@ def measure(runners: dict[tuple[str, str], Runner], rounds: int) -> list[dict]:
 
 
 def real_network(batch: int, rounds: int) -> tuple[str, list[dict]]:
-    """What stands above the table, and our samplers' share of the time on a U-Net for 8x8 images."""
+    """Measure our samplers' share of the time on a U-Net for 8x8 images.
+
+    Returns:
+        ``(title of the table, rows)``.
+    """
     net = build_net({"name": "unet", "shape": [1, 8, 8]}, seed=0).eval()
     x = torch.randn(batch, 1, 8, 8, generator=torch.Generator().manual_seed(0))
     time_input = torch.full((batch,), 0.5)
@@ -204,7 +213,7 @@ def real_network(batch: int, rounds: int) -> tuple[str, list[dict]]:
 
 
 def figure_of(rows: list[dict]) -> Figure:
-    """Bars of the time beyond the network, one a sampler; ours in colour."""
+    """Draw the time beyond the network as bars, one a sampler, ours in colour."""
     from matplotlib.figure import Figure
 
     rows = [row for row in rows if row["sampler"] != "the network alone"][::-1]
@@ -221,7 +230,7 @@ def figure_of(rows: list[dict]) -> Figure:
 
 @torch.no_grad()
 def main(arguments: list[str] | None = None) -> None:
-    """Run, and write the record."""
+    """Measure, and write the record."""
     parser = common.parser("overhead", __doc__, quick="fewer rounds")
     parser.add_argument("--rounds", type=int, help="rounds of which the median is taken (default 31; quick 7)")
     parser.add_argument("--peers", default=",".join(peers.PEERS), help="packages, or none")

@@ -1,11 +1,14 @@
-"""Quality per network call, on Gaussian mixtures whose score is exact: ours and the peers', same score, same noise.
+"""Quality per network call of scoresde and its peers, on Gaussian mixtures with exact scores and the same noise.
 
-ODE solvers: the mean distance of the end points, over sqrt(d), from those of the probability flow solved to 1e-10 in
-float64 from the same start noise. SDE solvers: the gap between the mean of -log p over their samples and the mixture's
-entropy (positive: too wide; negative: contracted).
+The measures are:
 
-Calls are counted at the model. Every row of the table is one solver; of a peer's usual settings (order, levels, last
-level) each column shows the best, which favours the peers: ours are single settings. All settings are in the CSV.
+- ODE solvers: mean distance over sqrt(d) of the end points from the probability flow's, solved to 1e-10 in float64
+  from the same start noise;
+- SDE solvers: mean of -log p over the samples minus the mixture's entropy (positive: too wide; negative: contracted).
+
+Calls are counted at the model. Every row of the table is one solver. For a peer, each column shows the best of its
+usual settings (order, levels, last level). This favours the peers, as ours are single settings. The CSV has all
+settings.
 """
 
 from __future__ import annotations
@@ -45,12 +48,12 @@ if TYPE_CHECKING:
 
 QUICK_SECONDS = 60
 SDES: dict[str, Callable[[], SDE]] = {"vp": lambda: VPSDE(0.1, 20.0), "ve": lambda: VESDE(0.01, 50.0)}
-LARGEST_DRAWN = 30.0  # errors beyond leave the plot
-LARGEST_STD = {2: 0.4}  # stds from .05 to this; 1 in other dimensions
+LARGEST_DRAWN = 30.0  # upper end of the plot's axis of errors
+LARGEST_STD = {2: 0.4}  # of the mixtures' stds, which begin at .05; 1 in other dimensions
 
 
 class Ours:
-    """One of our samplers; ``steps`` gives the steps that so many calls pay for."""
+    """One of our samplers; ``steps`` gives the number of steps that a number of calls pays for."""
 
     def __init__(self, sampler: Sampler, steps: Callable[[int], int]):
         self.sampler, self.steps = sampler, steps
@@ -69,7 +72,7 @@ def _but_last(calls: int) -> int:
 
 
 def ours(stochastic: bool) -> list[peers.Solver]:
-    """Our samplers, the default first; each is one setting."""
+    """Return our samplers, the default first, each with one setting."""
     if stochastic:
         table = [
             ("DPMSolver(stochastic=True)", DPMSolver(stochastic=True), _every),
@@ -107,7 +110,7 @@ class Counted(Model):
 
 
 def mixture(d: int, seed: int) -> GaussianMixture:
-    """8 Gaussians: means N(0, I), axes at random, stds uniform in [.05, .4] (d = 2) or [.05, 1]."""
+    """Return 8 Gaussians with means from N(0, I), random axes, stds uniform in [.05, .4] (d = 2) or [.05, 1]."""
     g = torch.Generator().manual_seed(1000 * d + seed)
     draw = partial(torch.randn, generator=g, dtype=torch.float64)
     axes = torch.linalg.qr(draw(8, d, d))[0]
@@ -116,12 +119,12 @@ def mixture(d: int, seed: int) -> GaussianMixture:
 
 
 def run(solver: peers.Solver, model: Model, x: Tensor, calls: int) -> tuple[Tensor, int] | None:
-    """The end points in float64 and the calls spent; None if the solver cannot run on so few calls."""
+    """Return the end points in float64 and the calls spent; None if the solver cannot run with this few calls."""
     counted = Counted(model)
     torch.manual_seed(calls)  # the peers' noise
     try:
         end = solver.run(counted, x, calls)
-    except (ValueError, IndexError, ZeroDivisionError, TypeError):  # too few calls for one step, or for its grid
+    except (ValueError, IndexError, ZeroDivisionError, TypeError):  # too few calls for a step or a grid
         return None
     return (end.double(), counted.calls) if 0 < counted.calls <= calls else None
 
@@ -129,10 +132,10 @@ def run(solver: peers.Solver, model: Model, x: Tensor, calls: int) -> tuple[Tens
 def ode_errors(
     solvers: list[peers.Solver], sde: SDE, d: int, calls: list[int], seeds: list[int], n: int
 ) -> Iterable[dict]:
-    """A row for each solver, setting and number of calls: the error, its mean and maximum over the mixtures.
+    """Yield a row for each solver, setting and number of calls: the error's mean and maximum over the mixtures.
 
-    In many dimensions and few calls the mean is mostly of the few samples that end in another Gaussian than the flow
-    does: the CSV has the median beside it.
+    In many dimensions with few calls, the few samples that end in another Gaussian than the flow dominate the mean. The
+    CSV therefore has the median too.
     """
     problems = []
     for seed in seeds:
@@ -163,9 +166,9 @@ def ode_errors(
 def nll_gaps(
     solvers: list[peers.Solver], sde: SDE, d: int, calls: list[int], seeds: list[int], n: int
 ) -> Iterable[dict]:
-    """A row for each solver, setting and number of calls: the NLL gap in nats and its standard error.
+    """Yield a row for each solver, setting and number of calls: the NLL gap in nats and its standard error.
 
-    Mean and worst are over the mixtures; the standard error is the mean's, from the samples and the entropy.
+    Mean and worst are over the mixtures. The standard error is that of the mean, from the samples and the entropy.
     """
     problems = []
     for seed in seeds:
@@ -195,7 +198,7 @@ def nll_gaps(
 
 
 def best(rows: list[dict]) -> dict[tuple[str, str, int], dict]:
-    """By package, solver and calls: the row of the setting with the smallest mean (in absolute value)."""
+    """Return by package, solver and calls the row of the setting with the smallest absolute mean."""
     chosen: dict[tuple[str, str, int], dict] = {}
     for row in rows:
         key, value = (row["package"], row["solver"], row["calls"]), abs(row["mean"])
@@ -205,8 +208,10 @@ def best(rows: list[dict]) -> dict[tuple[str, str, int], dict]:
 
 
 def table(rows: list[dict], calls: list[int], text: Callable[[dict], str], left_out: dict[str, str]) -> str:
-    """Markdown: a line for each solver, a column for each number of calls, the best peer of each column, and why others
-    are not there."""
+    """Return a Markdown table: a line for each solver, a column for each number of calls.
+
+    The last lines are the best peer of each column, and the reasons why peers are left out.
+    """
     chosen = best(rows)
     lines = []
     for package, name in dict.fromkeys((row["package"], row["solver"]) for row in rows):
@@ -223,7 +228,7 @@ def table(rows: list[dict], calls: list[int], text: Callable[[dict], str], left_
 
 
 def settings(rows: list[dict], calls: list[int]) -> str:
-    """Markdown: the setting of each peer that its cell of the table above shows."""
+    """Return a Markdown table of the peers' settings, cell by cell as in :func:`table`."""
     chosen = best(rows)
     solvers = dict.fromkeys((row["package"], row["solver"]) for row in rows if row["setting"])
     lines = [[*key, *(chosen[*key, n]["setting"] if (*key, n) in chosen else "" for n in calls)] for key in solvers]
@@ -231,7 +236,7 @@ def settings(rows: list[dict], calls: list[int]) -> str:
 
 
 def figure_of(rows: list[dict]) -> Figure:
-    """Error against calls, a row of panels a kind of solver, a column a dimension; peers in grey, ours in colour."""
+    """Draw error against calls: a row of panels a kind of solver, a column a dimension; peers in grey."""
     from matplotlib.figure import Figure
 
     kinds, dims = (list(dict.fromkeys(row[name] for row in rows)) for name in ("part", "d"))
@@ -245,7 +250,7 @@ def figure_of(rows: list[dict]) -> Figure:
 
 
 def draw(axes, chosen: dict[tuple[str, str, int], dict]) -> None:
-    """One panel."""
+    """Draw one panel."""
     drawn = 0
     names = list(dict.fromkeys((package, name) for package, name, _ in chosen))
     for package, name in names:
@@ -272,7 +277,7 @@ def _gap(row: dict) -> str:
 
 
 class Kind(NamedTuple):
-    """What is measured of a kind of solver, its name, and a cell of its table."""
+    """A kind of solver: its measure, the measure's name, and the text of a table's cell."""
 
     measure: Callable[..., Iterable[dict]]
     title: str
@@ -283,7 +288,7 @@ KINDS = {"ode": Kind(ode_errors, "endpoint error / sqrt(d)", _error), "sde": Kin
 
 
 def parse(arguments: list[str] | None) -> argparse.Namespace:
-    """The command line."""
+    """Parse the command line."""
     parser = common.parser("quality", __doc__, quick="fewer mixtures, samples and calls")
     parser.add_argument("--sde", choices=SDES, default="vp")
     parser.add_argument("--dims", default="2,64", help="dimensions of the data")
@@ -303,7 +308,7 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
 
 @torch.no_grad()
 def main(arguments: list[str] | None = None) -> None:
-    """For each kind of solver and dimension: run, and make a table; then write the record."""
+    """Measure each kind of solver in each dimension, and write the record."""
     options = parse(arguments)
     dims, calls = common.wholes("--dims", options.dims), common.wholes("--calls", options.calls)
     seeds = list(range(options.seeds))
