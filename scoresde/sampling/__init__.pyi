@@ -1,4 +1,7 @@
 from .adaptive import AdaptiveSDE as AdaptiveSDE
+from .base import GridSampler as GridSampler
+from .base import Sampler as Sampler
+from .base import State as State
 from .langevin import langevin_dynamics as langevin_dynamics
 from .latents import interpolate as interpolate
 from .latents import temper as temper
@@ -12,8 +15,6 @@ from .run import trajectory as trajectory
 from .samplers import DDIM as DDIM
 from .samplers import PredictorCorrector as PredictorCorrector
 from .samplers import ProbabilityFlow as ProbabilityFlow
-from .samplers import Sampler as Sampler
-from .samplers import State as State
 from .singlestep import Heun as Heun
 from .singlestep import SingleStep as SingleStep
 from .steps import Ancestral as Ancestral

@@ -22,7 +22,7 @@ from scoresde.errors import ArgumentError, UnknownNameError
 from scoresde.models import Model
 from scoresde.models.conditions import Condition
 from scoresde.random import Generators, randn
-from scoresde.sampling.settings import Settings
+from scoresde.sampling.frozen import Frozen
 from scoresde.sde import Level
 from scoresde.sde.grids import GRIDS, Grid, explicit_times, fixes_steps
 
@@ -110,7 +110,7 @@ def undo_last(model: Model, x0: Tensor, level: Level, last: str, cond: Condition
 
 
 @dataclass(frozen=True, repr=False)
-class Sampler(Settings, ABC):
+class Sampler(Frozen, ABC):
     """A method that takes x at t_max to samples at t = 0.
 
     Subclasses are frozen dataclasses: settings, and :meth:`states`. :mod:`scoresde.sampling.run` runs them.

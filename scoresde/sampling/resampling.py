@@ -1,63 +1,71 @@
-"""Going back and forth between two levels, so that what a model imposes on a part of x reaches the rest."""
+"""Repeated steps, which make an observed part of x agree with the rest."""
 
 from __future__ import annotations
 
 import itertools
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import ClassVar
 
 import torch
+from torch import Tensor
 
 from scoresde.checks import whole
-from scoresde.sampling.samplers import GridSampler, State, noise_like
-from scoresde.sampling.steps import Ancestral, Coefficients, Predictor
-from scoresde.sde.grids import Grid, time_grid
+from scoresde.models import Model
+from scoresde.models.conditions import Condition
+from scoresde.random import Generators
+from scoresde.sampling.base import GridSampler, State, noise_like
+from scoresde.sampling.steps import Ancestral, Predictor
+from scoresde.sde.grids import time_grid
 
 
+@dataclass(frozen=True, repr=False)
 class Resampling(GridSampler):
-    """Each step t -> s is taken ``repeats`` times, with the forward transition s -> t between (Lugmayr et al. 2022).
+    """Reverse steps repeated with re-noising in between (RePaint).
 
-    With :func:`scoresde.guidance.replacement` that is RePaint with jumps of one step: the known part is the observation
-    at every level, and the going back and forth draws the unknown part given it, so far as the repeats suffice. A call
-    each repeat.
+    The re-noising is the forward transition s -> t. With :func:`scoresde.guidance.replacement` this is RePaint with
+    jumps of one step (N4). The known part equals the observation at every level. Going back and forth draws the unknown
+    part given it, the better the more repeats.
 
     Args:
-        repeats: how often each step is taken; 1 is ancestral sampling.
-        predictor: the step; default :class:`Ancestral`.
-        grid, t_min, t_max, last: as in :class:`PredictorCorrector`.
+        repeats: Number of times that each step is taken, default 10. 1 is ancestral sampling.
+        predictor: Step of the reverse SDE, default :class:`Ancestral`.
+        grid: See :class:`GridSampler`, default ``"time"``.
+        t_min, t_max, last: See :class:`Sampler`.
+
+    ``steps`` counts steps of ``repeats`` network calls each, 100 by default.
+
+    Raises:
+        ArgumentError: ``repeats`` is not a positive integer.
+
+    References: Lugmayr et al. 2022, algorithm 1.
     """
 
-    default_steps = 100
+    repeats: int = 10
+    predictor: Predictor = field(default=Ancestral())
 
-    def __init__(
-        self,
-        repeats: int = 10,
-        predictor: Predictor | None = None,
-        *,
-        grid: Grid = "time",
-        t_min: float | None = None,
-        t_max: float | None = None,
-        last: str = "half-tweedie",
-    ):
-        super().__init__(grid, t_min, t_max, last)
-        self.repeats = whole("repeats", repeats)
-        self.predictor = Ancestral() if predictor is None else predictor
+    usual_steps: ClassVar[int] = 100
 
-    def states(self, model, x, steps, cond, generator):
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self._store(repeats=whole("repeats", self.repeats))
+
+    def states(
+        self, model: Model, x: Tensor, steps: int | None, cond: Condition, generator: Generators
+    ) -> Iterator[State]:
         times = time_grid(model.sde, steps, self.grid, self.t_min, self.t_max)
         levels, t, s = model.sde.levels(times), times[:-1], times[1:]
-        table = zip(*(c.tolist() for c in self.predictor.coefficients(model.sde, t, s)), strict=True)
+        rows = self.predictor.coefficients(model.sde, t, s).rows()
         forward = zip(*(c.tolist() for c in model.sde.transition(s, t)), strict=True)
-        draw, steps, calls = noise_like(x, generator), len(t), 0
-        yield State(x, levels[0].t, None, 0, steps, calls)
+        draw, calls = noise_like(x, generator), 0
+        yield State(x, levels[0].t, None, 0, len(rows), calls)
         for i, ((level, target), row, (alpha_ts, sigma_ts)) in enumerate(
-            zip(itertools.pairwise(levels), table, forward, strict=True), start=1
+            zip(itertools.pairwise(levels), rows, forward, strict=True), start=1
         ):
             for repeat in range(self.repeats):
                 if repeat:
                     x = torch.add(x.mul(alpha_ts), draw(), alpha=sigma_ts)
                 estimate = model.estimate(x, level, cond)
-                x = self.predictor.step(Coefficients(*row), x, estimate, target, draw)
+                x = self.predictor.step(row, x, estimate, target, draw)
             calls += self.repeats
-            yield State(x, target.t, estimate.x0, i, steps, calls)
-
-    def __repr__(self):
-        return f"Resampling({self.repeats}, {self.predictor!r})"
+            yield State(x, target.t, estimate.x0, i, len(rows), calls)

@@ -1,186 +1,245 @@
-"""The face of the samplers: sample, trajectory, encode and decode.
+"""Run samplers: sample, trajectory, encode and decode.
 
-A run works without autograd and with the model in evaluation mode; both are as they were whenever it is not at work,
-between two states of a :func:`trajectory` too. The loops never wait for the device: at the end it is asked whether all
-went well.
+A run works without autograd and with the model in evaluation mode. Both are restored whenever control returns to the
+caller, between two states of a :func:`trajectory` too. The loops never synchronise with the device: the samples are
+checked once, at the end.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
-from scoresde.checks import samples_with_nan, wholes
-from scoresde.errors import ArgumentError, DeviceError, DTypeError, NonFiniteError, ShapeError
-from scoresde.models import Model, autocast, chunked
+from scoresde.checks import finite, wholes
+from scoresde.errors import ArgumentError, DeviceError, DTypeError, ShapeError
+from scoresde.models import Model, chunked
+from scoresde.models import autocast as in_low_precision
 from scoresde.models.conditions import Condition
 from scoresde.models.evaluation import evaluation
+from scoresde.random import Generators
+from scoresde.sampling.base import Sampler, State
 from scoresde.sampling.multistep import DPMSolver
 from scoresde.sampling.progress import ProgressLine
-from scoresde.sampling.samplers import ProbabilityFlow, Sampler, State
-from scoresde.sde.tensors import flat
+from scoresde.sampling.samplers import ProbabilityFlow
 
 
-def _start(
-    model: Model, shape, start: Tensor | None, cond: Condition, generator, device, dtype, name: str = "start"
-) -> Tensor:
-    shape = wholes("shape", shape)
-    if not shape:
-        raise ShapeError("shape", shape, "(B, *D), with a batch axis at least")
-    device = torch.device(device) if device is not None else model.device
-    dtype = model.dtype if dtype is None else dtype
-    for key, value in (cond or {}).items():
-        if value.shape[:1] != shape[:1]:
-            raise ShapeError(f"cond[{key!r}]", tuple(value.shape), f"({shape[0]}, ...), one row a sample")
-    if start is None:
-        return model.sde.prior_sample(shape, generator, device, dtype)
-    if tuple(start.shape) != shape:
-        raise ShapeError(name, tuple(start.shape), f"the shape asked for, {shape}")
-    if start.device != device:
-        raise DeviceError(name, start.device, f"the model's device, {device}")
-    return start.detach().to(dtype)
+@dataclass(frozen=True, eq=False)
+class Run:
+    """One run of a sampler: its arguments, checked once.
+
+    Args:
+        name: Name that error messages use for ``start``.
+
+    The other arguments and the errors are those of :func:`sample`.
+
+    Attributes:
+        network: ``model``, cut into chunks and in low precision where the run says so.
+    """
+
+    model: Model
+    shape: Sequence[int]
+    sampler: Sampler
+    steps: int | None = None
+    start: Tensor | None = None
+    cond: Condition = None
+    generator: Generators = None
+    device: torch.device | str | None = None
+    dtype: torch.dtype | None = None
+    chunk: int | None = None
+    autocast: torch.dtype | None = None
+    progress: bool = False
+    name: str = "start"
+    network: Model = field(init=False)
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.sampler, Sampler):
+            raise ArgumentError("sampler", repr(self.sampler), "a sampler, such as DPMSolver()")
+        network = self.model if self.autocast is None else in_low_precision(self.model, self.autocast)
+        network = network if self.chunk is None else chunked(network, self.chunk)
+        object.__setattr__(self, "network", network)
+
+        shape = wholes("shape", self.shape)
+        object.__setattr__(self, "shape", shape)
+        if not shape:
+            raise ShapeError("shape", shape, "(B, *D), with a batch axis at least")
+        for key, value in (self.cond or {}).items():
+            if value.shape[:1] != shape[:1]:
+                raise ShapeError(f"cond[{key!r}]", tuple(value.shape), f"({shape[0]}, ...), one row a sample")
+
+    def x(self) -> Tensor:
+        """Return x at t_max ``(B, *D)``: the start, or a draw of the prior."""
+        device = self.model.device if self.device is None else torch.device(self.device)
+        dtype = self.model.dtype if self.dtype is None else self.dtype
+        if self.start is None:
+            return self.model.sde.prior_sample(self.shape, self.generator, device, dtype)
+        if tuple(self.start.shape) != self.shape:
+            raise ShapeError(self.name, tuple(self.start.shape), f"of the shape of the samples, {self.shape}")
+        if self.start.device != device:
+            raise DeviceError(self.name, self.start.device, f"on the model's device, {device}")
+        return self.start.detach().to(dtype)
+
+    def states(self) -> Iterator[State]:
+        """Return the states of the run; the start is drawn immediately."""
+        return self._states(self.x())
+
+    def _states(self, x: Tensor) -> Iterator[State]:
+        """Yield the states from ``x`` on, and check the last one."""
+        record = _Record()
+        with ExitStack() as stack:
+            line, network = None, self.network
+            if self.progress:
+                line = stack.enter_context(ProgressLine(self.sampler))
+                network = line.counting(network)
+            for state in self.sampler.trajectory(network, x, self.steps, self.cond, self.generator):
+                record.add(state)
+                if line is not None:
+                    line.show(state)
+                yield state
+        finite(state.x, record.first_bad)
 
 
-def _wrapped(model: Model, chunk: int | None, dtype: torch.dtype | None) -> Model:
-    if dtype is not None:
-        model = autocast(model, dtype)
-    return model if chunk is None else chunked(model, chunk)
+class _Record:
+    """A record of a run's states, to find where NaN first appeared."""
+
+    def __init__(self) -> None:
+        self.seen: list[tuple[int, int, float]] = []  # step, steps, t
+        self.sums: list[Tensor] = []  # of each state one number: NaN or infinite if an entry of x is
+
+    def add(self, state: State) -> None:
+        """Add a state, without waiting for the device."""
+        self.seen.append((state.step, state.steps, state.t))
+        self.sums.append(state.x.sum())
+
+    def first_bad(self) -> str:
+        """Return which step gave the first NaN or infinity, for a message."""
+        good = torch.stack(self.sums).isfinite().tolist()
+        first = good.index(False) if False in good else len(good) - 1
+        if not first:
+            return "the start"
+        before, (step, steps, t) = self.seen[first - 1][2], self.seen[first]
+        return f"step {step} of {steps}, from t = {before:.6g} to {t:.6g}"
 
 
-def _check(x: Tensor, where: Callable[[], str]) -> None:
-    """A NonFiniteError that names the samples, if ``x`` has NaN or infinity: the one wait for the device of a run."""
-    if x.is_meta:  # has no values
-        return
-    finite = flat(x).isfinite().all(1)
-    if not bool(finite.all()):
-        samples = (~finite).nonzero().flatten().tolist()
-        raise NonFiniteError(f"{samples_with_nan(samples, len(x))} {where()}")
-
-
-def trajectory(
+def sample(
     model: Model,
-    shape,
+    shape: Sequence[int],
     sampler: Sampler | None = None,
     steps: int | None = None,
     start: Tensor | None = None,
     cond: Condition = None,
-    generator=None,
+    generator: Generators = None,
     *,
-    device=None,
-    dtype=None,
+    device: torch.device | str | None = None,
+    dtype: torch.dtype | None = None,
+    chunk: int | None = None,
+    autocast: torch.dtype | None = None,
+    progress: bool = False,
+    callback: Callable[[State], None] | None = None,
+) -> Tensor:
+    """Draw samples from a model, without autograd and with dropout off.
+
+    Args:
+        model: Score model.
+        shape: Shape ``(B, *D)`` of the samples.
+        sampler: Method, default :class:`DPMSolver`.
+        steps: Number of steps, in the sampler's own units. None: the sampler's default.
+        start: Start ``(B, *D)`` at t_max. None: a draw from the prior.
+        cond: Tensors ``(B, ...)`` by name for the network, or None.
+        generator: Source of all randomness: one generator, or a list of B, one a sample. None: torch's default.
+        device: Device of the samples. None: the model's.
+        dtype: Floating dtype of the samples. None: the model's.
+        chunk: Largest number of samples in one network call; it does not change the samples. None: no limit.
+        autocast: Dtype in which the network runs, ``torch.bfloat16`` or ``torch.float16``; the sampler keeps ``dtype``.
+            None: the model's.
+        progress: Whether to show a line with steps and network calls, default False.
+        callback: Function called with each :class:`State`, without autograd. None: no call.
+
+    Returns:
+        Samples ``(B, *D)`` at t = 0.
+
+    Raises:
+        ShapeError, DTypeError, DeviceError, ArgumentError: Arguments do not fit.
+        ToleranceError: An adaptive method cannot reach its tolerance; names t, the step and the calls.
+        NonFiniteError: The network gave NaN or infinity; names the first step that shows it, and the samples.
+
+    Notes:
+        The default takes 20 network calls along the probability flow. On the mixtures of 8 Gaussians of
+        benchmarks/quality.py its endpoint error over sqrt(d) is 3e-4 in 2 dimensions and 1.5e-3 in 64. With 50 calls it
+        is 9e-6 and 9e-5.
+    """
+    with evaluation(model, autograd=False):
+        run = Run(
+            model=model,
+            shape=shape,
+            sampler=DPMSolver() if sampler is None else sampler,
+            steps=steps,
+            start=start,
+            cond=cond,
+            generator=generator,
+            device=device,
+            dtype=dtype,
+            chunk=chunk,
+            autocast=autocast,
+            progress=progress,
+        )
+        return _last(run.states(), callback)
+
+
+def trajectory(
+    model: Model,
+    shape: Sequence[int],
+    sampler: Sampler | None = None,
+    steps: int | None = None,
+    start: Tensor | None = None,
+    cond: Condition = None,
+    generator: Generators = None,
+    *,
+    device: torch.device | str | None = None,
+    dtype: torch.dtype | None = None,
     chunk: int | None = None,
     autocast: torch.dtype | None = None,
     progress: bool = False,
 ) -> Iterator[State]:
-    """Iterate over the states of a sampling run, from the noise to the samples.
+    """Iterate over the states of a run, from the noise to the samples.
 
-    Arguments and errors are those of :func:`sample`; a NonFiniteError comes after the last state. Between two states
+    Arguments and errors are those of :func:`sample`. A NonFiniteError comes after the last state. Between two states
     the model and autograd are as the caller has them.
+
+    Returns:
+        Iterator over :class:`State`; the first is the start, the last has the samples.
     """
-    settings = (model, shape, sampler, steps, start, cond, generator, device, dtype, chunk, autocast, progress)
     undisturbed = evaluation(model, autograd=False)
     with undisturbed:
-        states = _begin(*settings)
+        run = Run(
+            model=model,
+            shape=shape,
+            sampler=DPMSolver() if sampler is None else sampler,
+            steps=steps,
+            start=start,
+            cond=cond,
+            generator=generator,
+            device=device,
+            dtype=dtype,
+            chunk=chunk,
+            autocast=autocast,
+            progress=progress,
+        )
+        states = run.states()
     return _one_by_one(states, undisturbed)
 
 
 def _one_by_one(states: Iterator[State], undisturbed: evaluation) -> Iterator[State]:
+    """Yield the states, inside the context only while computing the next."""
     while True:
         with undisturbed:
             state = next(states, None)
         if state is None:
             return
         yield state
-
-
-def _begin(
-    model, shape, sampler, steps, start, cond, generator, device, dtype, chunk, autocast, progress
-) -> Iterator[State]:
-    sampler = DPMSolver() if sampler is None else sampler
-    if not isinstance(sampler, Sampler):
-        raise ArgumentError("sampler", repr(sampler), "a sampler, such as DPMSolver() or PredictorCorrector()")
-    wrapped = _wrapped(model, chunk, autocast)
-    x = _start(model, shape, start, cond, generator, device, dtype)
-    return _states(wrapped, sampler, x, steps, cond, generator, progress)
-
-
-def _states(model, sampler, x, steps, cond, generator, progress) -> Iterator[State]:
-    """The states of a run; at its end it is asked whether all of them are finite."""
-    with ExitStack() as stack:
-        show = None
-        if progress:
-            line = stack.enter_context(ProgressLine(sampler))
-            model, show = line.counting(model), line.show
-        seen, sums = [], []  # of each state one number, NaN or infinite if an entry of x is
-        for state in sampler.trajectory(model, x, steps, cond, generator):
-            sums.append(state.x.sum())
-            seen.append((state.step, state.t))
-            if show is not None:
-                show(state)
-            yield state
-
-    def where() -> str:
-        finite = torch.stack(sums).isfinite().tolist()
-        first = finite.index(False) if False in finite else len(seen) - 1
-        if not first:
-            return "in the start"
-        (_, before), (step, t) = seen[first - 1], seen[first]
-        return f"since step {step} of {state.steps}, from t = {before:.6g} to {t:.6g}"
-
-    _check(state.x, where)
-
-
-def sample(
-    model: Model,
-    shape,
-    sampler: Sampler | None = None,
-    steps: int | None = None,
-    start: Tensor | None = None,
-    cond: Condition = None,
-    generator=None,
-    *,
-    device=None,
-    dtype=None,
-    chunk: int | None = None,
-    autocast: torch.dtype | None = None,
-    progress: bool = False,
-    callback: Callable[[State], None] | None = None,
-) -> Tensor:
-    """Draw samples ``(B, *D)`` from the model, without autograd and with dropout off.
-
-    The default, :class:`DPMSolver` with 20 network calls, follows the probability flow: on the mixtures of 8 Gaussians
-    of benchmarks/quality.py in 2 (64) dimensions to an endpoint error over sqrt(d) of 3e-4 (1.5e-3); 50 calls leave
-    9e-6 (9e-5).
-
-    Args:
-        model: a score model.
-        shape: ``(B, *D)``.
-        sampler: :class:`DPMSolver` (the default), :class:`PredictorCorrector`, :class:`ProbabilityFlow`...
-        steps: how many steps, of the sampler's own kind; None is its default.
-        start: x at t_max ``(B, *D)``, instead of a draw from the prior.
-        cond: tensors ``(B, ...)`` by name, passed to the network.
-        generator: a torch.Generator, or a list of B of them, one a sample; all randomness comes from it.
-        device, dtype: of the samples; default: the model's.
-        chunk: the most samples that the network sees at once, None for all. The samples do not depend on it.
-        autocast: ``torch.bfloat16`` or ``torch.float16``, to run the network in it, not the sampler.
-        progress: show a line with steps and network calls.
-        callback: called with each :class:`State`, without autograd too.
-
-    Raises:
-        ShapeError, DTypeError, DeviceError, ArgumentError: arguments that do not fit.
-        ToleranceError: an adaptive method cannot reach its tolerance (names t, the step and the calls).
-        NonFiniteError: NaN or infinity from the network (names the first step it shows after, and the samples).
-    """
-    settings = (model, shape, sampler, steps, start, cond, generator, device, dtype, chunk, autocast, progress)
-    with evaluation(model, autograd=False):
-        state = None
-        for state in _begin(*settings):
-            if callback is not None:
-                callback(state)
-        return state.x
 
 
 def encode(
@@ -193,30 +252,44 @@ def encode(
     chunk: int | None = None,
     autocast: torch.dtype | None = None,
 ) -> Tensor:
-    """The latent x at t_max ``(B, *D)`` of data x0: the deterministic sampler run backwards (D6, E11).
+    """Encode data into latents by running a sampler backwards (D6, E11).
 
-    With :class:`ProbabilityFlow` :func:`decode` gives x0 back to the solver's tolerance; with :class:`DDIM` to first
-    order in the step.
+        x_T = Phi_{0->T}(x_0),    Phi the sampler's map from t_max to 0, inverted
+
+    With :class:`ProbabilityFlow`, :func:`decode` inverts this to the solver's tolerance. With :class:`DDIM` it does so
+    to first order in the step.
 
     Args:
-        x0: data ``(B, *D)``, floating-point, on the model's device.
-        sampler: ``ProbabilityFlow(...)`` (the default) or ``DDIM()``.
-        steps, cond, chunk, autocast: as in :func:`sample`.
+        model: Score model.
+        x0: Data ``(B, *D)``, floating-point, on the model's device.
+        sampler: ``ProbabilityFlow(...)`` (default) or ``DDIM()``.
+        steps, cond, chunk, autocast: See :func:`sample`.
+
+    Returns:
+        Latents ``(B, *D)`` at t_max, in the dtype of x0.
 
     Raises:
-        ArgumentError: a sampler that cannot run backwards.
-        DTypeError, DeviceError, ShapeError: data or conditions that do not fit.
-        ToleranceError: an adaptive method cannot reach its tolerance.
-        NonFiniteError: NaN or infinity in x0 or from the network (names the samples).
+        ArgumentError: The sampler cannot run backwards.
+        DTypeError, DeviceError, ShapeError: Data or conditions do not fit.
+        ToleranceError: An adaptive method cannot reach its tolerance.
+        NonFiniteError: NaN or infinity in x0 or from the network; names the samples.
 
-    Source: Song, Meng & Ermon 2021, section 4.3; Song et al. 2021, section 4.3.
+    References: Song, Meng & Ermon 2021, section 4.3; Song et al. 2021, section 4.3.
     """
-    sampler, wrapped = _deterministic(sampler), _wrapped(model, chunk, autocast)
-    x0 = _data(model, x0, "x0", cond)
+    run = Run(
+        model=model,
+        shape=_floating("x0", x0).shape,
+        sampler=_deterministic(sampler),
+        steps=steps,
+        start=x0,
+        cond=cond,
+        dtype=x0.dtype,
+        chunk=chunk,
+        autocast=autocast,
+        name="x0",
+    )
     with evaluation(model, autograd=False):
-        z = sampler.inverse(wrapped, x0, steps, cond)
-        _check(z, lambda: "in the latents")
-    return z
+        return finite(run.sampler.inverse(run.network, run.x(), steps, cond), "the latents")
 
 
 def decode(
@@ -230,31 +303,56 @@ def decode(
     autocast: torch.dtype | None = None,
     progress: bool = False,
 ) -> Tensor:
-    """The data ``(B, *D)`` of latents z at t_max: a deterministic sampler started there (E11).
+    """Decode latents into data with a deterministic sampler (E11).
 
     Args:
-        z: latents ``(B, *D)``, floating-point, on the model's device; the samples have their dtype.
-        sampler: a deterministic one; the default is ``ProbabilityFlow()``.
-        steps, cond, chunk, autocast, progress: as in :func:`sample`.
+        model: Score model.
+        z: Latents ``(B, *D)`` at t_max, floating-point, on the model's device.
+        sampler: Deterministic sampler, default ``ProbabilityFlow()``.
+        steps, cond, chunk, autocast, progress: See :func:`sample`.
+
+    Returns:
+        Data ``(B, *D)``, in the dtype of z.
 
     Raises:
-        ArgumentError: a sampler that draws noise.
-        DTypeError, DeviceError, ShapeError, ToleranceError, NonFiniteError: as for :func:`encode`.
+        ArgumentError: The sampler draws noise.
+        DTypeError, DeviceError, ShapeError, ToleranceError, NonFiniteError: As for :func:`encode`.
     """
-    sampler = _deterministic(sampler)
-    z = _data(model, z, "z", cond)
-    settings = {"dtype": z.dtype, "chunk": chunk, "autocast": autocast, "progress": progress}
-    return sample(model, z.shape, sampler, steps, start=z, cond=cond, device=z.device, **settings)
+    run = Run(
+        model=model,
+        shape=_floating("z", z).shape,
+        sampler=_deterministic(sampler),
+        steps=steps,
+        start=z,
+        cond=cond,
+        dtype=z.dtype,
+        chunk=chunk,
+        autocast=autocast,
+        progress=progress,
+        name="z",
+    )
+    with evaluation(model, autograd=False):
+        return _last(run.states())
+
+
+def _last(states: Iterator[State], callback: Callable[[State], None] | None = None) -> Tensor:
+    """Run to the end, and return the samples."""
+    for state in states:
+        if callback is not None:
+            callback(state)
+    return state.x
 
 
 def _deterministic(sampler: Sampler | None) -> Sampler:
+    """Return the sampler, if it draws no noise. None: the default."""
     sampler = ProbabilityFlow() if sampler is None else sampler
     if not isinstance(sampler, Sampler) or not sampler.deterministic:
-        raise ArgumentError("sampler", repr(sampler), "a deterministic one: ProbabilityFlow(), DDIM(eta=0)...")
+        raise ArgumentError("sampler", repr(sampler), "deterministic, such as ProbabilityFlow() or DDIM()")
     return sampler
 
 
-def _data(model: Model, x: Tensor, name: str, cond: Condition) -> Tensor:
+def _floating(name: str, x: Tensor) -> Tensor:
+    """Return x if it is a floating-point tensor."""
     if not isinstance(x, Tensor) or not x.is_floating_point():
         raise DTypeError(name, getattr(x, "dtype", type(x).__name__), "a floating-point tensor (B, *D)")
-    return _start(model, x.shape, x, cond, None, None, x.dtype, name=name)
+    return x

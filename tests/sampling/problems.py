@@ -21,17 +21,17 @@ SDES = {
 
 
 def generator(seed=0):
-    """A generator with this seed."""
+    """Return a generator with this seed."""
     return torch.Generator().manual_seed(seed)
 
 
 def normal(seed, *shape):
-    """Standard normal float64 noise."""
+    """Draw standard normal noise, float64."""
     return torch.randn(shape, generator=generator(seed), dtype=torch.float64)
 
 
 def noises(count, shape, seed):
-    """What a sampler draws from ``generator(seed)``, draw by draw."""
+    """Return what a sampler draws from ``generator(seed)``, draw by draw."""
     g = generator(seed)
     return [torch.randn(shape, generator=g, dtype=torch.float64) for _ in range(count)]
 

@@ -1,4 +1,4 @@
-"""The adaptive reverse SDE: refined noise, laws, measured orders, error against tolerance, errors."""
+"""The adaptive reverse SDE: Brownian paths, laws, measured orders, tolerances, errors."""
 
 import functools
 import itertools
@@ -11,19 +11,12 @@ import scoresde as S
 from scoresde.errors import ArgumentError, NonFiniteError, ToleranceError
 from scoresde.models import Model
 from scoresde.sampling import AdaptiveSDE, adaptive
-from scoresde.sampling.adaptive import BrownianPaths
+from scoresde.sampling.adaptive import improved_euler
+from scoresde.sampling.brownian import BrownianPaths
+from tests.sampling.problems import MIXTURE, generator
 from tests.statistics_tools import energy_test, measured_order
 
-MIXTURE = S.GaussianMixture(
-    [[2.0, 0.0], [-1.0, 1.5], [-1.0, -1.5]],
-    torch.tensor([[[0.05, 0.03], [0.03, 0.04]], [[0.2, 0.0], [0.0, 0.01]], [[0.1, -0.05], [-0.05, 0.1]]]),
-    [0.5, 0.3, 0.2],
-)
 GAUSSIAN = S.GaussianMixture([[0.7]], 0.09)
-
-
-def generator(seed=0):
-    return torch.Generator().manual_seed(seed)
 
 
 def generators(seeds):
@@ -31,7 +24,7 @@ def generators(seeds):
 
 
 class Redrawn(BrownianPaths):
-    """The biased variant: what was seen of a path is forgotten, and a rejected increment drawn anew."""
+    """The biased variant: it forgets what was seen of a path, and redraws a rejected increment."""
 
     def look(self, s):
         self.points.fill_(-math.inf)
@@ -39,7 +32,7 @@ class Redrawn(BrownianPaths):
 
 
 def z_scores(x, variance):
-    """How many standard errors the mean and the variance of normal draws ``x`` lie off 0 and ``variance``."""
+    """Return the larger z-score of the mean (0) and the variance (``variance``) of normal draws ``x``."""
     n = x.numel()
     off = x.mean() / (variance / n) ** 0.5, (x.square().mean() / variance - 1) / (2 / n) ** 0.5
     return max(abs(v.item()) for v in off)
@@ -49,8 +42,10 @@ def z_scores(x, variance):
 
 
 def test_refined_paths_are_brownian():
-    """Looks at 8, 4, 1, 3 and 9 after going to 4: variances and covariances min(s, s'). |z| < 4.5 for each of 20
-    numbers: a false alarm in 7000 seeds."""
+    """After looks in any order, variances and covariances are min(s, s').
+
+    |z| < 4.5 for each of 20 numbers: one false alarm in 7000 seeds.
+    """
     n = 20_000
     paths = BrownianPaths(0.0, torch.zeros(n, 1, dtype=torch.float64), generator())
     clock = functools.partial(torch.full, (n,), dtype=torch.float64)
@@ -65,7 +60,7 @@ def test_refined_paths_are_brownian():
     seen[3.0] = paths.look(clock(3.0))[1]
     point, value = paths.look(clock(7.9))  # the last known point before it
     assert (point == 4).all()
-    assert torch.equal(value, seen[4.0])  # refinement left the known values alone
+    assert torch.equal(value, seen[4.0])  # refinement keeps known values
     point, value = paths.look(clock(8.0))
     assert torch.equal(value, seen[8.0])
     paths.walk(point == 8, point, value)
@@ -79,7 +74,7 @@ def test_refined_paths_are_brownian():
 
 
 def recorded(monkeypatch, base):
-    """Replace the sampler's paths by ``base``'s; gives [attempts, rejections] and the paths' ends, by sample order."""
+    """Record a sampler's paths of class ``base``: [attempts, rejections], and the paths' ends."""
     counts, ends = [0, 0], []
 
     class Recorded(base):
@@ -102,8 +97,10 @@ def recorded(monkeypatch, base):
 
 @pytest.mark.parametrize(("paths", "biased"), [(BrownianPaths, False), (Redrawn, True)])
 def test_rejections_do_not_bias(monkeypatch, paths, biased):
-    """A linear SDE with a known end: noise and samples have their exact mean and variance, within 4 standard errors
-    (a false alarm in 4000 seeds); with increments drawn anew they are more than 10 off."""
+    """A linear SDE with a known end: noise and samples have their exact mean and variance.
+
+    The bound is 4 standard errors (one false alarm in 4000 seeds). With redrawn increments they are more than 10 off.
+    """
     n, sde = 40_000, S.VPSDE()
     counts, ends = recorded(monkeypatch, paths)
     t_max, t_min = sde.time_of(-6.0).item(), sde.time_of(4.0).item()
@@ -141,13 +138,13 @@ def test_E2_samples_match_the_mixture(sde):
     assert energy_test(x, MIXTURE.sample(600, generator(2))) > 0.001
 
 
-def test_a_huge_first_step_does_not_slip_through():
-    """From pure noise to clean data in one step, Euler's and the improved step agree: on the mean of the data."""
+def test_a_huge_first_step_is_bounded():
+    """In one step from pure noise to clean data, Euler's and the improved step agree on the data's mean."""
     x = S.sample(MIXTURE.model(S.VPSDE()), (600, 2), AdaptiveSDE(first_step=1e6), generator=generator(1))
     assert energy_test(x, MIXTURE.sample(600, generator(2))) > 0.001
 
 
-def test_a_model_that_does_not_know_its_moments():
+def test_a_model_without_moments():
     """Energy test at level 0.001."""
     model = MIXTURE.model(S.VESDE())
     model.moments = None
@@ -155,7 +152,7 @@ def test_a_model_that_does_not_know_its_moments():
     assert energy_test(x, MIXTURE.sample(600, generator(2))) > 0.001
 
 
-def test_any_rank_and_states_on_the_way():
+def test_any_rank_and_number_of_states():
     gm = S.GaussianMixture(torch.randn(3, 1, 2, 3, generator=generator()), 0.04)
     states = list(S.trajectory(gm.model(S.VPSDE()), (5, 1, 2, 3), AdaptiveSDE(0.1, 0.01), 4, generator=generator()))
     assert [s.step for s in states] == [0, 1, 2, 3, 4, 4]
@@ -168,9 +165,9 @@ def test_any_rank_and_states_on_the_way():
 
 
 def linear_errors(steps, c=0.3, variance=1.0, start=0.5, end=20.0):
-    """``(strong, weak)`` error of fixed steps for data N(0, c), where y and x0 are linear in the noise.
+    """Return the ``(strong, weak)`` error of fixed steps for data N(0, c), where y and x0 are linear in the noise.
 
-    The second moments of (y, last x0, exact y) are carried along exactly: no draws, no statistical error. The exact
+    The second moments of (y, last x0, exact y) are propagated exactly, without draws or statistical error. The exact
     u_s = R u + I has var I = R h and cov(I, B) = (1 + c s)/c log R, R = (1 + c s)/(1 + c theta). ``variance`` differs
     from c, so that the weights of the step are not exact.
     """
@@ -182,7 +179,7 @@ def linear_errors(steps, c=0.3, variance=1.0, start=0.5, end=20.0):
     for a, b in itertools.pairwise(grid):
         R, h = (1 + c * b) / (1 + c * a), b - a
         ones = torch.ones(3, 1, dtype=torch.float64)
-        y, x0, _ = adaptive.step(*basis, a * ones, b * ones, variance, lambda y, b=b: c * b / (1 + c * b) * y)
+        y, x0, _ = improved_euler(*basis, a * ones, b * ones, variance, lambda y, b=b: c * b / (1 + c * b) * y)
         A, G = torch.zeros(3, 3, dtype=torch.float64), torch.zeros(3, 2, dtype=torch.float64)
         A[0, :2], A[1, :2], A[2, 2] = y[:2, 0], x0[:2, 0], R * a / b
         G[0, 0], G[1, 0], G[2, 1] = y[2, 0], x0[2, 0], 1 / b
@@ -202,7 +199,7 @@ def test_declared_orders_are_measured():
 
 @pytest.mark.parametrize(("theta", "s"), [(1e-6, 1e-3), (0.3, 1.0), (50.0, 120.0)])
 def test_a_step_is_the_exact_transition_of_a_gaussian(theta, s):
-    """Data N(m, c): the mean as the posterior's, the variance R h of u's transition."""
+    """For data N(m, c) the mean is the posterior's, and the variance is that of u's transition, R h."""
     c, m = 0.7, 0.4
     y = torch.tensor([[1.5], [1.5]], dtype=torch.float64)
 
@@ -211,14 +208,14 @@ def test_a_step_is_the_exact_transition_of_a_gaussian(theta, s):
 
     times = (torch.full_like(y, theta), torch.full_like(y, s))
     increment = torch.tensor([[0.0], [1.0]], dtype=torch.float64)
-    y_s, _, _ = adaptive.step(y, x0(y, theta), increment, *times, c, lambda y: x0(y, s))
+    y_s, _, _ = improved_euler(y, x0(y, theta), increment, *times, c, lambda y: x0(y, s))
     R = (1 + c * s) / (1 + c * theta)
     assert y_s[0].item() == pytest.approx((theta * 1.5 + x0(1.5, theta) * (s - theta)) / s, rel=1e-12)
     assert (y_s[1] - y_s[0]).item() * s == pytest.approx(math.sqrt(R), rel=1e-12)
 
 
 def test_the_strong_error_falls_with_the_tolerance(monkeypatch):
-    """Against a run at a far smaller tolerance on the same Brownian paths, known on a fine grid from the start."""
+    """The reference is a run at a far smaller tolerance on the same Brownian paths, known on a fine grid."""
     n, sde = 64, S.VPSDE()
     ends = {"t_max": sde.time_of(-6.0).item(), "t_min": sde.time_of(4.0).item(), "last": "none"}
     grid = torch.linspace(4.0, -6.0, 3000, dtype=torch.float64).exp()  # the far end first
@@ -244,7 +241,7 @@ def test_the_strong_error_falls_with_the_tolerance(monkeypatch):
     assert errors[2] < errors[1] / 1.5
 
 
-# ---- samples alone and together ----------------------------------------------------------------------------------
+# ---- independence of the batch ------------------------------------------------------------------------------------
 
 
 class Shifted(Model):
@@ -260,7 +257,7 @@ class Shifted(Model):
 
 
 def test_a_sample_does_not_depend_on_its_batch():
-    """With a generator each, and a row of cond each: seven together are seven alone."""
+    """With one generator and one row of cond a sample, seven samples together equal seven alone."""
     model = Shifted(MIXTURE.model(S.VPSDE()))
     shift = torch.randn(7, 2, generator=generator(9)) * 3
     together = S.sample(model, (7, 2), AdaptiveSDE(), cond={"shift": shift}, generator=generators(range(7)))
@@ -277,7 +274,7 @@ def test_reproducible_and_random():
 
 
 def test_cond_rows_follow_their_samples():
-    """Samples finish at different times; each keeps its own shift (0, 100 or 200; the mixture is within 4 of 0)."""
+    """Samples finish at different times and keep their shifts (0, 100 or 200; the mixture is within 4 of 0)."""
     shift = 100.0 * torch.arange(30)[:, None].remainder(3).expand(30, 2)
     model = Shifted(MIXTURE.model(S.VPSDE()))
     x = S.sample(model, (30, 2), AdaptiveSDE(0.01, 0.01), cond={"shift": shift}, generator=generator())
@@ -296,15 +293,15 @@ class Broken(Shifted):
         return inner._replace(x0=inner.x0.masked_fill(broken, math.nan))
 
 
-def test_nan_from_the_network_names_time_and_samples():
+def test_nan_from_the_network_is_located():
     with pytest.raises(NonFiniteError, match=r"t = 0\.\d+, call \d+, samples \[\d+"):
         S.sample(Broken(MIXTURE.model(S.VPSDE())), (20, 2), AdaptiveSDE(), generator=generator())
 
 
 @pytest.mark.parametrize("settings", [{"rtol": 1e-30, "atol": 1e-30}, {"rtol": 1e-6, "atol": 1e-9, "max_calls": 50}])
-def test_an_unreachable_tolerance_names_time_step_and_calls(settings):
+def test_an_unreachable_tolerance_is_located(settings):
     with pytest.raises(
-        ToleranceError, match=r"sample \d+ stands at t = \S+ with a step of \S+ \(\S+ of .*\) after \d+ calls"
+        ToleranceError, match=r"sample \d+ is at t = \S+ with a step of \S+ \(\S+ of .*\) after \d+ calls"
     ):
         S.sample(MIXTURE.model(S.VPSDE()), (4, 2), AdaptiveSDE(**settings), generator=generator())
 

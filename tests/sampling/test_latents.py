@@ -1,16 +1,13 @@
-"""The latent space (E11): there and back, between latents, and nearer to their mean."""
+"""The latent space (E11): inversion, interpolation and temperature."""
 
 import pytest
 import torch
 
 import scoresde as S
 from scoresde.errors import ArgumentError, DeviceError, DTypeError, ShapeError
+from tests.sampling.problems import generator
 
 SDES = {"vp": S.VPSDE(), "subvp": S.SubVPSDE(), "ve": S.VESDE(), "cosine": S.VPSDE.cosine(), "flow": S.FlowSDE()}
-
-
-def generator(seed=0):
-    return torch.Generator().manual_seed(seed)
 
 
 def mixture(shape=(2,)):
@@ -20,7 +17,7 @@ def mixture(shape=(2,)):
 
 @pytest.mark.parametrize("sde", SDES)
 def test_E11_encode_then_decode_gives_the_data_back(sde):
-    """The exact score in float64, tolerance 1e-10: within 1e-8."""
+    """With the exact score in float64 and a tolerance of 1e-10, the error is below 1e-8."""
     gm = mixture((2, 2))
     x, model = gm.sample(4, generator()), gm.model(SDES[sde])
     flow = S.ProbabilityFlow(rtol=1e-10, atol=1e-10)
@@ -30,7 +27,7 @@ def test_E11_encode_then_decode_gives_the_data_back(sde):
 
 
 def test_E11_encode_then_decode_with_a_trained_network():
-    """A small MLP in float32, 200 steps on a mixture: within 1e-4."""
+    """With a small MLP in float32, trained for 200 steps on a mixture, the error is below 1e-4."""
     x = mixture().sample(1000, generator()).float()
     torch.manual_seed(0)
     model = S.ScoreModel(S.ResidualMLP((2,), width=32, blocks=2), S.VPSDE(), "noise", time_input="log_snr")
@@ -51,7 +48,7 @@ def test_E11_encode_then_decode_with_a_trained_network():
 
 @pytest.mark.parametrize("shape", [(1, 2), (5, 7), (3, 1, 4, 4), (2, 3, 2, 2, 2)])
 def test_E11_spherical_interpolation_stays_on_the_sphere(shape):
-    """Equal norms: every norm exact, equal angles, DDIM's formula; unequal ones: norms go evenly."""
+    """For equal norms: all norms equal, all angles equal, DDIM's formula. For others the norm is linear in w."""
     z0, z1 = torch.randn(2, *shape, generator=generator(), dtype=torch.float64)
     flat0, flat1 = z0.flatten(1), z1.flatten(1)
     unit = z1 * (flat0.norm(dim=1) / flat1.norm(dim=1)).reshape(-1, *(1,) * (len(shape) - 1))
@@ -71,7 +68,7 @@ def test_E11_spherical_interpolation_stays_on_the_sphere(shape):
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("spherical", [True, False])
-def test_interpolation_ends_at_its_ends_bit_for_bit_and_each_pair_is_alone(spherical, dtype):
+def test_interpolation_has_exact_ends(spherical, dtype):
     z0, z1 = torch.randn(2, 3, 2, 2, generator=generator(), dtype=dtype)
     path = S.interpolate(z0, z1, 6, spherical=spherical)
     assert path.dtype == dtype
@@ -86,7 +83,7 @@ def test_interpolation_ends_at_its_ends_bit_for_bit_and_each_pair_is_alone(spher
 
 
 def test_E11_a_decoded_path_joins_the_data():
-    """From one mode to another through the latents: the ends are the data, the path has no jump."""
+    """A path from one mode to another has the data at its ends and no jump."""
     gm = S.GaussianMixture([[-1.0, 0.0], [1.0, 0.5]], 0.25)
     model = gm.model(S.VPSDE())
     flow = S.ProbabilityFlow(rtol=1e-8, atol=1e-8)
@@ -96,7 +93,7 @@ def test_E11_a_decoded_path_joins_the_data():
     assert path.diff(dim=0).norm(dim=1).max() < 0.5
 
 
-def test_E11_temperature_scales_a_gaussians_spread_in_closed_form():
+def test_E11_temperature_of_a_gaussian():
     """The flow of a Gaussian is linear: decode(temper(encode(x), tau)) = m + tau (x - m), in VP and in VE."""
     gm = S.GaussianMixture([[1.0, -2.0]], [[[0.5, 0.2], [0.2, 0.3]]])
     x = gm.sample(5, generator())
@@ -111,7 +108,7 @@ def test_E11_temperature_scales_a_gaussians_spread_in_closed_form():
     torch.testing.assert_close(each[3], S.temper(model, z, 2.0)[3], rtol=0, atol=0)
 
 
-def test_temperature_one_is_nothing_and_zero_is_one_likely_point():
+def test_temperatures_one_and_zero():
     gm = mixture()
     model = gm.model(S.VPSDE())
     z = torch.randn(4, 2, generator=generator())
@@ -123,7 +120,7 @@ def test_temperature_one_is_nothing_and_zero_is_one_likely_point():
     single = S.GaussianMixture([[0.5, 0.5]], 0.2).model(S.VPSDE())
     point = S.decode(single, S.temper(single, z.double(), 0.0))
     torch.testing.assert_close(point, torch.full((4, 2), 0.5, dtype=torch.float64), rtol=0, atol=1e-3)
-    bare = S.ScoreModel(S.ResidualMLP((2,), width=8, blocks=1), S.VPSDE())  # knows no moments: about 0
+    bare = S.ScoreModel(S.ResidualMLP((2,), width=8, blocks=1), S.VPSDE())  # without moments the mean is 0
     torch.testing.assert_close(S.temper(bare, z, 0.5), 0.5 * z, rtol=0, atol=0)
 
 

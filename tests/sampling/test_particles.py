@@ -1,4 +1,4 @@
-"""Samplers for guided models: weighted particles, and steps taken several times."""
+"""Samplers for guided models: weighted particles and repeated steps."""
 
 import pytest
 import torch
@@ -9,10 +9,7 @@ from scoresde.guidance import Inpainting, Matrix, pigdm, replacement
 from scoresde.models import Estimate, Unguided
 from scoresde.models.wrappers import Wrapper
 from scoresde.sampling import Particles, Resampling
-
-
-def seeded(seed=0):
-    return torch.Generator().manual_seed(seed)
+from tests.sampling.problems import generator
 
 
 @pytest.fixture(scope="module")
@@ -21,7 +18,7 @@ def mixture_3():
 
 
 class Pushed(Wrapper):
-    """A model with 0.6 x added to its score, for no likelihood at all: the weights have to undo it."""
+    """A model with 0.6 x added to its score, of no likelihood; the weights have to undo it."""
 
     def estimate(self, x, level, cond=None):
         plain, g = self.model.estimate(x, level, cond), 0.6 * x
@@ -30,24 +27,24 @@ class Pushed(Wrapper):
 
 
 @pytest.mark.parametrize("resample", [0.5, 1.0])
-def test_particles_undo_a_push_that_stands_for_nothing(resample):
-    """The law is the model's own, N(0, 1): its variance, from 3000 samples, is off by .13 once in 10^6."""
+def test_particles_undo_a_meaningless_push(resample):
+    """The law is the model's, N(0, 1). False alarm: the variance of 3000 samples is off by .13 once in 10^6."""
     mixture = GaussianMixture(torch.zeros(1, 1), 1.0)
     model = Pushed(mixture.model(VPSDE()))
-    wide = sample(model, (3000, 1), PredictorCorrector(Ancestral(), grid="log_snr"), 60, generator=seeded())
+    wide = sample(model, (3000, 1), PredictorCorrector(Ancestral(), grid="log_snr"), 60, generator=generator())
     assert wide.var() > 1.5
-    x = sample(model, (3000, 1), Particles(32, resample=resample), 60, generator=seeded())
+    x = sample(model, (3000, 1), Particles(32, resample=resample), 60, generator=generator())
     assert abs(x.square().mean() - 1) < 0.13
 
 
 def test_E10_weights_make_few_particles_exact(mixture_3):
-    """Two particles a sample: the mean is 3 standard errors off and more; with the run's weights it is right.
+    """With two particles a sample the plain mean is more than 3 standard errors off; the weighted mean is right.
 
-    A coordinate of the weighted mean is beyond 4.5 of its standard errors once in 10^5.
+    False alarm: a coordinate of the weighted mean is more than 4.5 standard errors off once in 10^5.
     """
     operator, y = Matrix(torch.tensor([[0.6, 1.0]])), torch.tensor([0.15]).double()
     model = pigdm(mixture_3.model(VPSDE()), operator, y, 0.2)
-    *_, last = trajectory(model, (3000, 2), Particles(2), 50, generator=seeded())
+    *_, last = trajectory(model, (3000, 2), Particles(2), 50, generator=generator())
     exact = mixture_3.posterior(operator, y, 0.2).moments.mean
 
     def standard_errors(w):
@@ -61,11 +58,10 @@ def test_E10_weights_make_few_particles_exact(mixture_3):
 def test_steps_and_calls(mixture_16d):
     operator = Matrix(torch.ones(2, 16, dtype=torch.float64))
     model = pigdm(mixture_16d.model(VPSDE()), operator, torch.zeros(2, dtype=torch.float64), 0.1)
-    states = list(trajectory(model, (2, 16), Particles(3), 5, generator=seeded()))
+    states = list(trajectory(model, (2, 16), Particles(3), 5, generator=generator()))
     assert [state.step for state in states] == [0, 1, 2, 3, 4, 5, 5]
     assert states[-1].calls == 7
     assert all(state.x.shape == (2, 16) for state in states)
-    assert repr(Particles(3)) == "Particles(3)"
 
 
 @pytest.mark.parametrize(
@@ -78,26 +74,26 @@ def test_steps_and_calls(mixture_16d):
     ],
 )
 def test_bad_settings_are_refused(make, name):
-    with pytest.raises(ArgumentError, match=f"^{name}: got"):
+    with pytest.raises(ArgumentError, match=f"^`{name}` must be"):
         make()
 
 
-def test_resampling_once_is_ancestral_sampling_and_more_comes_nearer(mixture_2d):
+def test_repeats_improve_on_ancestral_sampling(mixture_2d):
     sde, operator, y = VPSDE(), Inpainting(torch.tensor([1, 0])), torch.tensor([0.3, 0.0]).double()
     model = replacement(mixture_2d.model(sde), operator, y, 0.05)
-    once = sample(model, (50, 2), Resampling(1), 20, generator=seeded())
-    assert torch.equal(once, sample(model, (50, 2), PredictorCorrector(Ancestral()), 20, generator=seeded()))
-    exact = mixture_2d.posterior(operator.matrix()[:1], y[:1], 0.05).sample(1000, seeded(1))
+    once = sample(model, (50, 2), Resampling(1), 20, generator=generator())
+    assert torch.equal(once, sample(model, (50, 2), PredictorCorrector(Ancestral()), 20, generator=generator()))
+    exact = mixture_2d.posterior(operator.matrix()[:1], y[:1], 0.05).sample(1000, generator(1))
 
     def distance(repeats):
-        x = sample(model, (1000, 2), Resampling(repeats), 30, generator=seeded())
+        x = sample(model, (1000, 2), Resampling(repeats), 30, generator=generator())
         return (x[:, 1].sort()[0] - exact[:, 1].sort()[0]).abs().mean()
 
     assert distance(10) < 0.6 * distance(1)
 
 
 def test_resampling_keeps_the_marginals():
-    """N(0, 1) data without guidance: 3000 samples' variance is off by .13 once in 10^6."""
+    """Data N(0, 1), no guidance. False alarm: the variance of 3000 samples is off by .13 once in 10^6."""
     model = GaussianMixture(torch.zeros(1, 1), 1.0).model(VPSDE())
-    x = sample(model, (3000, 1), Resampling(4, Ancestral("forward")), 40, generator=seeded())
+    x = sample(model, (3000, 1), Resampling(4, Ancestral("forward")), 40, generator=generator())
     assert abs(x.square().mean() - 1) < 0.13

@@ -1,4 +1,4 @@
-"""What holds for every sampler, whatever its mathematics, and the switches of a run: chunk, autocast, progress."""
+"""What holds for every sampler, and the options of a run: chunk, autocast, progress."""
 
 import itertools
 import math
@@ -11,7 +11,7 @@ from scoresde.errors import ArgumentError, DTypeError, NonFiniteError, Tolerance
 from scoresde.models import autocast, chunked
 from scoresde.sampling import Implicit
 from tests.families import UserSDE
-from tests.sampling.test_samplers import MIXTURE, SDES, generator
+from tests.sampling.problems import MIXTURE, SDES, LearnedVariance, generator
 
 PREDICTORS = {
     "none": None,
@@ -61,26 +61,14 @@ class Shifted(S.Model):
         return S.Estimate(x0, eps, level, torch.sigmoid(x))
 
 
-class LearnedVariance(S.Model):
-    """The mixture's model, with an exponent v per entry."""
-
-    def __init__(self, sde):
-        super().__init__()
-        self.model, self.sde, self.moments = MIXTURE.model(sde), sde, MIXTURE.moments
-
-    def estimate(self, x, level, cond=None):
-        estimate = self.model.estimate(x, level)
-        return S.Estimate(estimate.x0, estimate.eps, level, torch.sigmoid(3 * x))
-
-
 # ---- every sampler -----------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, 1e-12), (torch.float32, 1e-5)])
 @pytest.mark.parametrize("name", SAMPLERS)
-def test_samples_are_functions_of_their_seeds_alone(name, dtype, tolerance):
-    """A sample with its own generator is the same alone, in a batch, and in a network's chunks of 3."""
-    (sampler, steps), model = SAMPLERS[name], LearnedVariance(SDES["vp"])
+def test_samples_depend_on_their_seeds_alone(name, dtype, tolerance):
+    """A sample with its generator is the same alone, in a batch, and in chunks of 3."""
+    (sampler, steps), model = SAMPLERS[name], LearnedVariance(MIXTURE.model(SDES["vp"]))
 
     def draw(seeds, **settings):
         generators = [generator(seed) for seed in seeds]
@@ -98,15 +86,13 @@ def test_samples_are_functions_of_their_seeds_alone(name, dtype, tolerance):
 
 @pytest.mark.parametrize("name", SAMPLERS)
 def test_conditions_reach_the_network_row_by_row(name):
-    """Each sample under its own mean, in chunks too, and where finished samples leave the batch."""
+    """Each sample has its mean, in chunks too, and where finished samples leave the batch."""
     sampler, steps = SAMPLERS[name]
     means = torch.tensor([[-8.0], [0.0], [9.0], [-8.0], [9.0]], dtype=torch.float64)
-    x = S.sample(
-        Shifted(SDES["vp"]), (5, 1), sampler, steps, cond={"mean": means}, generator=generator(), dtype=means.dtype,
-        chunk=2,
-    )  # fmt: skip
+    settings = {"cond": {"mean": means}, "generator": generator(), "dtype": means.dtype, "chunk": 2}
+    x = S.sample(Shifted(SDES["vp"]), (5, 1), sampler, steps, **settings)
     assert x.isfinite().all()
-    if not name.startswith("none"):  # a corrector alone has not got that far
+    if not name.startswith("none"):  # a corrector alone needs more steps
         assert (x - means).abs().max() < 3.5
 
 
@@ -122,14 +108,18 @@ def test_any_rank(name):
 @pytest.mark.parametrize("sde", SDES)
 @pytest.mark.parametrize(("predictor", "corrector"), [pair for pair in PAIRS if pair[0] != "none"])
 def test_E7_few_steps_stay_finite_and_sane(sde, predictor, corrector):
-    """Always finite. Means within 2 standard deviations, and stds at most 3 times the data's, from one step on
-    with the exact posterior, from 5 on where as much noise is added as the forward step takes away, and from 20 on for
-    Euler-Maruyama, whose steps must be small against the process's rates."""
+    """Samples are finite. From some number of steps on, means and stds are near the data's.
+
+    Near: means within 2 standard deviations, stds at most 3 times as large. The number of steps is 1 with the exact
+    posterior, 20 with Euler-Maruyama, whose steps must be small against the process's rates, and 5 with the others.
+    """
     sampler = S.PredictorCorrector(PREDICTORS[predictor], CORRECTORS[corrector])
     std = MIXTURE.moments.covariance.diagonal().sqrt()
     sane_from = {"ancestral": 1, "implicit": 1, "euler-maruyama": 20}.get(predictor, 5)
     for steps in (1, 2, 5, 10, 20):
-        x = S.sample(LearnedVariance(SDES[sde]), (60, 2), sampler, steps, generator=generator(), dtype=std.dtype)
+        x = S.sample(
+            LearnedVariance(MIXTURE.model(SDES[sde])), (60, 2), sampler, steps, generator=generator(), dtype=std.dtype
+        )
         assert x.isfinite().all()
         if steps >= sane_from:
             assert ((x.mean(0) - MIXTURE.moments.mean).abs() < 2 * std).all()
@@ -140,7 +130,7 @@ def test_E7_few_steps_stay_finite_and_sane(sde, predictor, corrector):
 
 
 class Widths(torch.nn.Module):
-    """A network that notes how many samples it sees, and in which dtype it multiplies."""
+    """A network that records its batch sizes and the dtypes in which it multiplies."""
 
     def __init__(self):
         super().__init__()
@@ -173,7 +163,7 @@ def test_the_network_sees_at_most_a_chunk():
 
 
 def test_a_level_of_each_sample_is_cut_with_it():
-    model, x = LearnedVariance(S.VPSDE()), torch.randn(7, 2, generator=generator(), dtype=torch.float64)
+    model, x = LearnedVariance(MIXTURE.model(S.VPSDE())), torch.randn(7, 2, generator=generator(), dtype=torch.float64)
     t = torch.linspace(0.1, 0.9, 7, dtype=torch.float64)
     for name in ("x0", "eps", "v"):
         pieces, whole = (getattr(m(x, t), name) for m in (chunked(model, 3), model))
@@ -200,20 +190,20 @@ def test_autocast_is_for_the_network_alone(dtype):
 def test_bad_switches_are_refused():
     model = Shifted(S.VPSDE())
     for bad in (0, -1, 2.5, True):
-        with pytest.raises(ArgumentError, match="`chunk` must be .*, got"):
+        with pytest.raises(ArgumentError, match=r"`chunk` must be .*, got"):
             S.sample(model, (2, 2), chunk=bad)
     for bad in (torch.float32, "bfloat16", True):
-        with pytest.raises(DTypeError, match="`autocast` must be .*, got"):
+        with pytest.raises(DTypeError, match=r"`autocast` must be .*, got"):
             S.trajectory(model, (2, 2), autocast=bad)
     with pytest.raises(ArgumentError, match=r"`autocast` must be .*, got torch\.bfloat16 on .meta."):
         autocast(S.ScoreModel(torch.nn.Linear(2, 2, device="meta"), S.VPSDE()), torch.bfloat16)
 
 
-# ---- what a run leaves as it was ---------------------------------------------------------------------------------
+# ---- what a run restores ------------------------------------------------------------------------------------------
 
 
 def dropping(sde=None):
-    """A model with dropout, in training, but for a part that is frozen; and its parts' flags."""
+    """Return a model with dropout in training mode, one frozen part, and the modes of all parts."""
     net = S.ResidualMLP((2,), width=16, blocks=1)
     net.dropout, net.frozen = torch.nn.Dropout(0.5), torch.nn.Linear(2, 2).eval()
     net.register_forward_hook(lambda net, inputs, output: net.dropout(output))
@@ -222,7 +212,7 @@ def dropping(sde=None):
     return model, [module.training for module in model.modules()]
 
 
-def test_dropout_is_off_in_a_run_and_the_flags_are_restored():
+def test_dropout_is_off_during_a_run():
     model, flags = dropping()
     start = torch.randn(20, 2, generator=generator())
 
@@ -230,14 +220,14 @@ def test_dropout_is_off_in_a_run_and_the_flags_are_restored():
         return [module.training for module in model.modules()]
 
     def check(state):
-        assert not any(now())  # the run is still at work
+        assert not any(now())  # the run is not over
 
     x = S.sample(model, (20, 2), S.DDIM(), 3, start=start, callback=check)
     z = S.encode(model, x, S.DDIM(), 3)
     assert now() == flags
     iterator = S.trajectory(model, (20, 2), S.DDIM(), 3, start=start)
     next(iterator), next(iterator)
-    assert now() == flags  # also while the iterator is left lying about
+    assert now() == flags  # between two states too
     with pytest.raises(RuntimeError, match="stop"):
         S.sample(
             model, (20, 2), S.DDIM(), 3, start=start, callback=lambda state: (_ for _ in ()).throw(RuntimeError("stop"))
@@ -253,7 +243,7 @@ def test_dropout_is_off_in_a_run_and_the_flags_are_restored():
     assert torch.equal(S.encode(model, x, S.DDIM(), 3), z)
 
 
-def test_runs_keep_no_graph_and_leave_autograd_as_it_was():
+def test_runs_keep_no_graph():
     model, start = dropping()[0], torch.randn(4, 2, generator=generator(), requires_grad=True)
     for state in S.trajectory(model, (4, 2), S.DPMSolver(), 4, start=start):
         assert torch.is_grad_enabled()
@@ -263,7 +253,7 @@ def test_runs_keep_no_graph_and_leave_autograd_as_it_was():
 
 @pytest.mark.parametrize("name", ["dpm", "reverse-diffusion+langevin", "euler-maruyama+none", "dopri5", "adaptive-sde"])
 def test_inference_mode_changes_nothing(name):
-    """On a process whose rates come from autograd, too."""
+    """This includes a process whose rates come from autograd."""
     sampler, steps = SAMPLERS[name]
     for sde in (S.VPSDE(), UserSDE()):
         model = Shifted(sde)
@@ -281,7 +271,7 @@ def test_progress_shows_steps_and_calls(capsys):
     model = Shifted(S.VPSDE())
     S.sample(model, (3, 2), S.DDIM(), 7, generator=generator(), progress=True)
     shown = capsys.readouterr()
-    assert "DDIM(eta=0)" in shown.err
+    assert "DDIM()" in shown.err
     assert "7/7 steps 8 network calls" in " ".join(shown.err.split())
     assert not shown.out
     S.decode(model, torch.zeros(3, 2), S.Heun(), 3, progress=True)
@@ -290,11 +280,11 @@ def test_progress_shows_steps_and_calls(capsys):
     assert not capsys.readouterr().err
 
 
-# ---- what goes wrong ---------------------------------------------------------------------------------------------
+# ---- errors ------------------------------------------------------------------------------------------------------
 
 
 class Broken(Shifted):
-    """NaN, or infinity, for sample 1 at t below 0.5."""
+    """A model that gives NaN or infinity for sample 1 at t < 0.5."""
 
     def __init__(self, value):
         super().__init__(S.VPSDE())
@@ -311,43 +301,43 @@ ROWS = {"row": torch.arange(3)[:, None].expand(3, 2)}
 
 @pytest.mark.parametrize("value", [math.nan, math.inf])
 @pytest.mark.parametrize("name", FIXED)
-def test_nan_from_the_network_names_the_step_and_the_samples(name, value):
-    """The state before is one of the run, and the first that shows it lies below t = 0.5."""
+def test_nan_from_the_network_is_located(name, value):
+    """The step starts at a state of the run, and ends below t = 0.5."""
     sampler, steps = FIXED[name]
-    with pytest.raises(NonFiniteError, match=r"since step \d+ of \d+, from t = .*, in 1 of 3 samples \(1\)") as error:
+    with pytest.raises(NonFiniteError, match=r"step \d+ of \d+, from t = .*: .* in 1 of 3 samples \(1\)") as error:
         S.sample(Broken(value), (3, 2), sampler, steps, cond=ROWS, generator=generator())
-    before, after = (float(word) for word in str(error.value).split("from t = ")[1].split(",")[0].split(" to "))
+    before, after = (float(word) for word in str(error.value).split("from t = ")[1].split(":")[0].split(" to "))
     times = [state.t for state in S.trajectory(Shifted(S.VPSDE()), (3, 2), sampler, steps, generator=generator())]
     assert any(math.isclose(before, t, rel_tol=1e-5, abs_tol=1e-9) for t in times)
     assert after < 0.5
     if name == "ddim":  # t = 1, .875, ...: the step from .375 is the first whose call is below .5
-        assert "since step 6 of 8" in str(error.value)
+        assert "step 6 of 8" in str(error.value)
 
 
 @pytest.mark.parametrize("name", ["dopri5", "bosh3", "RK45", "dopri8"])
-def test_nan_under_an_adaptive_solver_names_the_time_and_the_samples(name):
+def test_nan_in_an_adaptive_solver_is_located(name):
     with pytest.raises(NonFiniteError, match=r"t = 0\.[45]\d* .*samples \[1\]"):
         S.sample(Broken(math.nan), (3, 2), S.ProbabilityFlow(name, 1e-3, 1e-3), cond=ROWS, generator=generator())
 
 
-def test_nan_in_start_and_data_names_the_samples():
+def test_nan_in_start_and_data_is_located():
     model, bad = Shifted(S.VPSDE()), torch.zeros(3, 2)
     bad[2] = math.nan
-    with pytest.raises(NonFiniteError, match=r"in the start, in 1 of 3 samples \(2\)"):
+    with pytest.raises(NonFiniteError, match=r"the start: .* in 1 of 3 samples \(2\)"):
         S.sample(model, (3, 2), S.DDIM(), 3, start=bad)
-    with pytest.raises(NonFiniteError, match=r"in the latents, in 1 of 3 samples \(2\)"):
+    with pytest.raises(NonFiniteError, match=r"the latents: .* in 1 of 3 samples \(2\)"):
         S.encode(model, bad, S.DDIM(), 3)
 
 
 class Rough(Shifted):
-    """A field that no step is small enough for."""
+    """A field for which no step is small enough."""
 
     def estimate(self, x, level, cond=None):
         return super().estimate(x, level)._replace(eps=1e9 * torch.sin(1e13 * x))
 
 
 @pytest.mark.parametrize("name", ["dopri5", "bosh3", "RK45", "dopri8"])
-def test_an_unreachable_tolerance_names_t_step_and_calls(name):
+def test_an_unreachable_tolerance_is_located(name):
     flow = S.ProbabilityFlow(name, 1e-9, 1e-9)
     with pytest.raises(ToleranceError, match=r"t = \S+ with a step of \S+ \(lambda = \S+\).* \d+ calls"):
         S.sample(Rough(S.VPSDE()), (2, 2), flow, generator=generator(), dtype=torch.float64)
@@ -356,5 +346,5 @@ def test_an_unreachable_tolerance_names_t_step_and_calls(name):
 @pytest.mark.parametrize("name", SAMPLERS)
 def test_steps_are_whole_and_positive(name):
     for bad in (0, -3, 2.0, True):
-        with pytest.raises(ArgumentError, match="`steps` must be .*, got"):
+        with pytest.raises(ArgumentError, match=r"`steps` must be .*, got"):
             S.sample(Shifted(S.VPSDE()), (2, 2), SAMPLERS[name][0], bad)

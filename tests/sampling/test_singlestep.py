@@ -1,4 +1,4 @@
-"""Single-step solvers: measured orders, the papers' loops, laws and budgets."""
+"""Single-step solvers: measured orders, the papers' loops, laws, budgets of calls."""
 
 import itertools
 from functools import cache
@@ -10,9 +10,9 @@ import torch
 import scoresde as S
 from scoresde.errors import ArgumentError, UnknownNameError
 from tests import fake_device
+from tests.sampling.problems import SMOOTH, generator, normal
 from tests.statistics_tools import energy_test, measured_order
 
-SMOOTH = S.GaussianMixture([[1.0, 0.5], [-0.8, 0.3], [0.2, -1.0]], [0.5, 0.4, 0.6])
 MIXTURE = S.GaussianMixture([[2.0, 0.0], [-1.0, 1.5], [-1.0, -1.5]], [[0.05, 0.04], [0.2, 0.01], [0.1, 0.1]])
 SDES = {
     "vp": S.VPSDE(),
@@ -26,13 +26,9 @@ SDES = {
 SOLVERS = {"2s": S.SingleStep(2), "3s": S.SingleStep(3), "heun": S.Heun(), "churn": S.Heun(20.0, 0.01, 20.0, 1.003)}
 
 
-def generator(seed=0):
-    return torch.Generator().manual_seed(seed)
-
-
 @cache
 def smooth_stretch(sde):
-    """A model, the ends of a smooth stretch of its flow, lambda from -6 to 1.5, starts and the solution."""
+    """Return a model, the ends of its flow from lambda = -6 to 1.5, starts there, and the solution."""
     model = SMOOTH.model(sde)
     ends = {"t_min": sde.time_of(2 * 1.5).item(), "t_max": sde.time_of(2 * -6.0).item(), "last": "none"}
     x, _ = sde.perturb(SMOOTH.sample(8, generator()), ends["t_max"], generator(1))
@@ -51,7 +47,7 @@ def smooth_stretch(sde):
     ids=["2s", "3s", "heun", "heun-log-snr"],
 )
 def test_declared_order_is_measured(sde, solver, order, calls):
-    """Slope of the global error against the step, within 0.2; ``calls`` a step where steps are a budget of calls."""
+    """Slope of the global error against the step, within 0.2. ``calls``: units of ``steps`` in one step."""
     model, ends, x, exact = smooth_stretch(sde)
     counts = (60, 120, 240)
     errors = [
@@ -64,7 +60,7 @@ def test_single_steps_are_the_papers():
     """One step of DPM-Solver-2 and 3 (Lu et al. 2022a) in x0, r1 = 1/2 and r1 = 1/3, r2 = 2/3, with phi_1 and phi_2."""
     sde, lam0, lam1 = S.VPSDE(), -0.5, 0.3
     model, h = SMOOTH.model(sde), lam1 - lam0
-    x = torch.randn(4, 2, generator=generator(), dtype=torch.float64)
+    x = normal(0, 4, 2)
 
     def at(lam):
         t = sde.time_of(2 * lam).item()
@@ -124,7 +120,7 @@ def test_heun_is_karras_loop(churn):
 
 @pytest.mark.parametrize("sde", ["vp", "subvp", "ve", "flow"])
 def test_churn_keeps_the_law(sde):
-    """Energy test at level 0.001; a scale of noise far from 1 is refused by the same test."""
+    """Energy test at level 0.001. The same test rejects a noise scale far from 1."""
     n, model = 500, MIXTURE.model(SDES[sde])
     x = S.sample(model, (n, 2), S.Heun(40.0), 80, generator=generator(1))
     assert energy_test(x, MIXTURE.sample(n, generator(2))) > 0.001
@@ -133,8 +129,8 @@ def test_churn_keeps_the_law(sde):
 
 
 @pytest.mark.parametrize("sde", [S.VPSDE(), S.VESDE()])
-def test_churns_variance_on_a_gaussian_is_the_recursions(sde):
-    """Data N(0, c): a step is y <- k (y + noise), so the variance is known; within 4 standard errors (6e-5)."""
+def test_churns_variance_on_a_gaussian(sde):
+    """For data N(0, c) a step is y <- k (y + noise), of known variance. False alarm: 4 standard errors, 6e-5."""
     n, steps, c, churn, s_noise = 20_000, 6, 0.25, 1.5, 1.1
     times = torch.linspace(0.9, 0.2, steps + 1, dtype=torch.float64)
     rho, alpha = (sde.sigma(times) / sde.alpha(times)).tolist(), sde.alpha(times)
@@ -151,8 +147,8 @@ def test_churns_variance_on_a_gaussian_is_the_recursions(sde):
     assert abs(y.var().item() / v - 1) < 4 * (2 / n) ** 0.5
 
 
-def test_churn_adds_noise_only_in_its_range_and_makes_the_sampler_random():
-    model, x = SMOOTH.model(S.VESDE()), 50 * torch.randn(4, 2, generator=generator(), dtype=torch.float64)
+def test_churn_adds_noise_only_in_its_range():
+    model, x = SMOOTH.model(S.VESDE()), 50 * normal(0, 4, 2)
 
     def run(sampler, seed):
         return S.sample(model, x.shape, sampler, 12, start=x, generator=generator(seed))
@@ -170,7 +166,7 @@ def test_steps_are_a_budget_of_network_calls(order, last):
         *_, end = S.trajectory(model, (3, 2), S.SingleStep(order, last=last), budget, generator=generator())
         assert budget - order < end.calls <= budget
         assert end.calls == end.steps * order + (last != "none")
-    with pytest.raises(ArgumentError, match="`steps` must be .*, got 1"):
+    with pytest.raises(ArgumentError, match=r"`steps` must be .*, got 1"):
         S.sample(model, (3, 2), S.SingleStep(order, last=last), 1)
 
 
@@ -183,7 +179,7 @@ def test_few_steps_stay_finite(sde, solver):
 
 
 @pytest.mark.parametrize("grid", ["time", "quadratic", "karras", "levels", "trailing", [1.0, 0.7, 0.4, 0.2, 0.05]])
-def test_every_grid_is_taken(grid):
+def test_every_grid_runs(grid):
     model = MIXTURE.model(S.DDPM.linear(100))
     for solver, budget in ((S.SingleStep(2, grid=grid), 10), (S.Heun(grid=grid), 5)):
         steps = None if grid == "levels" or isinstance(grid, list) else budget
@@ -198,8 +194,8 @@ def test_a_sample_does_not_depend_on_its_batch(solver):
     torch.testing.assert_close(one[0], many[3], rtol=1e-9, atol=1e-9)
 
 
-def test_decode_takes_them():
-    model, z = SMOOTH.model(S.VPSDE()), torch.randn(4, 2, generator=generator(), dtype=torch.float64)
+def test_decode_with_single_steps():
+    model, z = SMOOTH.model(S.VPSDE()), normal(0, 4, 2)
     exact = S.decode(model, z, S.ProbabilityFlow(rtol=1e-9, atol=1e-9))
     for solver, steps in ((S.SingleStep(3), 200), (S.Heun(), 150)):
         torch.testing.assert_close(S.decode(model, z, solver, steps), exact, rtol=0, atol=2e-3)
@@ -207,7 +203,7 @@ def test_decode_takes_them():
 
 @pytest.mark.parametrize("sde", ["vp", "ve"])
 def test_no_host_sync(sde):
-    """On the meta device whatever waits for the device fails (see tests/fake_device.py)."""
+    """On the meta device anything that waits for the device fails (see tests/fake_device.py)."""
     with fake_device.DeviceCheck():
         model, cond = fake_device.network("noise", sde), {"y": torch.zeros(3, dtype=torch.long, device="meta")}
         for solver in SOLVERS.values():
@@ -220,9 +216,9 @@ def test_bad_settings_are_refused():
             S.SingleStep(order)
     with pytest.raises(UnknownNameError, match="grid"):
         S.SingleStep(grid="lambda")
-    with pytest.raises(ArgumentError, match="bring their own ends"):
+    with pytest.raises(ArgumentError, match="have their own ends"):
         S.Heun(grid=[0.9, 0.1], t_max=0.9)
-    with pytest.raises(ArgumentError, match="an end with noise"):
+    with pytest.raises(ArgumentError, match="ends with noise"):
         S.sample(SMOOTH.model(S.VPSDE()), (2, 2), S.SingleStep(grid=[1.0, 0.5, 0.0]))
     for name, settings in {
         "churn": {"churn": -1.0},

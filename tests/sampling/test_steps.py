@@ -1,4 +1,4 @@
-"""Predictors, correctors, grids and inversion: the papers' loops, closed forms and laws."""
+"""Predictors, correctors, grids and inversion: papers' loops, closed forms, laws."""
 
 import itertools
 
@@ -11,50 +11,21 @@ from scoresde.errors import ArgumentError, DTypeError, ShapeError, UnknownNameEr
 from scoresde.sde.grids import time_grid
 from tests import fake_device
 from tests.reference import ncsn as reference
+from tests.sampling.problems import MIXTURE, SMOOTH, LearnedVariance, generator, noises, normal
 from tests.statistics_tools import energy_test, measured_order
 
-MIXTURE = S.GaussianMixture(
-    [[2.0, 0.0], [-1.0, 1.5], [-1.0, -1.5]],
-    torch.tensor([[[0.05, 0.03], [0.03, 0.04]], [[0.2, 0.0], [0.0, 0.01]], [[0.1, -0.05], [-0.05, 0.1]]]),
-    [0.5, 0.3, 0.2],
-)
-SMOOTH = S.GaussianMixture([[1.0, 0.5], [-0.8, 0.3], [0.2, -1.0]], [0.5, 0.4, 0.6])
 TO_DATA = {"t_min": 0.0, "t_max": 1.0, "last": "none"}
-
-
-def generator(seed=0):
-    return torch.Generator().manual_seed(seed)
-
-
-def normal(seed, *shape):
-    return torch.randn(shape, generator=generator(seed), dtype=torch.float64)
-
-
-def noises(count, shape, seed):
-    g = generator(seed)
-    return [torch.randn(shape, generator=g, dtype=torch.float64) for _ in range(count)]
 
 
 def run(sampler, model, x, steps=None, seed=4):
     return S.sample(model, x.shape, sampler, steps, start=x, generator=generator(seed), dtype=torch.float64)
 
 
-class LearnedVariance(S.Model):
-    """A mixture's model with an exponent v per entry, as a network would learn it."""
-
-    def __init__(self, model):
-        super().__init__()
-        self.model, self.sde = model, model.sde
-
-    def estimate(self, x, level, cond=None):
-        return self.model.estimate(x, level, cond)._replace(v=torch.sigmoid(3 * x))
-
-
 # ---- the ancestral step's variances ----------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("variance", ["posterior", "forward", "learned"])
-def test_P7_P9_ancestral_sampling_with_each_variance_is_the_papers_loop(variance):
+def test_P7_P9_ancestral_variances_are_the_papers_loop(variance):
     """Ho et al. 2020, algorithm 2, with beta~ and beta, and Nichol & Dhariwal 2021, eq. 15; no noise at i = 1."""
     ddpm = S.DDPM(torch.linspace(0.02, 0.4, 12))
     model, x = LearnedVariance(MIXTURE.model(ddpm)), normal(3, 4, 2)
@@ -73,7 +44,7 @@ def test_P7_P9_ancestral_sampling_with_each_variance_is_the_papers_loop(variance
 
 
 @pytest.mark.parametrize("sde", [S.VPSDE(), S.VPSDE.cosine(), S.DDPM.linear(50)])
-def test_P7_the_forward_variance_keeps_white_data_white_at_any_step(sde):
+def test_P7_forward_variance_keeps_white_data_white(sde):
     """x_0 ~ N(0, I) under VP: x0 = alpha x and eps = sigma x, so the variance after a step is k^2 + beta = 1."""
     t, s = torch.tensor([0.9, 0.5, 0.14], dtype=torch.float64), torch.tensor([0.3, 0.48, 0.02], dtype=torch.float64)
     c = S.Ancestral("forward").coefficients(sde, t, s)
@@ -81,13 +52,11 @@ def test_P7_the_forward_variance_keeps_white_data_white_at_any_step(sde):
     torch.testing.assert_close(k**2 + c.z**2, torch.ones_like(t), rtol=1e-12, atol=0)
 
 
-def test_a_learned_variance_needs_a_model_that_has_it():
-    with pytest.raises(ArgumentError, match="no learned variances"):
+def test_a_learned_variance_needs_a_model_with_v():
+    with pytest.raises(ArgumentError, match="learned variances"):
         S.sample(MIXTURE.model(S.VPSDE()), (2, 2), S.PredictorCorrector(S.Ancestral("learned")), 3)
     with pytest.raises(UnknownNameError, match="did you mean 'posterior'"):
         S.Ancestral("posteriori")
-    assert repr(S.Ancestral()) == "Ancestral()"
-    assert repr(S.Ancestral("forward")) == "Ancestral('forward')"
 
 
 # ---- annealed Langevin dynamics and the order of predictor and corrector ---------------------------------------------
@@ -116,7 +85,7 @@ def test_N3_corrector_alone_is_the_papers_loop():
 
 
 def test_N3_annealed_langevin_samples_the_mixture():
-    """Energy test at level 0.001; the same run with K = 1 is far too short, and is refused."""
+    """Energy test at level 0.001. The same test rejects the run with K = 1, which is far too short."""
     model, n = MIXTURE.model(S.NCSN.geometric(0.02, 6.0, 16)), 400
     p = {}
     for K in (1, 30):
@@ -129,7 +98,7 @@ def test_N3_annealed_langevin_samples_the_mixture():
 
 
 def test_N3_the_step_is_the_same_in_every_process():
-    """In x/alpha a VP and a flow process at equal log-SNR make the steps of a VE process."""
+    """In x/alpha, VP and flow processes at equal log-SNR take the steps of a VE process."""
     log_snr, y, z = 2 * torch.linspace(-2.0, 2.5, 5, dtype=torch.float64), normal(3, 6, 2), normal(4, 6, 2)
     results = []
     for sde in (S.VESDE(), S.VPSDE(), S.FlowSDE()):
@@ -144,8 +113,8 @@ def test_N3_the_step_is_the_same_in_every_process():
     torch.testing.assert_close(results[2], results[0], rtol=1e-7, atol=1e-7)
 
 
-def test_E7_corrector_first_is_the_order_of_the_papers_code():
-    """Langevin with the batch's norms at t_i, then VE reverse diffusion to t_{i-1}; both orders draw the same noise."""
+def test_E7_corrector_first_is_the_papers_code():
+    """Annealed Langevin at t_i, then VE reverse diffusion to t_{i-1}. Both orders draw the same noise."""
     ncsn, e = S.NCSN.geometric(0.05, 10.0, 12), 1e-3
     model, x, z, k = MIXTURE.model(ncsn), 10 * normal(3, 6, 2), noises(22, (6, 2), 4), 0
     sigma, y = np.concatenate([[0.0], ncsn.sigmas.numpy()]), x.numpy()
@@ -161,7 +130,7 @@ def test_E7_corrector_first_is_the_order_of_the_papers_code():
     assert not torch.allclose(first, run(S.PredictorCorrector(**settings), model, x, 11))
 
 
-def test_a_corrector_rests_where_no_noise_is_left():
+def test_no_correction_without_noise():
     model = MIXTURE.model(S.DDPM.cosine(20))
     for corrector in (S.Langevin(), S.AnnealedLangevin(1e-4)):
         *_, end = S.trajectory(model, (4, 2), S.PredictorCorrector(corrector=corrector, grid="levels"))
@@ -174,7 +143,7 @@ def test_bad_correctors_are_refused():
         S.AnnealedLangevin(0.0)
     with pytest.raises(ArgumentError, match="at least one of the two"):
         S.PredictorCorrector(None)
-    with pytest.raises(ArgumentError, match="`corrector_steps` must be .*, got 0"):
+    with pytest.raises(ArgumentError, match=r"`corrector_steps` must be .*, got 0"):
         S.PredictorCorrector(None, S.Langevin(), corrector_steps=0)
 
 
@@ -182,8 +151,8 @@ def test_bad_correctors_are_refused():
 
 
 @pytest.mark.parametrize("a", [0.05, 0.5, 1.5])
-def test_S5_the_stationary_variance_of_a_gaussian_is_in_closed_form(a):
-    """N(0, 1): the chain x <- (1-a) x + sqrt(2a) z has the variance 2/(2-a); within 4 standard errors (6e-5 each)."""
+def test_S5_stationary_variance_of_a_gaussian(a):
+    """For N(0, 1), x <- (1-a) x + sqrt(2a) z has variance 2/(2-a). False alarm: 4 standard errors, 6e-5 each."""
     n = 40_000
     x = S.sampling.langevin_dynamics(lambda x: -x, normal(0, n, 1), a, 150, generator(1))
     expected = 2 / (2 - a)
@@ -192,7 +161,7 @@ def test_S5_the_stationary_variance_of_a_gaussian_is_in_closed_form(a):
 
 
 def test_S5_a_models_density_is_stationary():
-    """p_t of a mixture stays as it is (energy test at level 0.001), by the model or by its score as a function."""
+    """p_t of a mixture is unchanged (energy test at level 0.001), by the model or its score as a function."""
     model, n, t = SMOOTH.model(S.VPSDE()), 500, 0.2
     start, _ = model.sde.perturb(SMOOTH.sample(n, generator(0)), t, generator(1))
     other, _ = model.sde.perturb(SMOOTH.sample(n, generator(2)), t, generator(3))
@@ -211,15 +180,15 @@ def test_bad_langevin_dynamics_are_refused():
     x, model = torch.zeros(3, 2), SMOOTH.model(S.VPSDE())
     with pytest.raises(ArgumentError, match="step_size"):
         S.sampling.langevin_dynamics(model, x, -1.0, 5, t=0.5)
-    with pytest.raises(ArgumentError, match="`steps` must be .*, got 0"):
+    with pytest.raises(ArgumentError, match=r"`steps` must be .*, got 0"):
         S.sampling.langevin_dynamics(model, x, 0.1, 0, t=0.5)
-    with pytest.raises(ArgumentError, match="`t` must be .*, got None"):
+    with pytest.raises(ArgumentError, match=r"`t` must be .*, got None"):
         S.sampling.langevin_dynamics(model, x, 0.1, 5)
     with pytest.raises(ArgumentError, match="a time with noise"):
         S.sampling.langevin_dynamics(model, x, 0.1, 5, t=0.0)
     with pytest.raises(ArgumentError, match="t, cond"):
         S.sampling.langevin_dynamics(torch.neg, x, 0.1, 5, t=0.5)
-    with pytest.raises(DTypeError, match="`x` must be .*, got"):
+    with pytest.raises(DTypeError, match=r"`x` must be .*, got"):
         S.sampling.langevin_dynamics(torch.neg, torch.zeros(3, dtype=torch.long), 0.1, 5)
 
 
@@ -227,11 +196,11 @@ def test_bad_langevin_dynamics_are_refused():
 
 
 @pytest.mark.parametrize("steps", [1, 7, 13, 50, 100])
-def test_D5_trailing_takes_the_subsequence_spaced_from_the_end(steps):
+def test_D5_trailing_is_spaced_from_the_end(steps):
     ddpm = S.DDPM.linear(100)
     expected = np.append(np.round(np.arange(100, 0, -100 / steps)), 0) / 100
     np.testing.assert_array_equal(time_grid(ddpm, steps, "trailing").numpy(), expected)
-    if steps > 1:  # with noise left at the end the same levels, without the data
+    if steps > 1:  # a run that ends with noise has the same levels without the data
         np.testing.assert_array_equal(time_grid(ddpm, steps - 1, "trailing", 1e-9).numpy(), expected[:-1])
 
 
@@ -248,13 +217,12 @@ def test_D5_ddim_on_a_subsequence_is_the_papers_loop(eta):
         y = np.sqrt(abar[j]) * f + np.sqrt(1 - abar[j] - std**2) * eps + std * z[k].numpy()
     times = [i / 40 for i in tau]
     respaced = MIXTURE.model(ddpm).with_sde(ddpm.respace(tau[-2::-1]))
-    for m, grid, steps in (
-        (model, "trailing", 6), (model, times, 6), (model, torch.tensor(times), None), (respaced, "levels", None)
-    ):  # fmt: skip
+    cases = [(model, "trailing", 6), (model, times, 6), (model, torch.tensor(times), None), (respaced, "levels", None)]
+    for m, grid, steps in cases:
         *_, end = S.trajectory(m, x.shape, S.DDIM(eta, grid=grid), steps, start=x, generator=generator(4))
-        rtol = 1e-5 if isinstance(grid, torch.Tensor) else 1e-8  # its times have float32's digits
+        rtol = 1e-5 if isinstance(grid, torch.Tensor) else 1e-8  # float32 times
         np.testing.assert_allclose(end.x.numpy(), y, rtol=rtol, atol=rtol)
-        assert (end.t, end.step, end.calls) == (0.0, 6, 6)  # nothing is left for a last step
+        assert (end.t, end.step, end.calls) == (0.0, 6, 6)  # no noise is left for a last step
 
 
 @pytest.mark.parametrize("sde", [S.DDPM.cosine(20), S.NCSN.geometric(0.01, 10.0, 20)])
@@ -267,7 +235,7 @@ def test_levels_are_the_processes_own(sde):
 
 
 @pytest.mark.parametrize(("grid", "steps"), [("levels", 20), ("trailing", 7)])
-def test_the_multistep_solver_takes_a_processes_levels(grid, steps):
+def test_the_multistep_solver_on_discrete_levels(grid, steps):
     model = MIXTURE.model(S.DDPM.cosine(20))
     *_, end = S.trajectory(model, (4, 2), S.DPMSolver(2, grid=grid), steps, generator=generator())
     assert end.x.isfinite().all()
@@ -286,18 +254,18 @@ def test_bad_grids_are_refused():
         S.DDIM(grid=None)
     with pytest.raises(UnknownNameError, match="did you mean 'trailing'"):
         S.PredictorCorrector(grid="trailling")
-    with pytest.raises(ArgumentError, match="bring their own ends"):
+    with pytest.raises(ArgumentError, match="have their own ends"):
         S.DDIM(grid=[1.0, 0.5], t_min=0.1)
-    with pytest.raises(ArgumentError, match="`steps` must be None, or 2.*, got 3"):
+    with pytest.raises(ArgumentError, match=r"`steps` must be None, or 2.*, got 3"):
         time_grid(vp, 3, [1.0, 0.5, 0.1])
-    with pytest.raises(ArgumentError, match="`steps` must be None, or 20.*, got 10"):
+    with pytest.raises(ArgumentError, match=r"`steps` must be None, or 20.*, got 10"):
         time_grid(ddpm, 10, "levels")
-    with pytest.raises(ArgumentError, match="`steps` must be at most 20.*, got 21"):
+    with pytest.raises(ArgumentError, match=r"`steps` must be at most 20.*, got 21"):
         time_grid(ddpm, 21, "trailing")
     for name in ("levels", "trailing"):
         with pytest.raises(ArgumentError, match="no levels of its own"):
             time_grid(vp, 5, name)
-    with pytest.raises(ArgumentError, match="`steps` must be .*, got None"):
+    with pytest.raises(ArgumentError, match=r"`steps` must be .*, got None"):
         time_grid(vp)
 
 
@@ -309,7 +277,7 @@ ROUND_TRIPS += [(S.VPSDE(), last) for last in ("half-tweedie", "tweedie", "none"
 
 
 @pytest.mark.parametrize(("sde", "last"), ROUND_TRIPS)
-def test_D6_the_flow_encodes_and_decodes_to_its_tolerance(sde, last):
+def test_D6_the_flow_inverts_to_its_tolerance(sde, last):
     model, flow = SMOOTH.model(sde), S.ProbabilityFlow(rtol=1e-10, atol=1e-10, last=last)
     x0 = SMOOTH.sample(5, generator())
     z = S.encode(model, x0, flow)
@@ -319,7 +287,7 @@ def test_D6_the_flow_encodes_and_decodes_to_its_tolerance(sde, last):
 
 
 def test_D6_the_latent_is_the_likelihoods():
-    """The half Tweedie start is the one of log_likelihood, to the order in sigma that both have."""
+    """The half Tweedie start equals that of log_likelihood, to the order in sigma of both."""
     model, x0 = SMOOTH.model(S.VPSDE()), SMOOTH.sample(5, generator())
     likelihood = S.log_likelihood(model, x0, S.Exact(), rtol=1e-9, atol=1e-9, end="half-tweedie")
     z = S.encode(model, x0, S.ProbabilityFlow(rtol=1e-9, atol=1e-9))
@@ -328,7 +296,7 @@ def test_D6_the_latent_is_the_likelihoods():
 
 @pytest.mark.parametrize("sde", [S.VPSDE(), S.VESDE(), S.FlowSDE()])
 def test_D6_ddims_inversion_is_of_first_order(sde):
-    """The round trip's error falls with the step, slope 1 within 0.2, and so does the latent's."""
+    """The errors of the round trip and of the latent fall with the step, slope 1 within 0.2."""
     model, x0, counts = SMOOTH.model(sde), SMOOTH.sample(6, generator()), (50, 100, 200)
     ddim, exact = S.DDIM(grid="log_snr"), S.encode(SMOOTH.model(sde), x0, S.ProbabilityFlow(rtol=1e-9, atol=1e-9))
     latents = [S.encode(model, x0, ddim, n) for n in counts]
@@ -338,7 +306,7 @@ def test_D6_ddims_inversion_is_of_first_order(sde):
         assert measured_order(errors, [1 / n for n in counts]) == pytest.approx(1.0, abs=0.2)
 
 
-def test_encode_and_decode_pass_conditions_and_take_fixed_steps():
+def test_encode_and_decode_with_conditions():
     class Shifted(S.Model):
         sde = S.VPSDE()
 
@@ -370,7 +338,7 @@ def test_what_cannot_be_inverted_is_refused():
         S.decode(model, x0, cond={"y": torch.zeros(2)})
 
 
-# ---- all of them -----------------------------------------------------------------------------------------------------
+# ---- every sampler ---------------------------------------------------------------------------------------------------
 
 INDEPENDENT = {
     "forward": S.PredictorCorrector(S.Ancestral("forward")),
@@ -390,7 +358,7 @@ def test_a_sample_does_not_depend_on_its_batch(sampler):
 
 @pytest.mark.parametrize("sde", ["vp", "ve"])
 def test_no_host_sync(sde):
-    """On the meta device whatever waits for the device fails (see tests/fake_device.py)."""
+    """On the meta device anything that waits for the device fails (see tests/fake_device.py)."""
     with fake_device.DeviceCheck():
         model = LearnedVariance(fake_device.network("noise", sde))
         for sampler in INDEPENDENT.values():

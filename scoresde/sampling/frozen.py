@@ -1,4 +1,4 @@
-"""Settings: what samplers, predictors and correctors have in common."""
+"""What samplers, predictors and correctors have in common as settings."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ from dataclasses import dataclass, fields
 
 
 @dataclass(frozen=True, repr=False)
-class Settings:
-    """Frozen settings: compared by value, hashable, picklable.
+class Frozen:
+    """Settings that never change: compared by value, hashable, picklable.
 
     Subclasses with fields are frozen dataclasses, made with ``repr=False``. What changes during a run lives in the run.
     """
@@ -15,7 +15,7 @@ class Settings:
     def __repr__(self) -> str:
         """Return a call that makes an equal object.
 
-        Settings at their defaults are left out. Those that may be given by position come first.
+        Frozen at their defaults are left out. Those that may be given by position come first.
         """
         ordered = sorted(fields(self), key=lambda f: f.kw_only is True)
         names = [f.name for f in ordered if getattr(self, f.name) != f.default]
