@@ -15,7 +15,7 @@ class Frozen:
     def __repr__(self) -> str:
         """Return a call that makes an equal object.
 
-        Frozen at their defaults are left out. Those that may be given by position come first.
+        Settings at their defaults are left out. Those that may be given by position come first.
         """
         ordered = sorted(fields(self), key=lambda f: f.kw_only is True)
         names = [f.name for f in ordered if getattr(self, f.name) != f.default]

@@ -102,7 +102,7 @@ class DPMSolver(GridSampler):
     ``steps`` is the number of network calls, 20 by default.
 
     Raises:
-        ArgumentError, UnknownNameError: Frozen are out of their range; times are not one a call.
+        ArgumentError, UnknownNameError: Settings are out of their range; times are not one a call.
 
     Notes:
         If the model's moments are unknown, unit-scale data are assumed and one call at t_max estimates the mean. The
