@@ -18,8 +18,10 @@ from torch.utils._pytree import tree_leaves
 import scoresde as S
 from scoresde.flow.field import ProbabilityFlowField
 from scoresde.flow.ode import integrate
-from scoresde.likelihood.gaussian_path import solve
-from scoresde.likelihood.probability_flow import _Flow, _Run
+from scoresde.likelihood.gaussian_path import FlowProblem, solve
+from scoresde.likelihood.path_plan import Ends
+from scoresde.likelihood.probability_flow import FlowOnFixedGrid
+from scoresde.likelihood.trace import NoiseAndTrace, TraceIntegral
 from scoresde.sampling import Implicit
 from scoresde.sde.grids import time_range
 
@@ -128,16 +130,17 @@ def likelihood():
         model = network("edm", sde)
         x = torch.empty(2, 1, 8, 8, device=DEVICE)
         for divergence in (S.Hutchinson(1), S.Hutchinson(1, "gaussian")):
-            run = _Run(model, x, None, divergence, None, True, None, None)
-            field = _Flow(model, (1, 8, 8), run, itertools.repeat(1.0))
+            traces = TraceIntegral(NoiseAndTrace(model, divergence), x, None, None, fixed_grid=True)
+            field = FlowOnFixedGrid(model, (1, 8, 8), traces, itertools.repeat(1.0))
             y = torch.empty(2, 64, device=DEVICE, dtype=torch.float64)
             assert integrate(field, y, 5.0, -4.0, method="midpoint", steps=1).y.device.type == DEVICE
         flow = ProbabilityFlowField(model, (1, 8, 8))
         assert integrate(flow, y, -4.0, 5.0, method="heun", steps=2).y.device.type == DEVICE
-    run = _Run(model, x, None, S.Hutchinson(2), None, True, 1, None)
+    traces = TraceIntegral(NoiseAndTrace(model, S.Hutchinson(2), chunk=1), x, None, None, fixed_grid=True)
     moments = S.models.Moments(torch.zeros(1, 8, 8), torch.eye(64))
-    latent, log_det, _, _ = solve(run, x, model.sde, moments, 9, *time_range(model.sde), False, True, None, None)
-    assert latent.device.type == log_det.device.type == run.tally.integral.device.type == DEVICE
+    ends = Ends(*time_range(model.sde), data_at_t_min=False, noise_to_infinity=True)
+    path = solve(traces, x, FlowProblem(model.sde, moments, calls=9, ends=ends))
+    assert path.latent.device.type == path.log_det.device.type == traces.tally.integral.device.type == DEVICE
 
 
 def inverse():

@@ -1,12 +1,12 @@
-from .bits import BitsPerDim as BitsPerDim
 from .bits import bits_per_dim as bits_per_dim
-from .bounds import VariationalBound as VariationalBound
 from .bounds import variational_bound as variational_bound
-from .classification import Classification as Classification
 from .classification import classify as classify
 from .divergence import Divergence as Divergence
 from .divergence import Exact as Exact
 from .divergence import Hutchinson as Hutchinson
 from .divergence import HutchPP as HutchPP
-from .probability_flow import Likelihood as Likelihood
 from .probability_flow import log_likelihood as log_likelihood
+from .results import BitsPerDim as BitsPerDim
+from .results import Classification as Classification
+from .results import Likelihood as Likelihood
+from .results import VariationalBound as VariationalBound

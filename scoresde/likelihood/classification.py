@@ -1,53 +1,20 @@
-"""Classes of data, by Bayes from the likelihoods of a conditional model."""
+"""Classes of data, by Bayes' rule from conditional likelihoods."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import NamedTuple
+from collections.abc import Iterable, Sequence
 
 import torch
 from torch import Tensor
 
+from scoresde.checks import whole
 from scoresde.errors import ArgumentError, ShapeError
-from scoresde.likelihood.divergence import Divergence, Generators
+from scoresde.likelihood.divergence import Divergence
 from scoresde.likelihood.probability_flow import log_likelihood
+from scoresde.likelihood.results import Classification
 from scoresde.models import Model
 from scoresde.models.conditions import LABEL, check_labels
-
-
-class Classification(NamedTuple):
-    """What :func:`classify` finds, for K classes.
-
-    Attributes:
-        log_posterior: log p(y = k | x_0), ``(B, K)``.
-        log_likelihood: log p(x_0 | y = k) in nats, ``(B, K)``.
-        stderr: the standard error of each likelihood from its random probes, ``(B, K)``. The probes are the same for
-            all classes, so that differences between them are the more certain.
-        classes: the labels that the columns stand for, ``(K,)``.
-    """
-
-    log_posterior: Tensor
-    log_likelihood: Tensor
-    stderr: Tensor
-    classes: Tensor
-
-    @property
-    def label(self) -> Tensor:
-        """The most probable class of each sample, ``(B,)``."""
-        return self.classes[self.log_posterior.argmax(1)]
-
-
-def _labels(model: Model, classes: int | Sequence[int] | None, device) -> Tensor:
-    known = model.classes
-    classes = known if classes is None else classes
-    if isinstance(classes, int) and not isinstance(classes, bool):
-        classes = range(classes)
-    if classes is None or isinstance(classes, bool) or len(classes) < 2 or len(set(classes)) < len(classes):
-        raise ArgumentError("classes", classes, "how many there are, or a list of two or more different labels")
-    labels = torch.tensor([int(k) for k in classes], device=device)
-    if int(labels.min()) < 0:
-        raise ArgumentError("classes", int(labels.min()), "labels of 0 or more")
-    return check_labels(labels, len(labels), known, "classes")
+from scoresde.random import Generators
 
 
 def classify(
@@ -61,24 +28,30 @@ def classify(
     generator: Generators = None,
     chunk: int | None = None,
 ) -> Classification:
-    r"""The classes of data by Bayes, log p(y | x_0) = log p(x_0 | y) + log p(y) - log sum_k p(x_0 | k) p(k).
+    r"""Classify data by Bayes' rule, from the likelihood of each class (E9).
 
-    Each log p(x_0 | y) is that of :func:`log_likelihood` (E9) with ``cond={"y": y}`` and the SDE's own prior, from the
-    same random probes for every class: K likelihoods' work, in the memory of one.
+        log p(y | x_0) = log p(x_0 | y) + log p(y) - log sum_k p(x_0 | k) p(k)
+
+    Each log p(x_0 | y) is that of :func:`log_likelihood` with ``cond={"y": y}`` and the SDE's own prior. All classes
+    have the same random probes. The work is that of K likelihoods, the memory that of one.
 
     Args:
-        model: a conditional model.
-        x0: data ``(B, *D)`` in the model's units, floating-point; integer data dequantised.
-        classes: their number K, or the labels to choose among; None for all that the network knows.
-        prior: weights p(y) of the classes, K positive numbers; equal by default.
-        divergence, steps, chunk: as in :func:`log_likelihood`.
-        generator: a torch.Generator for the probes, or a list of B of them, one a sample.
+        model: Conditional model.
+        x0: Data ``(B, *D)`` in the model's units, floating-point; integer data dequantised.
+        classes: Number of classes K, or the labels to choose from. None: all that the network knows.
+        prior: Weights p(y) of the classes, K positive numbers. None: equal weights.
+        divergence, steps, chunk: As in :func:`log_likelihood`.
+        generator: Source of the probes, or a list of B of them, one a sample. None: torch's default.
+
+    Returns:
+        The log-posterior of each class ``(B, K)``, with the likelihoods behind it.
 
     Raises:
-        ArgumentError: fewer than two classes, a label twice or one the network does not have, weights that are not
-            positive. ShapeError: another number of weights. What :func:`log_likelihood` raises.
+        ArgumentError: fewer than two classes, a label twice or one that the network does not know, a weight that is not
+            positive.
+        ShapeError: another number of weights than classes.
 
-    Source: Song et al. 2021, section 4.3 (the likelihood); Li et al. 2023 (classification by a bound in its place).
+    References: Song et al. 2021, section 4.3, for the likelihood; Li et al. 2023 classify by a bound instead.
     """
     labels = _labels(model, classes, x0.device)
     weights = torch.ones(len(labels)) if prior is None else torch.as_tensor(prior)
@@ -87,16 +60,40 @@ def classify(
         raise ShapeError("prior", tuple(weights.shape), f"({len(labels)},), one weight a class")
     if not bool((weights > 0).all() and weights.isfinite().all()):
         raise ArgumentError("prior", weights.tolist(), "positive numbers")
+    # each class starts from the same states of the generators
     if generator is None:
         generator = torch.Generator().manual_seed(int(torch.randint(2**62, ())))
-    generators = generator if isinstance(generator, (list, tuple)) else [generator]
+    generators = [generator] if isinstance(generator, torch.Generator) else list(generator)
     states = [g.get_state() for g in generators]
     found = []
     for label in labels:
         for g, state in zip(generators, states, strict=True):
             g.set_state(state)
-        given = {"cond": {LABEL: label.expand(len(x0))}, "prior": "sde"}  # the matched one has the mean of all classes
-        found.append(log_likelihood(model, x0, divergence, generator=generator, steps=steps, chunk=chunk, **given))
+        result = log_likelihood(
+            model,
+            x0,
+            divergence,
+            generator=generator,
+            steps=steps,
+            cond={LABEL: label.expand(len(x0))},
+            prior="sde",  # the matched one has the mean of all classes
+            chunk=chunk,
+        )
+        found.append(result)
     log_p = torch.stack([result.log_prob for result in found], 1)
     joint = log_p + weights.log().to(log_p)
     return Classification(joint.log_softmax(1), log_p, torch.stack([result.stderr for result in found], 1), labels)
+
+
+def _labels(model: Model, classes: int | Sequence[int] | None, device: torch.device) -> Tensor:
+    """Return the labels to choose from, ``(K,)``."""
+    known = model.classes
+    wanted = known if classes is None else classes
+    if wanted is not None and not isinstance(wanted, Iterable):
+        wanted = range(whole("classes", wanted))
+    if wanted is None or len(wanted) < 2 or len(set(wanted)) < len(wanted):
+        raise ArgumentError("classes", classes, "a number of classes, or a list of two or more different labels")
+    labels = torch.tensor([int(k) for k in wanted], device=device)
+    if int(labels.min()) < 0:
+        raise ArgumentError("classes", int(labels.min()), "labels of 0 or more")
+    return check_labels(labels, len(labels), known, "classes")

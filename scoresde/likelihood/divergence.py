@@ -1,107 +1,168 @@
-r"""The trace of a Jacobian, exactly or by random probes, from one network call.
+r"""Traces of Jacobians, exact or estimated with random probes.
 
-The only trace a likelihood needs is tr(d eps / dx): the linear part of the flow is known. F stands for the network's
-part and x for its input; a vector-Jacobian product v' dF/dx costs about one network call.
-
-Along a fixed grid log p needs sum_k w_k tr A_k, with known weights w_k and A_k the Jacobian at stage k. Then probes pay
-off in three ways (:class:`Tally`): they are drawn afresh at each stage, so that their errors average out; probes of
-different stages are orthogonal, so that what the A_k have in common is measured once in each direction; and the whole
-product v' A_k, not only the number v' A_k v, shows how large the errors are: one probe a stage gives a standard error.
+A likelihood needs one trace only, tr(d eps/dx), because the linear part of the flow has a known one. Here F stands for
+the network's part of the flow and x for its input. A vector-Jacobian product v' dF/dx costs about one network call.
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
 from functools import lru_cache
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor
 
 from scoresde.checks import whole
 from scoresde.errors import ArgumentError, UnknownNameError
+from scoresde.random import Generators
 from scoresde.sde.tensors import flat
 
-DISTRIBUTIONS = ("rademacher", "gaussian", "sphere")
-#: from and to so many entries the probes of different stages are orthogonal, and their products kept till the end: in
-#: frames of fewer there are too few pairs for a standard error, in frames of more the probes have little in common
+ProbeDistribution = Literal["rademacher", "gaussian", "sphere"]
+
+#: The numbers of entries for which probes of different stages are orthogonal. A smaller frame has too few pairs of
+#: probes for a standard error. In a larger one the probes have little in common, and their products need much memory.
 SMALLEST_FRAME, LARGEST_FRAME = 33, 1024
-#: up to so many entries the exact trace is the default
-SMALL = 16
-
-Generators = torch.Generator | Sequence[torch.Generator] | None
+#: The largest number of entries for which the exact trace is the default.
+EXACT_UP_TO = 16
 
 
+@dataclass(frozen=True)
 class Divergence(ABC):
-    """How tr(dF/dx) is found, for F and x ``(B, n)`` and F's graph at hand."""
+    """Base of the estimators of tr(dF/dx).
+
+    F and x are ``(B, n)``, and the graph of F is at hand.
+    """
 
     #: estimates of the trace per evaluation, R
-    probes: int = 1
-    #: whether probes are drawn anew at every evaluation of a fixed grid
-    fresh: bool = True
-    #: whether the probes are of +-1, so that the diagonal adds no variance
-    signs: bool = False
+    probes = 1
+    #: whether each evaluation on a fixed grid draws new probes
+    fresh = True
+
+    @property
+    def signs(self) -> bool:
+        """True for probes of +-1.
+
+        With them the diagonal of the Jacobian adds no variance.
+        """
+        return False
 
     def frame(self, n: int) -> int | None:
-        """How many fresh probes in succession are to be orthogonal; None if all are independent."""
+        """Return the number of successive probes that are orthogonal.
+
+        None if all are independent.
+        """
         return None
 
     def draws(
-        self, batch: int, n: int, generator: Generators, device, dtype, frame: int | None = None
+        self,
+        batch: int,
+        n: int,
+        generator: Generators,
+        device: torch.device,
+        dtype: torch.dtype,
+        frame: int | None = None,
     ) -> Iterator[Tensor | None]:
-        """The random probes ``(B, m, n)`` of one evaluation after another, ``frame`` successive ones orthogonal.
+        """Draw probes ``(B, m, n)`` for one evaluation after another.
 
-        None where there are none.
+        Args:
+            batch, n: B and n.
+            generator: source of the numbers, or a list of B of them, one a sample.
+            device, dtype: of the probes.
+            frame: number of successive probes that are orthogonal. None: all are independent.
+
+        Returns:
+            An endless iterator over probes; over None for a divergence without probes.
         """
         while True:
             yield None
 
     @abstractmethod
-    def products(self, F: Tensor, x: Tensor, v: Tensor | None, differentiable: bool = False):
-        """``(traces, u)``: R estimates of tr(dF/dx), ``(B, R)``, and the products behind them, ``(B, R, n)``, or None.
+    def products(
+        self, F: Tensor, x: Tensor, v: Tensor | None, differentiable: bool = False
+    ) -> tuple[Tensor, Tensor | None]:
+        """Estimate tr(dF/dx).
 
-        F ``(B, n)`` was computed from x ``(B, *D)`` under grad mode; ``differentiable`` keeps the graph of the result.
+        Args:
+            F: ``(B, n)``, computed from ``x`` under grad mode.
+            x: ``(B, *D)``.
+            v: probes ``(B, m, n)`` of :meth:`draws`.
+            differentiable: keep the graph of the result.
+
+        Returns:
+            R estimates ``(B, R)``, and the products behind them ``(B, R, n)`` or None.
         """
 
     def residual(self, v: Tensor | None) -> Tensor | None:
-        """Those of the probes ``(B, m, n)`` that the products u of :meth:`products` belong to, ``(B, R, n)``."""
+        """Return the probes ``(B, R, n)`` that belong to the products.
+
+        They are those of ``v`` that :meth:`products` multiplied.
+        """
         return v
 
     def variance(self, u: Tensor, v: Tensor) -> Tensor:
-        """The variance of v' A v ``(B, R)`` as far as one probe shows it, from u = A v."""
+        """Estimate the variance of v' A v ``(B, R)`` from u = A v.
+
+        Each estimate comes from one probe. For a Gaussian v it is 2 ||A||^2 if A is symmetric, and E ||u||^2 = ||A||^2.
+        """
         return 2 * u.square().sum(2)
 
     def spread(self, integrals: Tensor) -> Tensor:
-        """The standard error ``(B,)`` of the mean of R integrals ``(B, R)``, each with one probe: NaN if R = 1."""
+        """Return the standard error ``(B,)`` of the mean of integrals ``(B, R)``.
+
+        Each integral has one probe. NaN if R = 1.
+        """
         if self.probes == 1:
             return torch.full_like(integrals[:, 0], torch.nan)
-        return integrals.std(1) / self.probes**0.5
+        return integrals.std(1) / float(self.probes**0.5)
 
 
 def vector_jacobian(F: Tensor, x: Tensor, v: Tensor, differentiable: bool = False, keep: bool = True) -> Tensor:
-    """v' dF/dx ``(B, m, n)`` for v ``(B, m, n)``: one backward pass each, or all of them in one batch of m.
+    """Return v' dF/dx ``(B, m, n)`` for v ``(B, m, n)``.
 
-    Unless ``keep`` or ``differentiable``, F's graph is given up on the way, as early as it can be.
+    One vector takes a backward pass, several take one batched pass.
+
+    Args:
+        F, x: as in :meth:`Divergence.products`.
+        v: the vectors.
+        differentiable: keep the graph of the result.
+        keep: keep the graph of F for another call. Without it, and if not ``differentiable``, the graph is freed early.
     """
-    settings = {"retain_graph": keep or differentiable, "create_graph": differentiable}
+    keep = keep or differentiable
     if v.shape[1] == 1:
-        (row,) = torch.autograd.grad(F, x, v[:, 0], **settings)
+        (row,) = torch.autograd.grad(F, x, v[:, 0], retain_graph=keep, create_graph=differentiable)
         return flat(row)[:, None]
-    (rows,) = torch.autograd.grad(F, x, v.transpose(0, 1), is_grads_batched=True, **settings)
+    (rows,) = torch.autograd.grad(
+        F, x, v.transpose(0, 1), retain_graph=keep, create_graph=differentiable, is_grads_batched=True
+    )
     return rows.reshape(v.shape[1], len(v), -1).transpose(0, 1)
 
 
+@dataclass(frozen=True)
 class Exact(Divergence):
-    """tr(dF/dx) = sum_i e_i' (dF/dx) e_i by n vector-Jacobian products: exact, at any rank; time grows as n.
+    """The exact trace, by n vector-Jacobian products.
+
+        tr(dF/dx) = sum_i e_i' (dF/dx) e_i
+
+    It works at any rank of the data. The time grows as n.
 
     Args:
-        chunk: products per backward pass. More are faster on small networks; memory grows with them.
+        chunk: Products per backward pass, default 16. More are faster on small networks and need more memory.
+
+    Raises:
+        ArgumentError: ``chunk`` is not a positive integer.
     """
 
-    def __init__(self, chunk: int = 16):
-        self.chunk = whole("chunk", chunk)
+    chunk: int = 16
 
-    def products(self, F, x, v, differentiable=False):
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "chunk", whole("chunk", self.chunk))
+
+    def products(
+        self, F: Tensor, x: Tensor, v: Tensor | None, differentiable: bool = False
+    ) -> tuple[Tensor, Tensor | None]:
         batch, n = F.shape
         total = F.new_zeros(batch)
         for begin in range(0, n, self.chunk):
@@ -112,235 +173,204 @@ class Exact(Divergence):
             total = total + u.diagonal(begin, 1, 2).sum(1)
         return total[:, None], None
 
-    def spread(self, integrals):
+    def spread(self, integrals: Tensor) -> Tensor:
         return torch.zeros_like(integrals[:, 0])
 
-    def __repr__(self):
-        return f"Exact(chunk={self.chunk})"
 
-
+@dataclass(frozen=True)
 class Hutchinson(Divergence):
-    """The Skilling-Hutchinson estimator (E9): tr(dF/dx) = E[v' (dF/dx) v] for E[v v'] = I.
+    """The Skilling-Hutchinson estimator of the trace (E9).
 
-    On the fixed grids of ``"multistep"`` and the Runge-Kutta methods, with ``fresh`` probes, the standard error of
-    log p is known from one probe a stage. An adaptive method keeps one draw for the whole path, for its steps need a
-    smooth right-hand side: its error is larger, and known from two probes on.
+        tr(dF/dx) = E[v' (dF/dx) v]    for E[v v'] = I
 
-    Measured on mixtures of 8 Gaussians in 64 dimensions, at 200 calls with one probe each: standard deviations of log p
-    of .3 to .5 nats; .7 with independent probes, and 8 with Gaussian ones, whose lengths multiply the whole trace.
+    On the fixed grids of ``"multistep"`` and the Runge-Kutta methods each stage has fresh probes. Then one probe a
+    stage is enough for a standard error of log p. An adaptive method needs a smooth right-hand side and keeps one draw
+    for the whole path. Its error is larger, and two probes or more are needed to estimate it.
 
     Args:
-        probes: probes per evaluation, each one vector-Jacobian product.
-        distribution: of v: ``"rademacher"`` (+-1: no variance from the diagonal of the Jacobian), ``"gaussian"`` or
-            ``"sphere"`` (uniform, of length sqrt(n): no variance from a multiple of the identity).
-        fresh: draw anew at every stage of a fixed grid; False keeps one draw for the whole path.
-        orthogonal: fresh Rademacher probes of different stages are orthogonal, for 33 to 1024 entries (columns of a
-            Hadamard matrix, rows signed and columns ordered at random: each by itself is a Rademacher vector).
+        probes: Probes per evaluation, default 1. Each costs one vector-Jacobian product.
+        distribution: Distribution of v. ``"rademacher"`` (default) is +-1 and has no variance from the diagonal of the
+            Jacobian. ``"sphere"``, uniform with length sqrt(n), has none from a multiple of the identity.
+            ``"gaussian"`` has both.
+        fresh: Draw new probes at each stage of a fixed grid, default True. False keeps one draw for the whole path.
+        orthogonal: Make fresh Rademacher probes of different stages orthogonal, for data of 33 to 1024 entries, default
+            True. They are columns of a Hadamard matrix in random order with random signs of the rows. Each is by
+            itself a Rademacher vector.
 
-    Source: Hutchinson 1990; Skilling 1989; Grathwohl et al. 2019 (with one frozen probe).
+    Raises:
+        ArgumentError: ``probes`` is not a positive integer.
+        UnknownNameError: an unknown distribution.
+
+    Notes:
+        Standard deviation of log p on mixtures of 8 Gaussians in 64 dimensions, 200 calls with one probe each: 0.3 to
+        0.5 nats. Independent probes gave 0.7 nats. Gaussian ones gave 8, as their length multiplies the whole trace.
+
+    References: Hutchinson 1990; Skilling 1989; Grathwohl et al. 2019 (one frozen probe).
     """
 
-    def __init__(self, probes: int = 1, distribution: str = "rademacher", fresh: bool = True, orthogonal: bool = True):
-        if distribution not in DISTRIBUTIONS:
-            raise UnknownNameError("distribution", distribution, DISTRIBUTIONS)
-        self.probes = whole("probes", probes)
-        self.distribution, self.fresh, self.orthogonal = distribution, fresh, orthogonal
-        self.signs = distribution == "rademacher"
+    probes: int = 1
+    distribution: ProbeDistribution = "rademacher"
+    fresh: bool = field(default=True, kw_only=True)
+    orthogonal: bool = field(default=True, kw_only=True)
 
-    def frame(self, n):
+    def __post_init__(self) -> None:
+        if self.distribution not in get_args(ProbeDistribution):
+            raise UnknownNameError("distribution", self.distribution, get_args(ProbeDistribution))
+        object.__setattr__(self, "probes", whole("probes", self.probes))
+
+    @property
+    def signs(self) -> bool:
+        return self.distribution == "rademacher"
+
+    def frame(self, n: int) -> int | None:
         if self.orthogonal and self.signs and SMALLEST_FRAME <= n <= LARGEST_FRAME:
-            return 1 << (n - 1).bit_length()  # a Hadamard matrix has a power of two of them
+            return 1 << (n - 1).bit_length()  # the size of a Hadamard matrix, a power of two
         return None
 
-    def draws(self, batch, n, generator, device, dtype, frame=None):
+    def draws(
+        self,
+        batch: int,
+        n: int,
+        generator: Generators,
+        device: torch.device,
+        dtype: torch.dtype,
+        frame: int | None = None,
+    ) -> Iterator[Tensor | None]:
         if frame is None:
             while True:
-                yield probes(self.distribution, (self.probes, n), batch, generator, device, dtype)
+                yield draw_probes(self.distribution, (self.probes, n), batch, generator, device, dtype)
         columns = hadamard(frame)[:, :n].to(device, dtype)
-        at = frame
+        position = frame  # in the frame; at its end, a new frame is drawn
         while True:
             vectors = []
             for _ in range(self.probes):
-                if at == frame:
-                    signs = probes("rademacher", (n,), batch, generator, device, dtype)
-                    order = probes("gaussian", (frame,), batch, generator, device, torch.float32).argsort(1)
-                    at = 0
-                vectors.append(columns[order[:, at]] * signs)
-                at += 1
+                if position == frame:
+                    signs = draw_probes("rademacher", (n,), batch, generator, device, dtype)
+                    order = draw_probes("gaussian", (frame,), batch, generator, device, torch.float32).argsort(1)
+                    position = 0
+                vectors.append(columns[order[:, position]] * signs)
+                position += 1
             yield torch.stack(vectors, 1)
 
-    def products(self, F, x, v, differentiable=False):
+    def products(
+        self, F: Tensor, x: Tensor, v: Tensor | None, differentiable: bool = False
+    ) -> tuple[Tensor, Tensor | None]:
+        assert v is not None
         u = vector_jacobian(F, x, v, differentiable, keep=False)
         return (u * v).sum(2), u
 
-    def variance(self, u, v):
+    def variance(self, u: Tensor, v: Tensor) -> Tensor:
         if self.distribution == "sphere":
             return 2 * (u.square().sum(2) - (u * v).sum(2).square() / u.shape[2])
         return super().variance(u, v)
 
-    def __repr__(self):
-        return (
-            f"Hutchinson(probes={self.probes}, distribution={self.distribution!r}, fresh={self.fresh}, "
-            f"orthogonal={self.orthogonal})"
-        )
 
-
+@dataclass(frozen=True)
 class HutchPP(Divergence):
-    """Hutch++: the trace on a random subspace exactly, Hutchinson's estimate on its complement.
+    """Hutch++: exact on a random subspace, Hutchinson's on its complement.
 
-    With Q an orthonormal basis of the span of ``rank`` products A' s and P = I - QQ', tr A = tr(Q' A Q) + tr(P A P).
-    Where a few directions make up most of the Jacobian the second part is small. An evaluation costs
-    ``2 rank + probes`` vector-Jacobian products.
+        tr A = tr(Q' A Q) + tr(P A P),    P = I - Q Q'
+
+    Q is an orthonormal basis of the span of ``rank`` products A' s. The second part is small if the Jacobian has a few
+    large directions. An evaluation costs ``2 rank + probes`` vector-Jacobian products.
 
     Args:
-        rank: the dimension of the subspace; at most that of the data.
-        probes: Rademacher probes for the complement.
-        fresh: as in :class:`Hutchinson`.
+        rank: Dimension of the subspace, at most that of the data, default 2.
+        probes: Rademacher probes for the complement, default 2.
+        fresh: As in :class:`Hutchinson`.
 
-    Source: Meyer, Musco, Musco, Woodruff 2021.
+    Raises:
+        ArgumentError: ``rank`` or ``probes`` is not a positive integer.
+
+    References: Meyer, Musco, Musco & Woodruff 2021.
     """
 
-    signs = True
+    rank: int = 2
+    probes: int = 2
+    fresh: bool = field(default=True, kw_only=True)
 
-    def __init__(self, rank: int = 2, probes: int = 2, fresh: bool = True):
-        self.rank, self.probes, self.fresh = whole("rank", rank), whole("probes", probes), fresh
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "rank", whole("rank", self.rank))
+        object.__setattr__(self, "probes", whole("probes", self.probes))
 
-    def draws(self, batch, n, generator, device, dtype, frame=None):
+    @property
+    def signs(self) -> bool:
+        return True
+
+    def draws(
+        self,
+        batch: int,
+        n: int,
+        generator: Generators,
+        device: torch.device,
+        dtype: torch.dtype,
+        frame: int | None = None,
+    ) -> Iterator[Tensor | None]:
         if self.rank > n:
             raise ArgumentError("rank", self.rank, f"at most {n}, the number of entries")
-        total = self.rank + self.probes
         while True:
-            yield probes("rademacher", (total, n), batch, generator, device, dtype)
+            yield draw_probes("rademacher", (self.rank + self.probes, n), batch, generator, device, dtype)
 
-    def products(self, F, x, v, differentiable=False):
-        with torch.no_grad():  # whatever the subspace, the estimate is unbiased: it is a constant
+    def products(
+        self, F: Tensor, x: Tensor, v: Tensor | None, differentiable: bool = False
+    ) -> tuple[Tensor, Tensor | None]:
+        assert v is not None
+        with torch.no_grad():  # the estimate is unbiased for any subspace, so Q may be a constant
             Q = torch.linalg.qr(vector_jacobian(F, x, v[:, : self.rank]).mT)[0].mT
-        g = self.residual(v)
+        g = v[:, self.rank :]
         w = g - (g @ Q.mT) @ Q
         u = vector_jacobian(F, x, torch.cat([Q, w], 1), differentiable, keep=False)
         known, u = (u[:, : self.rank] * Q).sum((1, 2)), u[:, self.rank :]
         return known[:, None] + (u * w).sum(2), u - (u @ Q.mT) @ Q
 
-    def residual(self, v):
-        return v[:, self.rank :]
-
-    def __repr__(self):
-        return f"HutchPP(rank={self.rank}, probes={self.probes}, fresh={self.fresh})"
+    def residual(self, v: Tensor | None) -> Tensor | None:
+        return None if v is None else v[:, self.rank :]
 
 
 def default_divergence(n: int) -> Divergence:
-    """Exact for data of up to 16 entries, one fresh Rademacher probe a stage beyond."""
-    return Exact() if n <= SMALL else Hutchinson()
+    """Return the default divergence for data of n entries.
+
+    It is exact up to 16 entries, else one fresh Rademacher probe a stage.
+    """
+    return Exact() if n <= EXACT_UP_TO else Hutchinson()
 
 
 @lru_cache(maxsize=4)
 def hadamard(size: int) -> Tensor:
-    """Sylvester's Hadamard matrix, ``(size, size)`` of +-1 with orthogonal rows, for a power of two."""
+    """Return Sylvester's Hadamard matrix ``(size, size)``.
+
+    Its entries are +-1 and its rows orthogonal. ``size`` is a power of two.
+    """
     H = torch.ones(1, 1)
     while len(H) < size:
         H = torch.cat([torch.cat([H, H], 1), torch.cat([H, -H], 1)])
     return H
 
 
-def probes(distribution: str, shape: tuple[int, ...], batch: int, generator: Generators, device, dtype) -> Tensor:
-    """``(batch, *shape)`` random numbers of a law of :data:`DISTRIBUTIONS`, drawn where the generator is.
+def draw_probes(
+    distribution: ProbeDistribution,
+    shape: Sequence[int],
+    batch: int,
+    generator: Generators,
+    device: torch.device,
+    dtype: torch.dtype,
+) -> Tensor:
+    """Draw probes ``(batch, *shape)``.
 
-    With a list of generators each sample's come from its own.
+    They are drawn on the generator's own device and then moved. With a list of generators each sample draws from its
+    own.
+
+    Raises:
+        ArgumentError: a list of another length than ``batch``.
     """
-    if isinstance(generator, (list, tuple)):
+    if not (generator is None or isinstance(generator, torch.Generator)):
         if len(generator) != batch:
             raise ArgumentError("generator", f"a list of {len(generator)}", f"one generator or {batch}, one a sample")
-        return torch.cat([probes(distribution, shape, 1, g, g.device, dtype) for g in generator]).to(device)
-    settings = {"generator": generator, "device": device if generator is None else generator.device}
+        return torch.cat([draw_probes(distribution, shape, 1, g, g.device, dtype) for g in generator]).to(device)
+    source = device if generator is None else generator.device
+    whole_shape = (batch, *shape)
     if distribution == "rademacher":
-        signs = torch.randint(0, 2, (batch, *shape), dtype=torch.int8, **settings)
+        signs = torch.randint(0, 2, whole_shape, dtype=torch.int8, generator=generator, device=source)
         return signs.to(device).to(dtype) * 2 - 1
-    v = torch.randn((batch, *shape), dtype=dtype, **settings).to(device)
+    v = torch.randn(whole_shape, dtype=dtype, generator=generator, device=source).to(device)
     return v if distribution == "gaussian" else v * (shape[-1] ** 0.5 / v.norm(dim=-1, keepdim=True))
-
-
-class Tally:
-    r"""sum_k w_k tr A_k over the stages of a fixed grid of known weights, and its standard error.
-
-    For a Rademacher probe v and u = A v, Var(v' A v) = 2 ||off A||^2 for a symmetric A (off A: without its diagonal;
-    for other A it is an upper bound). The products show it: E ||u||^2 = ||A||^2, and d = u * v of two probes have
-    E[d_j . d_k] = diag A_j . diag A_k, so that neighbouring stages give the diagonal's part. Two columns j, k of one
-    frame of N have Cov(v_j' A_j v_j, v_k' A_k v_k) = -2 <off A_j, off A_k>/(N - 1), which (u_j . v_k)(u_k . v_j) shows.
-
-    A few numbers a sample are kept, and with orthogonal probes u and v of each stage.
-
-    Args:
-        dtype: of the sums.
-        fresh: whether each stage has probes of its own. If not, the spread of the probes' integrals is the error.
-        frame: N, or None for independent probes.
-    """
-
-    def __init__(self, divergence: Divergence, dtype: torch.dtype, fresh: bool, frame: int | None):
-        self.divergence, self.dtype, self.fresh, self.frame = divergence, dtype, fresh, frame
-        self.integrals: Tensor | float = 0.0
-        self.variance: Tensor | float = 0.0
-        self.first: tuple[float, Tensor] | None = None  # (w^2, d . d of the first pair of neighbours)
-        self.last: tuple[float, Tensor, Tensor | None] | None = None  # (w^2, d, its d . d with the one before)
-        self.kept: list[tuple[float, Tensor, Tensor]] = []  # (w, u, v), probe after probe
-
-    def add(self, weight: float, traces: Tensor, u: Tensor | None, v: Tensor | None) -> None:
-        """A stage of weight w_k: what :meth:`Divergence.products` gave, and the probes that u belongs to."""
-        self.integrals = self.integrals + weight * traces.to(self.dtype)
-        if u is None or not self.fresh:
-            return
-        u, v, weight = u.detach(), v.detach(), weight / u.shape[1]
-        if self.frame:
-            self.kept += [(weight, u[:, j], v[:, j]) for j in range(u.shape[1])]
-            return
-        self.variance = self.variance + weight**2 * self.divergence.variance(u, v).sum(1).to(self.dtype)
-        if self.divergence.signs:
-            for j in range(u.shape[1]):
-                self._neighbours(weight**2, u[:, j] * v[:, j])
-
-    def _neighbours(self, w2: float, d: Tensor) -> None:
-        """Take off the diagonal's part, 2 w_k^2 ||diag A_k||^2, as the mean of d_k . d_{k-1} and d_k . d_{k+1}."""
-        product = None
-        if self.last is not None:
-            last_w2, last_d, _ = self.last
-            product = (d * last_d).sum(1).to(self.dtype)
-            self.variance = self.variance - (w2 + last_w2) * product
-            if self.first is None:
-                self.first = (last_w2, product)
-        self.last = (w2, d, product)
-
-    @property
-    def integral(self) -> Tensor:
-        """The estimate ``(B,)``."""
-        return self.integrals.mean(1)
-
-    @property
-    def stderr(self) -> Tensor:
-        """Its standard error ``(B,)``: 0 for an exact trace; NaN for one probe that was kept for the whole path."""
-        if self.kept:
-            blocks = (self.kept[begin : begin + self.frame] for begin in range(0, len(self.kept), self.frame))
-            return sum(map(self._of_a_frame, blocks)).clamp(min=0).sqrt()
-        if not isinstance(self.variance, Tensor):
-            return self.divergence.spread(self.integrals.detach())
-        variance = self.variance
-        if self.first is not None:  # the first and the last stage have one neighbour
-            variance = variance - self.first[0] * self.first[1] - self.last[0] * self.last[2]
-        return variance.clamp(min=0).sqrt()
-
-    def _of_a_frame(self, block: list[tuple[float, Tensor, Tensor]]) -> Tensor:
-        """The variance ``(B,)`` of what the probes of one frame contribute."""
-        w = torch.tensor([weight for weight, _, _ in block], dtype=self.dtype).to(block[0][1].device)
-        u, v = (torch.stack(list(column), 1).to(self.dtype) for column in list(zip(*block, strict=True))[1:])
-        if len(block) == 1:
-            return 2 * (w * w * u.square().sum(2))[:, 0]
-        # a multiple of the identity has no variance, but would make that of the estimate: take it off
-        smooth = torch.nn.functional.avg_pool1d((u * v).mean(2), 9, 1, 4, count_include_pad=False)
-        u = u - smooth[:, :, None] * v
-        e = 1 / (self.frame - 1)
-        M, d = u @ v.mT, u * v
-        a, dd = M.diagonal(dim1=1, dim2=2), d @ d.mT
-        # E of M_jk M_kj: off (1 - e) + diag (1 + e) - e tr tr;  of dd_jk: diag - e off;  of a_j a_k: tr tr - 2 e off
-        off = (M * M.mT - (1 + e) * dd + e * a[:, :, None] * a[:, None]) / (1 - e**2)
-        diagonal = (dd + e * off).diagonal(1, 1, 2)  # of neighbouring stages
-        diagonal = torch.cat([diagonal[:, :1], (diagonal[:, 1:] + diagonal[:, :-1]) / 2, diagonal[:, -1:]], 1)
-        off = off - torch.diag_embed(off.diagonal(dim1=1, dim2=2))
-        return 2 * ((u.square().sum(2) - diagonal) @ w.square() - e * ((off @ w) * w).sum(1))

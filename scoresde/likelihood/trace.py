@@ -1,6 +1,9 @@
-"""The network's part of the flow's divergence: eps and tr(sigma d eps/dx), from one call and its backward passes."""
+"""Network calls of a likelihood: eps, and the trace of its Jacobian."""
 
 from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -8,66 +11,84 @@ from torch import Tensor
 from scoresde.checks import samples_with_nan
 from scoresde.errors import NonFiniteError
 from scoresde.likelihood.divergence import Divergence
+from scoresde.likelihood.tally import Tally
 from scoresde.models import Model
 from scoresde.models.conditions import Condition, condition_rows
+from scoresde.random import Generators
 from scoresde.sde import Level
-from scoresde.sde.tensors import flat
+from scoresde.sde.tensors import flat, state_dtype
+
+Gradients = Literal["direct", "adjoint"]
+
+#: eps ``(B, n)``, traces ``(B, R)``, and the products behind them ``(B, R, n)``
+NoiseTraceProducts = tuple[Tensor, Tensor | None, Tensor | None]
 
 
+@dataclass(frozen=True)
 class NoiseAndTrace:
-    """eps and tr(sigma d eps/dx) at one x after another.
+    """eps and tr(sigma d eps/dx), from one call and its backward passes.
 
     Args:
-        divergence: how the trace is found.
-        chunk: samples per network call and backward pass, None for all.
-        differentiable: None; ``"direct"`` keeps the graph of every call; ``"adjoint"`` keeps the inputs alone and makes
-            each call again on the way back.
+        model: The score model.
+        divergence: The estimator of the trace.
+        chunk: Samples per network call and backward pass. None: all.
+        differentiable: ``"direct"`` keeps the graph of every call. ``"adjoint"`` keeps only the inputs and repeats each
+            call in the backward pass. None: no gradients.
     """
 
-    def __init__(
-        self, model: Model, divergence: Divergence, chunk: int | None = None, differentiable: str | None = None
-    ):
-        self.model, self.divergence, self.chunk, self.differentiable = model, divergence, chunk, differentiable
-        self.sums: list[tuple[Level, Tensor]] | None = []  # a number a sample and call, to tell where NaN came up
+    model: Model
+    divergence: Divergence
+    chunk: int | None = None
+    differentiable: Gradients | None = None
 
-    def __call__(self, x: Tensor, level: Level, cond: Condition, v: Tensor | None, traced: bool = True):
-        """eps ``(B, n)`` at x ``(B, *D)``, traces ``(B, R)`` and the products u ``(B, R, n)`` behind them.
+    def __call__(
+        self, x: Tensor, level: Level, cond: Condition, v: Tensor | None, traced: bool = True
+    ) -> NoiseTraceProducts:
+        """Evaluate the network and the trace.
 
-        ``v`` are the probes of :meth:`Divergence.draws`. If not ``traced`` the other two are None.
+        Args:
+            x: ``(B, *D)``, in the model's dtype.
+            level: its noise level.
+            cond: tensors ``(B, ...)`` by name.
+            v: probes of :meth:`Divergence.draws`.
+            traced: False evaluates the network alone.
+
+        Returns:
+            eps ``(B, n)``; estimates of the trace ``(B, R)``; the products behind them ``(B, R, n)``. The last two are
+            None if not ``traced``.
         """
-        parts = []
-        for rows in _parts(len(x), self.chunk):
-            some = condition_rows(cond, rows)
-            here = level.rows(rows)
-            measure = _Measure(self.model, self.divergence, here, some, None if v is None else v[rows], traced)
+        results: list[NoiseTraceProducts] = []
+        size = self.chunk or len(x)
+        for begin in range(0, len(x), size):
+            rows = slice(begin, begin + size)
+            probes = None if v is None else v[rows]
+            call = _Call(self.model, self.divergence, level.rows(rows), condition_rows(cond, rows), probes, traced)
             if self.differentiable == "adjoint":
                 parameters = [p for p in self.model.parameters() if p.requires_grad]
-                parts.append(_CalledAgain.apply(measure, x[rows], *parameters))
+                results.append(_RepeatedCall.apply(call, x[rows], *parameters))  # type: ignore[no-untyped-call]
             else:
-                parts.append(measure(x[rows], self.differentiable is not None))
-        eps, *rest = (None if column[0] is None else torch.cat(column) for column in zip(*parts, strict=True))
-        if self.sums is not None:
-            self.sums.append((level, eps.detach().sum(1)))
-        return eps, *rest
-
-    def check(self) -> None:
-        """NonFiniteError naming the samples and the first time, if the network gave NaN or infinity (waits)."""
-        for level, total in self.sums:
-            bad = (~total.isfinite()).nonzero().flatten().tolist()
-            if bad:
-                t = level.t if isinstance(level.t, float) else level.t[bad[0]].item()
-                raise NonFiniteError(f"the network's estimate at t = {t:.6g}: {samples_with_nan(bad, len(total))}")
+                results.append(call(x[rows], self.differentiable is not None))
+        eps, traces, u = zip(*results, strict=True)
+        return torch.cat(eps), _cat(traces), _cat(u)
 
 
-class _Measure:
-    """One call of the network and its backward passes, for a part of the batch."""
+def _cat(parts: tuple[Tensor | None, ...]) -> Tensor | None:
+    present = [part for part in parts if part is not None]
+    return torch.cat(present) if present else None
 
-    def __init__(self, model, divergence, level, cond, v, traced):
-        self.model, self.divergence, self.level, self.cond, self.v, self.traced = (
-            model, divergence, level, cond, v, traced,
-        )  # fmt: skip
 
-    def __call__(self, x: Tensor, differentiable: bool):
+@dataclass(frozen=True)
+class _Call:
+    """One network call and its backward passes, for a part of the batch."""
+
+    model: Model
+    divergence: Divergence
+    level: Level
+    cond: Condition
+    v: Tensor | None
+    traced: bool
+
+    def __call__(self, x: Tensor, differentiable: bool) -> NoiseTraceProducts:
         if not self.traced:
             with torch.set_grad_enabled(differentiable):
                 return flat(self.model.estimate(x, self.level, self.cond).eps), None, None
@@ -81,30 +102,96 @@ class _Measure:
         return (eps if differentiable else eps.detach()), traces, u
 
 
-class _CalledAgain(torch.autograd.Function):
-    """A call whose graph is not kept: the backward pass makes it again."""
+class _RepeatedCall(torch.autograd.Function):
+    """A call that keeps no graph: the backward pass repeats it."""
 
     @staticmethod
-    def forward(ctx, measure, x, *parameters):
-        ctx.measure = measure
+    def forward(ctx: Any, call: _Call, x: Tensor, *parameters: Tensor) -> NoiseTraceProducts:
+        ctx.call = call
         ctx.save_for_backward(x, *parameters)
-        eps, traces, u = measure(x, False)
+        eps, traces, u = call(x, False)
         if u is not None:
             ctx.mark_non_differentiable(u)
         return eps, traces, u
 
     @staticmethod
-    def backward(ctx, g_eps, g_traces, _):
+    def backward(ctx: Any, *gradients: Tensor | None) -> tuple[Tensor | None, ...]:
+        g_eps, g_traces, _ = gradients
         x, *parameters = ctx.saved_tensors
         with torch.enable_grad():
             x = x.detach().requires_grad_()
-            eps, traces, _ = ctx.measure(x, True)
-            outputs = [(eps, g_eps)] + ([(traces, g_traces)] if ctx.measure.traced else [])
-            gradients = torch.autograd.grad(
+            eps, traces, _ = ctx.call(x, True)
+            outputs = [(eps, g_eps)] + ([(traces, g_traces)] if ctx.call.traced else [])
+            found = torch.autograd.grad(
                 [out for out, _ in outputs], (x, *parameters), [g for _, g in outputs], allow_unused=True
             )
-        return None, *gradients
+        return None, *found
 
 
-def _parts(batch: int, chunk: int | None) -> list[slice]:
-    return [slice(begin, begin + (chunk or batch)) for begin in range(0, batch, chunk or batch)]
+class TraceIntegral:
+    """Evaluate the network along a path of levels and sum the weighted traces.
+
+        sum_k w_k tr(sigma_k d eps/dx at x_k)
+
+    :meth:`eps` evaluates the network alone, :meth:`eps_and_add` adds to the sum as well. The sum and its standard error
+    are in :attr:`tally`. :attr:`below` is the part of the sum that belongs to noise below t_min.
+
+    Args:
+        network: Network calls and traces.
+        x0: The data ``(B, *D)``.
+        cond: Tensors ``(B, ...)`` by name, or None.
+        generator: Source of the probes, or a list of B of them, one a sample.
+        fixed_grid: True where the stages and their weights are known beforehand, so that probes may be fresh.
+    """
+
+    def __init__(
+        self, network: NoiseAndTrace, x0: Tensor, cond: Condition, generator: Generators, fixed_grid: bool
+    ) -> None:
+        divergence, n = network.divergence, x0[0].numel()
+        self.network, self.cond = network, cond
+        self.dtype, self.model_dtype = state_dtype(x0), network.model.dtype
+        self.fresh = fixed_grid and divergence.fresh
+        frame = divergence.frame(n) if self.fresh else None
+        self.draws = divergence.draws(len(x0), n, generator, x0.device, self.model_dtype, frame)
+        self.held = None if self.fresh else next(self.draws)  # the one draw for the whole path
+        self.tally = Tally(divergence, self.dtype, self.fresh, frame)
+        self.below: Tensor | float = 0.0
+        self.sums: list[tuple[Level, Tensor]] = []  # of eps, a number a sample and call: NaN shows in them
+
+    def eps(self, x: Tensor, level: Level) -> Tensor:
+        """Return eps ``(B, n)`` at x ``(B, *D)``."""
+        eps, _, _ = self.network(x.to(self.model_dtype), level, self.cond, None, traced=False)
+        return self._noted(eps, level)
+
+    def eps_and_add(self, x: Tensor, level: Level, weight: float, weight_below: float = 0.0) -> Tensor:
+        """Return eps ``(B, n)`` at x ``(B, *D)``; add the trace to the sum.
+
+        Args:
+            x, level: the point and its noise level.
+            weight: w_k, the weight in log p. If both weights are 0, no trace is computed.
+            weight_below: the weight in :attr:`below`.
+        """
+        if weight == 0.0 and weight_below == 0.0:
+            return self.eps(x, level)
+        v = next(self.draws) if self.fresh else self.held
+        eps, traces, u = self.network(x.to(self.model_dtype), level, self.cond, v)
+        assert traces is not None
+        self.tally.add(weight, traces, u, self.network.divergence.residual(v))
+        if weight_below:
+            self.below = self.below + weight_below * traces.detach().to(self.dtype).mean(1)
+        return self._noted(eps, level)
+
+    def _noted(self, eps: Tensor, level: Level) -> Tensor:
+        self.sums.append((level, eps.detach().sum(1)))
+        return eps.to(self.dtype)
+
+    def check(self) -> None:
+        """Raise NonFiniteError if the network gave NaN or infinity.
+
+        Waits for the device. The error names the samples and the first time.
+        """
+        for level, total in self.sums:
+            bad = (~total.isfinite()).nonzero().flatten().tolist()
+            if bad:
+                t = level.t if isinstance(level.t, float) else level.t[bad[0]].item()
+                raise NonFiniteError(f"the network's estimate at t = {t:.6g}: {samples_with_nan(bad, len(total))}")

@@ -196,7 +196,7 @@ def test_bad_input_is_refused():
 def test_levels_that_do_not_fit_the_images_are_refused():
     """Images 0..15 stated as 256 levels, and images 0..255 stated as 16; dark images pass if they are said to be."""
     few, many = IMAGES.clamp(max=15), IMAGES * 15
-    with pytest.raises(DataError, match=r"values 0\.\.15 for 256 levels"):
+    with pytest.raises(DataError, match=r"got values 0\.\.15 for 256 grey values"):
         S.bits_per_dim(MODEL, few, scaling=S.data.Scaling.for_integers(256))
     with pytest.raises(DataError, match=r"`images` must be integers 0\.\.15.*, got values 0\.\.240"):
         S.bits_per_dim(MODEL, many, scaling=S.data.Scaling.for_integers(16))

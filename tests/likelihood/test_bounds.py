@@ -10,7 +10,6 @@ from torch.distributions import Normal, kl_divergence
 import scoresde as S
 from scoresde.errors import ArgumentError, DataError, DTypeError, NonFiniteError, ShapeError, UnknownNameError
 from scoresde.likelihood import variational_bound
-from scoresde.likelihood.bounds import _Gaussian
 from scoresde.models.kernels import ddim_weight, discretised_gaussian, step_kl
 from scoresde.random import spawn_generators
 from tests.families import FAMILIES
@@ -360,19 +359,21 @@ def test_the_gaussians_terms_are_its_models():
     """|eps - eps_G|^2, its mean and its integral are those of the exact Gaussian model."""
     gm = S.GaussianMixture([[1.0, -1.0]], [[[0.5, 0.2], [0.2, 0.3]]])
     sde = S.VPSDE()
-    gaussian = _Gaussian.of(gm.moments, torch.empty(0, dtype=torch.float64))
+    gaussian = gm.moments.gaussian(torch.empty(0, dtype=torch.float64))
     x0, eps = torch.randn(2, 5, 2, generator=generator(), dtype=torch.float64)
     level = sde.level(0.3, x0)
     estimate = gm.model(sde).estimate(level.alpha * x0 + level.sigma * eps, level)
     snr = torch.tensor(level.log_snr, dtype=torch.float64).exp()
-    torch.testing.assert_close(gaussian.error(snr, x0, eps), (eps - estimate.eps).square().sum(1))
-    z2 = gaussian.rotate(x0 - gaussian.mean).square()
+    torch.testing.assert_close(gaussian.noise_error(snr, x0, eps), (eps - estimate.eps).square().sum(1))
+    z2 = gaussian.centre(x0).square()
     many = torch.randn(200_000, 2, generator=generator(), dtype=torch.float64)
-    errors = gaussian.error(snr, x0[:1].expand(200_000, -1), many)
-    assert abs(errors.mean() - gaussian.mean_error(snr.item(), z2)[0]) < 4.5 * errors.std() / math.sqrt(200_000)
+    errors = gaussian.noise_error(snr, x0[:1].expand(200_000, -1), many)
+    assert abs(errors.mean() - gaussian.mean_noise_error(snr.item(), z2)[0]) < 4.5 * errors.std() / math.sqrt(200_000)
     h, at = 1e-4, level.log_snr
-    slope = gaussian.integrated_error(math.exp(at + h), z2) - gaussian.integrated_error(math.exp(at - h), z2)
-    torch.testing.assert_close(slope / (2 * h), gaussian.mean_error(snr.item(), z2), rtol=1e-6, atol=0)
+    slope = gaussian.integrated_noise_error(math.exp(at + h), z2) - gaussian.integrated_noise_error(
+        math.exp(at - h), z2
+    )
+    torch.testing.assert_close(slope / (2 * h), gaussian.mean_noise_error(snr.item(), z2), rtol=1e-6, atol=0)
 
 
 # ---- how it is stated ------------------------------------------------------------------------------------------------
@@ -448,8 +449,8 @@ def test_bad_input_is_refused_and_named():
         variational_bound(model, x, reconstruction="discretised")
     with pytest.raises(ArgumentError, match="scaling"):
         variational_bound(model, images)
-    with pytest.raises(DataError, match="expected integers"):
-        variational_bound(model, images + 1, scaling=S.data.Scaling.for_integers(int(images.max()) + 1))
+    with pytest.raises(DataError, match=r"`images` must be integers 0\.\.8, got values"):
+        variational_bound(model, images + 1, scaling=scaling)
     with pytest.raises(ShapeError, match="x0"):
         variational_bound(model, torch.zeros(3, 4))
     with pytest.raises(ShapeError, match="images"):

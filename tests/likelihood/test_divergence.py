@@ -7,7 +7,8 @@ import torch
 
 from scoresde.errors import ArgumentError, UnknownNameError
 from scoresde.likelihood import Exact, Hutchinson, HutchPP
-from scoresde.likelihood.divergence import Tally, default_divergence, hadamard, probes
+from scoresde.likelihood.divergence import default_divergence, draw_probes, hadamard
+from scoresde.likelihood.tally import Tally
 from scoresde.sde.tensors import flat
 
 
@@ -40,7 +41,7 @@ def test_exact_is_the_trace_of_the_jacobian(shape, chunk):
 
 def test_probes_are_what_they_are_called():
     for distribution in ("rademacher", "gaussian", "sphere"):
-        v = probes(distribution, (4, 6), 2000, generator(), "cpu", torch.float64).reshape(-1, 6)
+        v = draw_probes(distribution, (4, 6), 2000, generator(), "cpu", torch.float64).reshape(-1, 6)
         torch.testing.assert_close(v.T @ v / len(v), torch.eye(6, dtype=torch.float64), rtol=0, atol=0.06)  # 4.5 sd
         if distribution == "rademacher":
             assert torch.equal(v.abs(), torch.ones_like(v))

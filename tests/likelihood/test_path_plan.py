@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from scoresde import VPSDE
-from scoresde.likelihood.gaussian_path import data_levels, plan
+from scoresde.likelihood.path_plan import Ends, choose_levels, make_plan
 from scoresde.models import Moments
 
 
@@ -18,11 +18,12 @@ def test_levels_of_dequantised_integers_bear_a_rough_network(calls):
     U-Net's bits/dim on 8-bit images was then wrong by .5 at 200 calls and by 26 at 400.
     """
     moments = Moments(torch.zeros(4, dtype=torch.float64), torch.full((4,), 0.5, dtype=torch.float64))
-    lams, rounds = data_levels(VPSDE(), moments, calls, 1e-5, 1.0, False, True, 2 / 255 / 12**0.5)
-    found = plan(tuple(lams), 0.0, -20.0, 3)
+    ends = Ends(1e-5, 1.0, data_at_t_min=False, noise_to_infinity=True)
+    lams, rounds = (grid := choose_levels(VPSDE(), moments, calls, ends, 2 / 255 / 12**0.5)).lams, grid.rounds
+    found = make_plan(lams, bottom=0.0, top=-20.0, decay=3)
     assert all(a > b for a, b in itertools.pairwise(lams))
     assert len(lams) == calls - 4 * (rounds - 1)
-    for rho, weights in zip(found.rhos, found.again, strict=False):
+    for rho, weights in zip(found.rhos, found.block_implicit, strict=False):
         assert sum(map(abs, weights)) < 10 * rho**2 / 2
     for k, (_, weights) in enumerate(found.slopes[:30]):
         assert sum(map(abs, weights)) * (lams[k] - lams[k + 1]) < 400
