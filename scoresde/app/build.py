@@ -14,7 +14,7 @@ from scoresde.data import SOURCES, Data, Dequantization, Mapped, TruncatedNormal
 from scoresde.data.dataset import count_of
 from scoresde.data.sources import HELD_OUT
 from scoresde.errors import ArgumentError, ConfigError, DataError, ShapeError
-from scoresde.flow.ode import ADAPTIVE
+from scoresde.flow.tableaux import ADAPTIVE
 from scoresde.guidance import classifier_free_guidance, classifier_guidance
 from scoresde.likelihood.divergence import Divergence, Exact, Hutchinson, default_divergence
 from scoresde.models import Model, ScoreModel

@@ -1,4 +1,5 @@
 from .field import ProbabilityFlowField as ProbabilityFlowField
-from .ode import Solution as Solution
-from .ode import Tableau as Tableau
+from .ode import ODE_METHODS as ODE_METHODS
 from .ode import integrate as integrate
+from .problem import Solution as Solution
+from .tableaux import Tableau as Tableau

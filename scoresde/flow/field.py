@@ -1,16 +1,16 @@
 """The probability flow (E8) as an ordinary differential equation in lambda = log(alpha/sigma).
 
-With x = alpha x0 + sigma eps along the flow, dx = alpha' x0 + sigma' eps. In the clock lambda, and with
+With x = alpha x0 + sigma eps along the flow, dx = alpha' x0 + sigma' eps. In the variable lambda, and with
 kappa = d log alpha / d lambda, which lies in [0, 1] (VP: sigma^2, VE: 0, flow path: sigma), this is
 
     dx/dlambda = kappa x - sigma eps(x, t).
 
-It is smooth at both ends, where f and g are not, and its linear part is known exactly.
+The equation is smooth at both ends, where f and g are not, and its linear part is known exactly.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
@@ -22,7 +22,7 @@ from scoresde.sde.tensors import broadcast, flat
 
 
 def on_the_flow(sde: SDE) -> Callable[[float, float], str]:
-    """For messages about a step h at lambda: the time t, the step in t, and lambda."""
+    """Return the words for a step h at lambda in messages: the time t, the step in t, and lambda."""
 
     def where(lam: float, h: float) -> str:
         t, s = sde.time_at(lam=torch.tensor([lam, lam + h], dtype=torch.float64)).tolist()
@@ -32,19 +32,27 @@ def on_the_flow(sde: SDE) -> Callable[[float, float], str]:
 
 
 class ProbabilityFlowField:
-    """dx/dlambda for a batch, each sample at its own lambda.
+    """The velocity dx/dlambda for a batch, each sample at its lambda.
 
     Args:
-        model: the score model.
+        model: The score model.
         shape: D, the shape of one sample; states are flat, ``(B, n)``.
-        cond: tensors ``(B, ...)`` by name, passed to the model, or None.
+        cond: Condition, tensors ``(B, ...)`` by name.
     """
 
     def __init__(self, model: Model, shape: tuple[int, ...], cond: Condition = None):
         self.model, self.shape, self.cond, self.dtype = model, tuple(shape), cond, model.dtype
 
-    def at(self, lam: Tensor, y: Tensor, rows: Tensor) -> tuple[Tensor, Level, Tensor, Mapping | None]:
-        """``(x, level, kappa, cond)`` for flat states ``(B, n)``; x in the model's dtype and shape, kappa ``(B,)``."""
+    def at(self, lam: Tensor, y: Tensor, rows: Tensor) -> tuple[Tensor, Level, Tensor, Condition]:
+        """Return ``(x, level, kappa, cond)`` for some samples.
+
+        x ``(B, *D)`` has the model's dtype; kappa is ``(B,)``.
+
+        Args:
+            lam: lambda of each sample, ``(B,)``.
+            y: Flat states, ``(B, n)``.
+            rows: Indices of these samples in the batch.
+        """
         sde = self.model.sde
         t = sde.time_at(lam=lam)
         alpha_rate, sigma_rate = sde.log_alpha_rate(t), sde.log_sigma_rate(t)

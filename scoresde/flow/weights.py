@@ -1,4 +1,4 @@
-"""Weights of quadrature and of polynomials through given nodes."""
+"""Weights of quadrature, and polynomials through given nodes."""
 
 from __future__ import annotations
 
@@ -10,12 +10,13 @@ import numpy as np
 
 @cache
 def gauss_legendre() -> tuple[np.ndarray, np.ndarray]:
-    """16 nodes on [-1, 1] and their weights: exact up to degree 31."""
-    return np.polynomial.legendre.leggauss(16)
+    """Return 16 nodes on [-1, 1] and their weights, exact up to degree 31."""
+    nodes, weights = np.polynomial.legendre.leggauss(16)
+    return nodes, weights
 
 
 def lagrange(nodes: Sequence[float], points: np.ndarray) -> np.ndarray:
-    """The Lagrange polynomials of ``nodes`` at ``points``, ``(nodes, points)``."""
+    """Return the Lagrange polynomials of ``nodes`` at ``points``, ``(nodes, points)``."""
     rows = np.ones((len(nodes), len(points)))
     for j, a in enumerate(nodes):
         for k, b in enumerate(nodes):

@@ -172,8 +172,9 @@ class Blur(SpectralOperator):
         self.register_buffer("transfer", torch.view_as_real(transfer))
 
     def _filter(self, x: Tensor, transfer: Tensor) -> Tensor:
-        filtered: Tensor = torch.fft.ifftn(torch.fft.fftn(x, dim=self.axes) * transfer, dim=self.axes).real
-        return filtered.to(x.dtype)
+        spectrum: Tensor = torch.fft.fftn(x, dim=self.axes) * transfer
+        filtered: Tensor = torch.fft.ifftn(spectrum, dim=self.axes)
+        return filtered.real.to(x.dtype)
 
     def _transfer(self, x: Tensor) -> Tensor:
         return torch.view_as_complex(self.transfer.to(x))

@@ -13,7 +13,9 @@ from torch import Tensor
 from scoresde.checks import finite, whole
 from scoresde.errors import ArgumentError, UnknownNameError
 from scoresde.flow.field import ProbabilityFlowField, on_the_flow
-from scoresde.flow.ode import FIXED, METHODS, TABLEAUX, integrate, rms
+from scoresde.flow.ode import ODE_METHODS, integrate
+from scoresde.flow.problem import rms
+from scoresde.flow.tableaux import FIXED, TABLEAUX
 from scoresde.likelihood.divergence import Divergence, default_divergence
 from scoresde.likelihood.gaussian_path import FlowProblem, conditional_mean, solve
 from scoresde.likelihood.inputs import check_data
@@ -59,7 +61,7 @@ class FlowSettings:
 
     def __post_init__(self) -> None:
         for name, value, known in (
-            ("method", self.solver, (MULTISTEP, *METHODS)),
+            ("method", self.solver, (MULTISTEP, *ODE_METHODS)),
             ("end", self.end, get_args(End)),
             ("prior", self.prior, get_args(Prior)),
             ("differentiable", self.differentiable or "direct", get_args(Gradients)),

@@ -27,7 +27,7 @@ from torch import Tensor
 
 from scoresde.checks import positive, whole
 from scoresde.errors import ArgumentError, NonFiniteError, ToleranceError
-from scoresde.flow.ode import rms
+from scoresde.flow.problem import rms
 from scoresde.models import Model
 from scoresde.models.conditions import Condition, condition_rows
 from scoresde.random import Generators

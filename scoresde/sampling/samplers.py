@@ -21,7 +21,8 @@ from torch import Tensor
 from scoresde.checks import non_negative, positive, whole
 from scoresde.errors import ArgumentError, UnknownNameError
 from scoresde.flow.field import ProbabilityFlowField, on_the_flow
-from scoresde.flow.ode import ADAPTIVE, METHODS, integrate
+from scoresde.flow.ode import ODE_METHODS, integrate
+from scoresde.flow.tableaux import ADAPTIVE
 from scoresde.models import Estimate, Model
 from scoresde.models.conditions import Condition
 from scoresde.random import Generators
@@ -225,8 +226,8 @@ class ProbabilityFlow(Sampler):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.method not in METHODS:
-            raise UnknownNameError("method", self.method, METHODS)
+        if self.method not in ODE_METHODS:
+            raise UnknownNameError("method", self.method, ODE_METHODS)
         self._store(rtol=positive("rtol", self.rtol), atol=positive("atol", self.atol))
 
     @property

@@ -1,20 +1,25 @@
-"""Solvers: every declared order is measured; every method agrees with a closed form; samples are independent."""
+"""ODE solvers: every order is measured, every method agrees with a closed form, samples are independent."""
 
 import math
+import pickle
+from dataclasses import FrozenInstanceError
 
 import pytest
 import torch
 from scipy.integrate import solve_ivp
 
 from scoresde.errors import ArgumentError, NonFiniteError, ToleranceError, UnknownNameError
-from scoresde.flow.ode import ADAPTIVE, FIXED, METHODS, TABLEAUX, _stages, integrate
+from scoresde.flow.ode import ODE_METHODS, integrate
+from scoresde.flow.problem import Control
+from scoresde.flow.runge_kutta import stages
+from scoresde.flow.tableaux import ADAPTIVE, FIXED, TABLEAUX, Tableau
 from tests.statistics_tools import measured_order
 
 RATES = torch.tensor([[0.3], [1.0], [2.5]], dtype=torch.float64)
 
 
 def pendulum(s, y, rows):
-    """A non-autonomous, non-linear rotation with the closed form of :func:`exact`."""
+    """Return the slope of a rotation that varies with time; :func:`exact` solves it."""
     angle_rate = RATES[rows] * torch.cos(s)[:, None]
     return torch.cat([-angle_rate * y[:, 1:], angle_rate * y[:, :1]], 1)
 
@@ -37,7 +42,7 @@ def test_declared_order_is_measured(name):
         y, h = Y0, torch.full((3,), 2.0 / steps, dtype=torch.float64)
         for i in range(steps):
             s = i * h
-            k = _stages(pendulum, s, y, h, tableau, pendulum(s, y, rows), rows)
+            k = stages(pendulum, s, y, h, tableau, pendulum(s, y, rows), rows)
             y = y + h[:, None] * sum(b * k_i for b, k_i in zip(tableau.b, k, strict=True))
         errors.append((y - exact(Y0, 0.0, 2.0)).abs().max().item())
         sizes.append(2.0 / steps)
@@ -46,21 +51,21 @@ def test_declared_order_is_measured(name):
 
 @pytest.mark.parametrize("name", ADAPTIVE)
 def test_embedded_method_is_of_one_order_less(name):
-    """b - b* is the difference to a method of order p - 1: one step's error estimate falls as h^p."""
+    """b - b* is the difference to a method of order p - 1, so the error estimate of one step falls as h^p."""
     tableau = TABLEAUX[name]
     rows = torch.arange(3)
     estimates, sizes = [], (0.1, 0.05, 0.025)
     for size in sizes:
         s, h = torch.full((3,), 0.4, dtype=torch.float64), torch.full((3,), size, dtype=torch.float64)
-        k = _stages(pendulum, s, Y0, h, tableau, pendulum(s, Y0, rows), rows)
+        k = stages(pendulum, s, Y0, h, tableau, pendulum(s, Y0, rows), rows)
         estimates.append((size * sum(e * k_i for e, k_i in zip(tableau.error, k, strict=True))).abs().max().item())
     assert measured_order(estimates, sizes) == pytest.approx(tableau.order, abs=0.2)
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", ODE_METHODS)
 @pytest.mark.parametrize(("start", "end"), [(0.0, 2.0), (2.0, 0.5)])
 def test_every_method_solves_the_closed_form(method, start, end):
-    """500 steps, or a tolerance of 1e-8 (1e-5 for order 2); the error each method's order allows at that."""
+    """With 500 steps, or a tolerance of 1e-8 (1e-5 for order 2), the error is what the order allows."""
     allowed = {"euler": 3e-2, "midpoint": 1e-4, "heun": 1e-4, "adaptive_heun": 1e-4, "explicit_adams": 3e-5}
     tolerance = 1e-5 if method == "adaptive_heun" else 1e-8
     y = integrate(pendulum, Y0, start, end, method=method, rtol=tolerance, atol=tolerance, steps=500).y
@@ -72,7 +77,7 @@ def test_every_method_solves_the_closed_form(method, start, end):
 def test_adaptive_error_follows_the_tolerance(method, tolerance):
     y, calls = integrate(pendulum, Y0, 0.0, 2.0, method=method, rtol=tolerance, atol=tolerance)
     assert (y - exact(Y0, 0.0, 2.0)).abs().max() < 20 * tolerance
-    peer = {"bosh3": "RK23", "dopri5": "RK45"}[method]  # the same pairs; a controller as good spends no more calls
+    peer = {"bosh3": "RK23", "dopri5": "RK45"}[method]  # the same pair; an equally good controller needs no more calls
 
     def hardest(s, state):
         return pendulum(torch.tensor([s]), torch.tensor(state)[None], torch.tensor([2]))[0].numpy()
@@ -83,7 +88,7 @@ def test_adaptive_error_follows_the_tolerance(method, tolerance):
 
 @pytest.mark.parametrize("method", [*ADAPTIVE, *FIXED])
 def test_a_sample_does_not_depend_on_its_batch(method):
-    """Stiff neighbours take more steps; the easy sample must not see them: equal to the last digit."""
+    """Stiff neighbours take more steps; the easy sample's result is the same to the last bit."""
 
     def stiff(s, y, rows):
         return -torch.tensor([1.0, 30.0, 200.0], dtype=torch.float64)[rows][:, None] * (y - torch.cos(s)[:, None])
@@ -121,3 +126,17 @@ def test_nan_names_the_samples():
 
     with pytest.raises(NonFiniteError, match=r"samples \[1\]"):
         integrate(field, torch.ones(3, 2, dtype=torch.float64), 0.0, 1.0)
+
+
+@pytest.mark.parametrize("tableau", TABLEAUX.values(), ids=TABLEAUX)
+def test_a_tableau_is_a_settings_object(tableau):
+    assert eval(repr(tableau), {"Tableau": Tableau}) == tableau
+    assert pickle.loads(pickle.dumps(tableau)) == tableau
+    with pytest.raises(FrozenInstanceError):
+        tableau.order = 3
+
+
+@pytest.mark.parametrize("name", ["rtol", "atol"])
+def test_tolerances_are_positive(name):
+    with pytest.raises(ArgumentError, match=f"`{name}` must be a positive number"):
+        Control(**({"rtol": 1e-3, "atol": 1e-3} | {name: -1.0}))
