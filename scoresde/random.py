@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor
@@ -11,6 +12,10 @@ from scoresde.errors import ArgumentError
 
 #: what every function that draws takes: one generator, one for each sample, or None for torch's default
 Generators = torch.Generator | Sequence[torch.Generator] | None
+
+#: laws of random directions v with E[v v'] = I: entries +-1, entries N(0, 1), or uniform on |v|^2 = n
+Distribution = Literal["rademacher", "gaussian", "sphere"]
+DISTRIBUTIONS: tuple[str, ...] = get_args(Distribution)
 
 
 class ShardedGenerator(torch.Generator):

@@ -381,7 +381,7 @@ def _training(page: Report, run: RunFolder, config: RunConfig, model: ScoreModel
         ["steps, batch", f"{length} of {c.train.batch_size} items"],
         ["optimiser", c.train.optimizer],
         ["learning rate", f"{c.train.lr:g}, {c.train.warmup} steps of warm-up, decay: {c.train.lr_decay}"],
-        ["loss", f"{c.train.weighting} weighting, times drawn {c.train.time_sampling}"],
+        ["loss", f"{c.train.weighting or 'default'} weighting, times drawn {c.train.time_sampling or 'as suits it'}"],
         ["weights kept", f"moving average, half-life {_half_life(c.train)}"],
         ["seed", str(c.train.seed)],
         ["software", f"scoresde {run.meta.get('scoresde')}, torch {run.meta.get('torch')}"],

@@ -20,6 +20,7 @@ from .signals import on_signals as on_signals
 from .sliced import ImplicitScoreMatching as ImplicitScoreMatching
 from .sliced import SlicedScoreMatching as SlicedScoreMatching
 from .tensorboard import TensorBoard as TensorBoard
+from .time_sampling import Draws as Draws
 from .time_sampling import FixedTime as FixedTime
 from .time_sampling import Levels as Levels
 from .time_sampling import LogNormal as LogNormal
@@ -32,6 +33,7 @@ from .variational import VLB as VLB
 from .variational import HybridVLB as HybridVLB
 from .weightings import EDM as EDM
 from .weightings import DDIMVariational as DDIMVariational
+from .weightings import LikelihoodWeighting as LikelihoodWeighting
 from .weightings import MinSNR as MinSNR
 from .weightings import Sigmoid as Sigmoid
 from .weightings import Weighting as Weighting

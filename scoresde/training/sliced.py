@@ -1,37 +1,40 @@
-"""Implicit and sliced score matching: no target, but the trace of the network's own Jacobian."""
+"""Implicit and sliced score matching: no target, but the trace of the network's own Jacobian.
+
+Symbols: x ``(B, n)`` the flattened x_t, eps_theta = -sigma s_theta, w = lambda/sigma^2, v a random projection.
+"""
 
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from scoresde.checks import whole
+from scoresde.checks import positive, whole
 from scoresde.errors import ArgumentError, UnknownNameError
 from scoresde.models import Model
+from scoresde.models.conditions import Condition
 from scoresde.models.predictions import total_std
-from scoresde.random import rand, randn
+from scoresde.random import DISTRIBUTIONS, Distribution, Generators, rand, randn
 from scoresde.sde import Level
 from scoresde.sde.tensors import flat
 from scoresde.training.objectives import Perturbed, ScoreMatching
-from scoresde.training.time_sampling import TimeSampling
-from scoresde.training.weightings import Weighting
 
-DISTRIBUTIONS = ("sphere", "rademacher", "gaussian")
-#: the default scale of the control variate: about that of clusters, strokes and edges in data of unit scale
+Form = Literal["reduced", "plain", "finite-difference"]
+FORMS: tuple[str, ...] = get_args(Form)
+#: default scale of the control variate: about that of clusters, strokes and edges in data of unit scale
 CONTROL = 0.3
-FORMS = ("reduced", "plain", "finite-difference")
 
 
-def projections(distribution: str, count: int, x: Tensor, generator) -> Tensor:
-    """Random directions v ``(count, B, n)`` for flat x ``(B, n)``, each with E[v v'] = I.
+def projections(distribution: Distribution, count: int, x: Tensor, generator: Generators) -> Tensor:
+    """Draw random directions v ``(count, B, n)`` for flat x ``(B, n)``, each with E[v v'] = I.
 
     ``"rademacher"`` entries are +-1; ``"gaussian"`` N(0, 1); ``"sphere"`` is uniform on |v|^2 = n.
     """
-    shape = (len(x), count, x.shape[1])  # the samples first: they are what generators are shared out by
+    shape = (len(x), count, x.shape[1])  # samples first, as generators are split over them
     if distribution == "rademacher":
         v = torch.where(rand(shape, generator, device=x.device) < 0.5, -1.0, 1.0).to(x.dtype)
     else:
@@ -41,28 +44,32 @@ def projections(distribution: str, count: int, x: Tensor, generator) -> Tensor:
     return v.transpose(0, 1)
 
 
+@dataclass(frozen=True, kw_only=True)
 class _Stein(ScoreMatching):
-    r"""lambda(t) (|s|^2 + 2 tr grad s), which is w (|eps_theta|^2 - 2 sigma tr(d eps_theta/dx)), plus w n.
+    r"""lambda(t) (|s|^2 + 2 tr grad s) = w (|eps_theta|^2 - 2 sigma tr(d eps_theta/dx)), plus w n.
 
-    Stein's identity E[eps . eps_theta(x_t)] = sigma E[tr(d eps_theta/dx)], an integration by parts over eps, makes the
-    mean that of denoising score matching: hence the constant w n. Stated for eps the loss is of order n at every noise
-    level, whatever sigma: neither of its terms is divided by sigma.
+    Stein's identity E[eps . eps_theta(x_t)] = sigma E[tr(d eps_theta/dx)] is an integration by parts over eps. It makes
+    the mean that of denoising score matching, hence the constant w n. Stated for eps, the loss is of order n at every
+    noise level: neither of its terms is divided by sigma.
 
     The identity is also a control variate. For any number c the trace may be replaced by
-    (1 - c) sigma tr(d eps_theta/dx) + c eps . eps_theta without a change of the mean. Where the noise hides the data,
-    eps is nearly known from x_t and the second has little variance; where it does not, the first. With
-    c = sigma^2/(alpha^2 l^2 + sigma^2), l = ``control`` s_d the scale of the data's structure, the gradient is quieter
-    than that of either (docs/score_matching.md measures it); c = 1 would be denoising score matching, c = 0 is the
-    papers' form.
+
+        (1 - c) sigma tr(d eps_theta/dx) + c eps . eps_theta
+
+    without changing the mean. At high noise x_t nearly determines eps, and the second term has little variance; at low
+    noise the first has. With c = sigma^2/(alpha^2 l^2 + sigma^2), l = ``control`` s_d the scale of the data's
+    structure, the gradient has less variance than with either term alone (docs/score_matching.md measures it). c = 1
+    would be denoising score matching, and c = 0 is the papers' form.
     """
 
-    def __init__(self, control: float | None, weighting, time_sampling, t_min, t_max):
-        if control is not None and not control > 0:
-            raise ArgumentError("control", control, "a positive number, or None")
-        super().__init__(weighting, time_sampling, t_min, t_max)
-        self.control = control
+    control: float | None = CONTROL
 
-    def error(self, model, at, cond, generator):
+    def __post_init__(self) -> None:
+        if self.control is not None:
+            object.__setattr__(self, "control", positive("control", self.control))
+        super().__post_init__()
+
+    def error(self, model: Model, at: Perturbed, cond: Condition, generator: Generators) -> Tensor:
         learning = torch.is_grad_enabled()
         with torch.enable_grad(), sdpa_kernel(SDPBackend.MATH):  # fused attention has no second derivative
             eps, square, trace = self.moments(model, at, cond, learning, generator)
@@ -73,34 +80,38 @@ class _Stein(ScoreMatching):
         return square - 2 * trace + eps.shape[1]
 
     @abstractmethod
-    def moments(self, model: Model, at: Perturbed, cond, learning: bool, generator) -> tuple[Tensor, Tensor, Tensor]:
-        """eps_theta ``(B, n)``, and estimates ``(B,)`` of |eps_theta|^2 and sigma tr(d eps_theta/dx)."""
+    def moments(
+        self, model: Model, at: Perturbed, cond: Condition, learning: bool, generator: Generators
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Return eps_theta ``(B, n)`` and estimates ``(B,)`` of |eps_theta|^2 and sigma tr(d eps_theta/dx).
+
+        ``learning``: keep the graph, for a gradient of the loss.
+        """
 
 
+@dataclass(frozen=True)
 class ImplicitScoreMatching(_Stein):
-    r"""Implicit score matching (S2): lambda(t) (|s_theta|^2 + 2 tr grad s_theta) with the exact trace, for small n.
+    r"""Implicit score matching (S2) with the exact trace, for small n.
+
+        lambda(t) (|s_theta|^2 + 2 tr grad s_theta)
 
     It equals explicit score matching up to a constant, from samples of p_t alone. The trace takes n vector-Jacobian
-    products. Source: Hyvarinen (2005).
+    products.
 
     Args:
-        control: the scale of the data's structure in units of the model's ``data_std`` (1, if it has none), for a
-            control variate made of x_t's own noise: the same mean, less variance. None is the paper's form, which
-            does not know that noise.
-        weighting, time_sampling, t_min, t_max: as for :class:`~scoresde.DenoisingScoreMatching`.
+        control: Scale of the data's structure in units of the model's ``data_std`` (1, if it has none), default 0.3. It
+            sets a control variate made of x_t's noise: the same mean, less variance. None: the paper's form, which does
+            not use that noise.
+        weighting, time_sampling, t_min, t_max: As for :class:`~scoresde.DenoisingScoreMatching`, by keyword.
+
+    References: Hyvarinen 2005.
     """
 
-    def __init__(
-        self,
-        control: float | None = CONTROL,
-        weighting: str | Weighting | Callable[[Model, Tensor], Tensor] = "simple",
-        time_sampling: str | float | TimeSampling | None = None,
-        t_min: float | None = None,
-        t_max: float | None = None,
-    ):
-        super().__init__(control, weighting, time_sampling, t_min, t_max)
+    control: float | None = CONTROL
 
-    def moments(self, model, at, cond, learning, generator):
+    def moments(
+        self, model: Model, at: Perturbed, cond: Condition, learning: bool, generator: Generators
+    ) -> tuple[Tensor, Tensor, Tensor]:
         x = at.x_t.detach().requires_grad_()
         eps = flat(model.estimate(x, at.level, cond).eps)
         trace = torch.zeros_like(eps[:, 0])
@@ -112,60 +123,54 @@ class ImplicitScoreMatching(_Stein):
         return eps, eps.square().sum(1), at.level.sigma.reshape(-1) * trace
 
 
+@dataclass(frozen=True)
 class SlicedScoreMatching(_Stein):
-    r"""Sliced score matching (S4): implicit score matching with the trace by random projections v, E[v v'] = I.
+    r"""Sliced score matching (S4): implicit score matching with a trace by random projections.
 
-    lambda(t) times the mean over the projections of
+    With projections v, E[v v'] = I, the loss is lambda(t) times the mean over the projections of
 
     - ``"reduced"``: |s|^2 + 2 v' grad s v, the variance-reduced form;
     - ``"plain"``: (v's)^2 + 2 v' grad s v;
-    - ``"finite-difference"``: |s|^2 + 2 v' grad s v from s(x + h sigma v) and s(x - h sigma v), their mean for s and
-      their difference for the derivative: a single call of the network on a larger batch, and no second derivative.
-      Its error is of order h^2, the same at every noise level as the step is measured in sigma.
+    - ``"finite-difference"``: |s|^2 + 2 v' grad s v from s(x + h sigma v) and s(x - h sigma v). Their mean estimates s
+      and their difference the derivative. It takes a single call of the network on a larger batch, and no second
+      derivative. Its error is of order h^2, and the same at every noise level, as sigma scales the step.
 
-    All have the mean of :class:`ImplicitScoreMatching`, so of denoising score matching. Source: Song et al.
-    (2019); for the finite differences Pang et al. (2020).
+    All have the mean of :class:`ImplicitScoreMatching`, hence of denoising score matching.
 
     Args:
-        projections: per sample.
-        distribution: ``"sphere"``, |v|^2 = n (the isotropic part of the Jacobian adds no variance),
-            ``"rademacher"``, +-1 (nor does its diagonal), or ``"gaussian"``.
-        form: above.
-        step: h of the finite differences.
-        control: the scale of the data's structure in units of the model's ``data_std`` (1, if it has none), for a
-            control variate made of x_t's own noise: the same mean, less variance. None is the paper's form, which
-            does not know that noise.
-        weighting, time_sampling, t_min, t_max: as for :class:`~scoresde.DenoisingScoreMatching`.
+        projections: Number of projections per sample, default 1.
+        distribution: ``"sphere"``, |v|^2 = n (the isotropic part of the Jacobian adds no variance), the default;
+            ``"rademacher"``, +-1 (its diagonal adds none); or ``"gaussian"``.
+        form: One of the forms above, default ``"reduced"``.
+        step: h of the finite differences, in units of sigma, default 0.01.
+        control: As for :class:`ImplicitScoreMatching`.
+        weighting, time_sampling, t_min, t_max: As for :class:`~scoresde.DenoisingScoreMatching`, by keyword.
 
     Raises:
-        UnknownNameError: another form or distribution.
-        ArgumentError: fewer than one projection, a step that is not positive; when called with finite differences, a
-            network with active dropout, which would differ between the two sides.
+        UnknownNameError: an unknown form or distribution.
+        ArgumentError: fewer than one projection, or a step that is not positive. When called with finite differences,
+            a network with active dropout, which would differ between the two sides.
+
+    References: Song et al. 2019; Pang et al. 2020 (finite differences).
     """
 
-    def __init__(
-        self,
-        projections: int = 1,
-        distribution: str = "sphere",
-        form: str = "reduced",
-        step: float = 0.01,
-        control: float | None = CONTROL,
-        weighting: str | Weighting | Callable[[Model, Tensor], Tensor] = "simple",
-        time_sampling: str | float | TimeSampling | None = None,
-        t_min: float | None = None,
-        t_max: float | None = None,
-    ):
-        if distribution not in DISTRIBUTIONS:
-            raise UnknownNameError("distribution", distribution, DISTRIBUTIONS)
-        if form not in FORMS:
-            raise UnknownNameError("form", form, FORMS)
-        if not step > 0:
-            raise ArgumentError("step", step, "a positive number, in units of sigma")
-        super().__init__(control, weighting, time_sampling, t_min, t_max)
-        self.projections = whole("projections", projections)
-        self.distribution, self.form, self.step = distribution, form, float(step)
+    projections: int = 1
+    distribution: Distribution = "sphere"
+    form: Form = "reduced"
+    step: float = 0.01
+    control: float | None = field(default=CONTROL, kw_only=True)
 
-    def moments(self, model, at, cond, learning, generator):
+    def __post_init__(self) -> None:
+        for name, known in (("distribution", DISTRIBUTIONS), ("form", FORMS)):
+            if getattr(self, name) not in known:
+                raise UnknownNameError(name, getattr(self, name), known)
+        object.__setattr__(self, "step", positive("step", self.step))
+        object.__setattr__(self, "projections", whole("projections", self.projections))
+        super().__post_init__()
+
+    def moments(
+        self, model: Model, at: Perturbed, cond: Condition, learning: bool, generator: Generators
+    ) -> tuple[Tensor, Tensor, Tensor]:
         v = projections(self.distribution, self.projections, flat(at.x_t), generator)
         if self.form == "finite-difference":
             return self._differences(model, at, cond, v)
@@ -180,20 +185,15 @@ class SlicedScoreMatching(_Stein):
         square = eps.square().sum(1) if self.form == "reduced" else (eps * v).sum(2).square().mean(0)
         return eps, square, at.level.sigma.reshape(-1) * torch.stack(traces).mean(0)
 
-    def _differences(self, model: Model, at: Perturbed, cond, v: Tensor):
+    def _differences(self, model: Model, at: Perturbed, cond: Condition, v: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Return what :meth:`moments` does, by finite differences along v ``(m, B, n)``."""
         if any(isinstance(m, nn.modules.dropout._DropoutNd) and m.training and m.p > 0 for m in model.modules()):
             raise ArgumentError("form", repr(self.form), "another form, or a network without active dropout")
         m, h = self.projections, self.step
         shift = h * at.level.sigma * v.reshape(m, *at.x_t.shape)
         x = torch.cat([at.x_t + shift, at.x_t - shift]).flatten(0, 1)
-        level = Level(*(field.repeat(2 * m, *(1,) * (field.ndim - 1)) for field in at.level))
+        level = Level(*(entry.repeat(2 * m, *(1,) * (entry.ndim - 1)) for entry in at.level))
         cond = cond and {name: value.repeat(2 * m, *(1,) * (value.ndim - 1)) for name, value in cond.items()}
         right, left = model.estimate(x, level, cond).eps.reshape(2, *v.shape)
         middle, slope = (right + left) / 2, (right - left) / (2 * h)  # sigma (d eps/dx) v
         return middle.mean(0), middle.square().sum(2).mean(0), (slope * v).sum(2).mean(0)
-
-    def __repr__(self):
-        return (
-            f"SlicedScoreMatching({self.projections}, {self.distribution!r}, {self.form!r}, control={self.control}, "
-            f"weighting={self.weighting!r}, time_sampling={self.time_sampling!r})"
-        )

@@ -78,5 +78,5 @@ def test_a_resumed_run_goes_on_with_its_time(clock, tmp_path):
 
 @pytest.mark.parametrize("minutes", [0, -1.0, math.inf, math.nan])
 def test_minutes_are_positive(minutes):
-    with pytest.raises(ArgumentError, match="`minutes` must be .*, got"):
+    with pytest.raises(ArgumentError, match=r"`minutes` must be .*, got"):
         TrainerConfig(minutes=minutes)

@@ -292,7 +292,7 @@ def test_hooks_are_called_on_time_and_do_not_change_the_training():
         trainer.fit(DATA)
     assert [step for step, _ in seen] == [6, 12, 18]
     assert all(torch.equal(a, b) for a, b in zip(weights(plain).values(), weights(hooked).values(), strict=True))
-    with pytest.raises(ArgumentError, match="`steps` must be .*, got 0"):
+    with pytest.raises(ArgumentError, match=r"`steps` must be .*, got 0"):
         plain.every(0, print)
 
 
@@ -308,7 +308,7 @@ def test_the_best_checkpoint_on_held_out_data_is_kept(tmp_path):
     assert [path.name for path in checkpoints(tmp_path)] == [f"step-{best:09d}", "step-000000060"]
     assert best_checkpoint(tmp_path).name == f"step-{best:09d}"
     assert losses[60] > losses[best]
-    with pytest.raises(ArgumentError, match="`held_out` must be .*, got Points"):
+    with pytest.raises(ArgumentError, match=r"`held_out` must be .*, got Points"):
         make().fit(DATA, held_out=DATA)
 
 
@@ -406,7 +406,7 @@ def test_ema_is_the_average_it_says():
 
 
 def test_bad_settings_are_refused():
-    with pytest.raises(ArgumentError, match="`steps` must be .*, got 0"):
+    with pytest.raises(ArgumentError, match=r"`steps` must be .*, got 0"):
         S.TrainerConfig(steps=0)
     with pytest.raises(ArgumentError, match="lr"):
         S.TrainerConfig(lr=float("nan"))
@@ -425,5 +425,5 @@ def test_bad_settings_are_refused():
     with pytest.raises(ArgumentError, match=r"the loader's dataset .*, got a DataLoader"):
         make().fit(torch.utils.data.DataLoader(DATA))
     if not torch.cuda.is_available():
-        with pytest.raises(ArgumentError, match="`device` must be .*, got 'cuda'"):
+        with pytest.raises(ArgumentError, match=r"`device` must be .*, got 'cuda'"):
             make(device="cuda")

@@ -253,7 +253,7 @@ def test_the_first_term_is_finite_however_wrong_the_network(sde):
     x0 = scaling.to_model(torch.randint(0, 256, (64, 2), generator=generator(1)), generator(2))
     grid = Levels().grid(FAMILIES[sde])
     objective = S.VLB(time_sampling="levels")
-    objective.time_sampling.draw = lambda n, *_: (torch.full((n,), grid.end / grid.count), torch.ones(n))
+    objective.draws.draw = lambda n, *_: (torch.full((n,), grid.end / grid.count), torch.ones(n))
     loss = objective(model, x0)
     assert loss.isfinite().all()
     assert loss.max() > 100
@@ -283,7 +283,7 @@ def test_bad_arguments_are_refused(x0):
     plain = Polynomial(S.DDPM(BETAS), learned=False)
     with pytest.raises(ArgumentError, match="learned_variance=True"):
         S.HybridVLB()(plain, x0)
-    with pytest.raises(ArgumentError, match="`weight` must be .*, got 0"):
+    with pytest.raises(ArgumentError, match=r"`weight` must be .*, got 0"):
         S.HybridVLB(0)
     with pytest.raises(UnknownNameError, match="variance"):
         S.VLB("large")
