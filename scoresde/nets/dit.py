@@ -1,8 +1,12 @@
-"""A diffusion transformer for series (C, L), images (C, H, W) and volumes (C, D, H, W), from one implementation."""
+"""A diffusion transformer for series, images and volumes.
+
+One implementation serves (C, L), (C, H, W) and (C, D, H, W).
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -10,16 +14,19 @@ from torch import Tensor, nn
 from scoresde.checks import probability, whole, wholes
 from scoresde.errors import ArgumentError, ShapeError
 from scoresde.nets.attention import attend
+from scoresde.nets.configured import configured
 from scoresde.nets.embeddings import Conditioning, Sinusoidal
-from scoresde.nets.inputs import check_inputs
+from scoresde.nets.inputs import AXES, check_inputs
 from scoresde.nets.precision import exactly
-from scoresde.nets.registry import register_net
-
-_AXES = {1: ("L",), 2: ("H", "W"), 3: ("D", "H", "W")}
 
 
 class _Block(nn.Module):
-    """h + gate attention(modulated norm(h)), then h + gate MLP(modulated norm(h)); six modulations of (B, width)."""
+    """Attention, then an MLP, each modulated, gated and added.
+
+        h + gate1 attention(modulated norm(h)), then h + gate2 MLP(modulated norm(h))
+
+    The modulation ``(B, 6 width)`` holds shift, scale and gate of both.
+    """
 
     def __init__(self, width: int, heads: int, hidden: int, dropout: float, fused: bool):
         super().__init__()
@@ -32,42 +39,51 @@ class _Block(nn.Module):
 
     def attention(self, h: Tensor) -> Tensor:
         qkv = self.qkv(h).unflatten(2, (3, self.heads, -1)).permute(2, 0, 3, 4, 1)  # (3, B, heads, dim, positions)
-        return self.out(attend(*qkv.unbind(0), self.fused).flatten(1, 2).mT)
+        out: Tensor = self.out(attend(qkv.unbind(0), self.fused).flatten(1, 2).mT)
+        return out
 
     def forward(self, h: Tensor, modulation: Tensor) -> Tensor:
         shift1, scale1, gate1, shift2, scale2, gate2 = modulation[:, None].chunk(6, dim=2)
         h = h + gate1 * self.attention(torch.addcmul(shift1, self.norm(h), 1 + scale1))
-        return h + gate2 * self.mlp(torch.addcmul(shift2, self.norm(h), 1 + scale2))
+        residual: Tensor = self.mlp(torch.addcmul(shift2, self.norm(h), 1 + scale2))
+        return h + gate2 * residual
 
 
-@register_net("dit")
+@configured("dit")
 class DiT(nn.Module):
-    """Diffusion transformer: patches as tokens, blocks modulated and gated by the time input and the class.
+    """Diffusion transformer, modulated by the time input and the class.
 
-    ``net(x, time_input, y=None)``: x ``(B, C, L)``, ``(B, C, H, W)`` or ``(B, C, D, H, W)``; time_input ``(B,)`` or ``()``,
-    floating point; y ``(B,)`` int64 classes, -1 (or ``None`` for all) meaning no class. The result has the shape of x,
-    with ``out_channels`` channels if given. At the start of training every block is the identity and the network zero.
+    ``net(x, time_input, y=None)``: x ``(B, C, L)``, ``(B, C, H, W)`` or ``(B, C, D, H, W)``; time input ``(B,)`` or
+    ``()``, floating-point; y ``(B,)`` int64 class labels, -1 (or ``None`` for all) for no class. The result has the
+    shape of x, with ``out_channels`` channels if given. Patches of x are the tokens. At the start of training every
+    block is the identity and the network zero.
 
-    ``shape`` fixes the number of channels and the rank; other lengths are accepted when called, if ``patch`` divides
-    them. Positions are not learned: half sines, half cosines of the index along each axis, ``width / rank`` of them.
+    ``shape`` fixes the number of channels and the rank. When called, the network takes other lengths too, if ``patch``
+    divides them. Positions are not learned: each axis has ``width / rank`` features of the index, half sines, half
+    cosines.
 
-    - ``patch``: a token is a patch of this length along every axis.
-    - ``width``, ``blocks``: size and number of the blocks; ``width`` is a multiple of twice the rank.
-    - ``heads``: attention heads; divides ``width``.
-    - ``mlp_ratio``: width of the hidden layer of each block's MLP, in units of ``width``.
-    - ``dropout``: in [0, 1), inside each block's MLP; drawn from torch's global random state while training.
-    - ``classes``: number of classes; None for an unconditional network.
-    - ``embedding``, ``embedding_scale``, ``embedding_seed``: the features of the time input, see
-      :class:`~scoresde.nets.embeddings.Conditioning`.
-    - ``out_channels``: e.g. 2 C for a network that also predicts a variance.
-    - ``fused_attention``: torch's fused kernel, whose memory is linear in the number of tokens. It has first
-      derivatives only: implicit and sliced score matching, which differentiate twice, need False.
+    Args:
+        shape: Shape of a sample, ``(C, L)``, ``(C, H, W)`` or ``(C, D, H, W)``.
+        patch: Length of a patch along every axis, default 2. A patch is a token.
+        width: Width of the blocks, a multiple of twice the rank, default 96.
+        blocks: Number of blocks, default 4.
+        heads: Attention heads, a divisor of ``width``, default 4.
+        mlp_ratio: Width of the hidden layer of each block's MLP, in units of ``width``, default 4.
+        dropout: Probability in [0, 1) inside each block's MLP, default 0. Training draws it from torch's global random
+            state.
+        classes: Number of classes. None: an unconditional network.
+        embedding, embedding_scale, embedding_seed: Features of the time input, see
+            :class:`~scoresde.nets.embeddings.Conditioning`.
+        out_channels: Channels of the result, e.g. 2 C to predict a variance too. None: C.
+        fused_attention: Use torch's fused kernel, with memory linear in the number of tokens, default False. It has
+            first derivatives only: implicit and sliced score matching, which differentiate twice, need False.
 
-    Raises :class:`ArgumentError` for numbers that do not fit together, :class:`UnknownNameError` for another embedding;
-    when called, :class:`ShapeError` and :class:`DTypeError` for tensors that do not fit, :class:`ArgumentError` for a
-    ``y`` where there are no classes.
+    Raises:
+        ArgumentError: Numbers that do not fit together; when called, class labels where there are no classes.
+        UnknownNameError: Another ``embedding``.
+        ShapeError, DTypeError: When called, tensors that do not fit.
 
-    Source: Peebles, Xie 2023, sections 3.2 and 4 (DiT with adaLN-Zero).
+    References: Peebles, Xie 2023, sections 3.2 and 4 (DiT with adaLN-Zero).
     """
 
     def __init__(
@@ -88,20 +104,23 @@ class DiT(nn.Module):
         fused_attention: bool = False,
     ):
         super().__init__()
+        # 1. check the arguments
         self.shape = wholes("shape", shape)
         rank = len(self.shape) - 1
-        if rank not in _AXES:
+        if rank not in AXES:
             raise ArgumentError("shape", self.shape, "(C, L), (C, H, W) or (C, D, H, W)")
-        self.patch = whole("patch", patch)
+        self.patch = patch = whole("patch", patch)
         if any(n % patch for n in self.shape[1:]):
-            raise ArgumentError("shape", self.shape, f"lengths that are multiples of patch = {patch}")
-        if whole("width", width) % (2 * rank):
-            raise ArgumentError("width", width, f"a multiple of {2 * rank}: sines and cosines along {rank} axes")
-        if width % whole("heads", heads):
+            raise ArgumentError("shape", self.shape, f"a shape whose lengths are multiples of patch = {patch}")
+        width, heads = whole("width", width), whole("heads", heads)
+        if width % (2 * rank):
+            raise ArgumentError("width", width, f"a multiple of {2 * rank}, for sines and cosines along {rank} axes")
+        if width % heads:
             raise ArgumentError("heads", heads, f"a divisor of width = {width}")
         hidden, dropout = width * whole("mlp_ratio", mlp_ratio), probability("dropout", dropout)
         self.out = self.shape[0] if out_channels is None else whole("out_channels", out_channels)
 
+        # 2. layers, in the order in which their weights are drawn
         self.conditioning = Conditioning(256, width, classes, embedding, embedding_scale, embedding_seed)
         self.position = Sinusoidal(width // rank)
         self.stem = nn.Linear(self.shape[0] * patch**rank, width)
@@ -110,42 +129,43 @@ class DiT(nn.Module):
         )
         self.norm = nn.LayerNorm(width, eps=1e-6, elementwise_affine=False)
         self.head = nn.Linear(width, self.out * patch**rank)
-        # One wide layer makes the modulations of every block and of the head at once.
+        # one wide layer makes the modulations of every block and of the head at once
         self._sizes = [*(6 * width,) * len(self.blocks), 2 * width]
         self.modulation = nn.Linear(width, sum(self._sizes))
         self._init()
 
     def _init(self) -> None:
+        """Draw the initial weights of the paper."""
         for module in self.modules():
             if isinstance(module, nn.Linear):
                 nn.init.xavier_uniform_(module.weight)
                 nn.init.zeros_(module.bias)
         for layer in (self.modulation, self.head):
             nn.init.zeros_(layer.weight)
-        for layer in (self.conditioning.mlp[0], self.conditioning.mlp[2]):
-            nn.init.normal_(layer.weight, std=0.02)
+        for weight in (self.conditioning.mlp[0].weight, self.conditioning.mlp[2].weight):
+            nn.init.normal_(cast(Tensor, weight), std=0.02)
         if self.conditioning.classes is not None:
             nn.init.normal_(self.conditioning.classes.table.weight, std=0.02)
 
     def _tokens(self, x: Tensor) -> Tensor:
-        """The patches, ``(B, positions, C patch^rank)``."""
+        """Cut x into patches ``(B, positions, C patch^rank)``."""
         rank, p = x.ndim - 2, self.patch
         for axis in range(x.ndim - 1, 1, -1):
-            x = x.unflatten(axis, (x.shape[axis] // p, p))
+            x = torch.unflatten(x, axis, (x.shape[axis] // p, p))
         x = x.permute(0, *range(2, 2 + 2 * rank, 2), 1, *range(3, 3 + 2 * rank, 2))
         return x.flatten(1 + rank).flatten(1, rank)
 
     def _untokens(self, h: Tensor, grid: Sequence[int]) -> Tensor:
-        """The inverse, ``(B, out, *lengths)`` for a grid of patches."""
+        """Join a grid of patches to ``(B, out, *lengths)``."""
         rank = len(grid)
-        h = h.unflatten(2, (self.out, *(self.patch,) * rank)).unflatten(1, grid)
+        h = torch.unflatten(torch.unflatten(h, 2, (self.out, *(self.patch,) * rank)), 1, grid)
         h = h.permute(0, 1 + rank, *(axis for k in range(1, 1 + rank) for axis in (k, k + 1 + rank)))
         for axis in range(2, 2 + rank):
             h = h.flatten(axis, axis + 1)
         return h
 
     def _positions(self, grid: Sequence[int], like: Tensor) -> Tensor:
-        """``(positions, width)``: features of each axis' index, side by side."""
+        """Return ``(positions, width)``, the features of each axis' index."""
         dtype = torch.promote_types(like.dtype, torch.float32)
         parts = []
         for axis, n in enumerate(grid):
@@ -154,9 +174,9 @@ class DiT(nn.Module):
         return torch.cat(parts, dim=-1).flatten(0, -2).to(like.dtype)
 
     def forward(self, x: Tensor, time_input: Tensor, y: Tensor | None = None) -> Tensor:
-        check_inputs(x, time_input, (self.shape[0], *_AXES[len(self.shape) - 1]), self.stem.weight)
+        check_inputs(x, time_input, (self.shape[0], *AXES[len(self.shape) - 1]), self.stem.weight)
         if any(n % self.patch for n in x.shape[2:]):
-            raise ShapeError("x", tuple(x.shape), f"lengths that are multiples of patch = {self.patch}")
+            raise ShapeError("x", tuple(x.shape), f"of lengths that are multiples of patch = {self.patch}")
         grid = tuple(n // self.patch for n in x.shape[2:])
         *modulations, last = self.modulation(self.conditioning(time_input, y, x.shape[0])).split(self._sizes, dim=1)
         h = exactly(self.stem, self._tokens(x))

@@ -1,7 +1,7 @@
-"""How a network learns the time (and the class): features of a scalar time_input, and a small MLP that mixes them.
+"""Features of the time input and of the class, for all networks.
 
-A time_input is whatever scalar the caller derives from time: t itself, 1000 t, log sigma, ... The features only assume a
-scale on which it varies, set by ``scale``.
+The time input is any scalar that the caller derives from the time: t itself, 1000 t, log sigma, ... The features only
+assume a scale on which it varies, set by ``scale``.
 """
 
 from __future__ import annotations
@@ -16,8 +16,9 @@ from scoresde.errors import ArgumentError, DTypeError, ShapeError, UnknownNameEr
 
 
 def _even(dim: int) -> int:
-    if whole("dim", dim, least=2) % 2:
-        raise ArgumentError("dim", dim, "an even number: half sines, half cosines")
+    dim = whole("dim", dim, least=2)
+    if dim % 2:
+        raise ArgumentError("dim", dim, "an even number, half sines, half cosines")
     return dim
 
 
@@ -35,23 +36,28 @@ class Sinusoidal(nn.Module):
     .. math:: \big[\sin(\omega_k\, s\, \ell),\; \cos(\omega_k\, s\, \ell)\big]_{k=0}^{d/2-1},
               \qquad \omega_k = P^{-k/(d/2)}
 
-    with the time_input :math:`\ell`, ``scale`` s, ``dim`` d and ``max_period`` P. The frequencies run from 1 down to almost
-    1/P, so s l should span hundreds for the features to differ: s = 1 for labels in [0, 1000], s = 1000 for labels in
-    [0, 1]. They are computed, not stored, in the dtype of the time input (float32 at least): as accurate as that dtype.
+    with the time input :math:`\ell`, ``scale`` s, ``dim`` d and ``max_period`` P. The frequencies run from 1 down to
+    almost 1/P, so :math:`s\,\ell` should span hundreds for the features to differ. Take s = 1 for time inputs in
+    [0, 1000], s = 1000 for those in [0, 1]. The frequencies are computed, not stored, in the dtype of the time input
+    (float32 at least), and are as accurate as that dtype.
 
-    Shapes: time_input ``(...)`` to ``(..., dim)``. Raises :class:`ArgumentError` for an odd or small ``dim``, or a
-    ``max_period`` or ``scale`` that is not positive.
+    Shapes: time input ``(...)`` to ``(..., dim)``.
 
-    Source: Vaswani et al. 2017, section 3.5; Ho, Jain, Abbeel 2020, appendix B.
+    Args:
+        dim: Number of features, even.
+        max_period: P, positive, default 10000.
+        scale: s, positive, default 1.
+
+    Raises:
+        ArgumentError: A value outside these ranges.
+
+    References: Vaswani et al. 2017, section 3.5; Ho, Jain, Abbeel 2020, appendix B.
     """
 
     def __init__(self, dim: int, max_period: float = 10000.0, scale: float = 1.0):
         super().__init__()
-        self.dim, self.max_period, self.scale = (
-            _even(dim),
-            positive("max_period", max_period),
-            positive("scale", scale),
-        )
+        self.dim = _even(dim)
+        self.max_period, self.scale = positive("max_period", max_period), positive("scale", scale)
 
     def forward(self, time_input: Tensor) -> Tensor:
         time_input = _at_least_float32(time_input)
@@ -68,13 +74,21 @@ class Fourier(nn.Module):
 
     .. math:: \big[\sin(2\pi w_k \ell),\; \cos(2\pi w_k \ell)\big]_{k=1}^{d/2}, \qquad w_k \sim N(0, \text{scale}^2)
 
-    The frequencies are a buffer, the same for the same ``seed`` on every device, and saved with the weights. The
-    default ``scale`` suits labels that vary over about 1, such as t in [0, 1] or log sigma.
+    with the time input :math:`\ell` and ``dim`` d. The frequencies are a buffer, the same for the same ``seed`` on
+    every device, and saved with the weights. The default ``scale`` suits time inputs that vary over about 1, such as t
+    in [0, 1] or log sigma.
 
-    Shapes: time_input ``(...)`` to ``(..., dim)``. Raises :class:`ArgumentError` for an odd or small ``dim``, a ``scale``
-    that is not positive, or a ``seed`` that is not a non-negative integer.
+    Shapes: time input ``(...)`` to ``(..., dim)``.
 
-    Source: Tancik et al. 2020, section 6; used for time in Song et al. 2021, appendix C.
+    Args:
+        dim: Number of features, even.
+        scale: Standard deviation of the frequencies, positive, default 16.
+        seed: Seed of the frequencies, 0 or more, default 0.
+
+    Raises:
+        ArgumentError: A value outside these ranges.
+
+    References: Tancik et al. 2020, section 6; for time, Song et al. 2021, appendix C.
     """
 
     w: Tensor
@@ -83,7 +97,7 @@ class Fourier(nn.Module):
         super().__init__()
         self.dim, self.scale, self.seed = _even(dim), positive("scale", scale), whole("seed", seed, least=0)
         generator = torch.Generator().manual_seed(self.seed)
-        w = torch.randn(dim // 2, generator=generator, device="cpu", dtype=torch.float32) * self.scale
+        w = torch.randn(self.dim // 2, generator=generator, device="cpu", dtype=torch.float32) * self.scale
         self.register_buffer("w", w.to(torch.get_default_device()))
 
     def forward(self, time_input: Tensor) -> Tensor:
@@ -95,15 +109,24 @@ class Fourier(nn.Module):
 
 
 class LabelEmbedding(nn.Module):
-    """A learned vector for each class, and one more for "no class", as classifier-free guidance needs.
+    """A learned vector for each class, and one for "no class".
 
-    Shapes: ``y`` ``(B,)``, int64, to ``(B, dim)``; ``None`` to ``(1, dim)``. The classes are 0 .. ``classes`` - 1; -1
-    (any negative number) and ``None`` stand for no class. A class >= ``classes`` is the caller's to refuse: looking
-    here would make every step wait for the device, and the lookup itself fails on the CPU and is undefined elsewhere.
+    Classifier-free guidance needs the latter. The classes are 0 .. ``classes`` - 1; -1 (any negative number) and
+    ``None`` stand for no class. The caller must refuse a class >= ``classes``: a check here would make every step wait
+    for the device. The lookup of such a class fails on the CPU and is undefined elsewhere.
 
-    Raises :class:`DTypeError` for labels that are not int64 and :class:`ShapeError` for any rank but 1.
+    Shapes: ``y`` ``(B,)``, int64, to ``(B, dim)``; ``None`` to ``(1, dim)``.
 
-    Source: Ho, Salimans 2022, section 3.2 (the null token).
+    Args:
+        classes: Number of classes.
+        dim: Length of the vectors.
+
+    Raises:
+        ArgumentError: A number that is not a positive integer.
+        DTypeError: When called, class labels that are not int64.
+        ShapeError: When called, class labels of any rank but 1.
+
+    References: Ho, Salimans 2022, section 3.2 (the null token).
     """
 
     def __init__(self, classes: int, dim: int):
@@ -117,20 +140,30 @@ class LabelEmbedding(nn.Module):
         if y.dtype != torch.int64:
             raise DTypeError("y", y.dtype, "torch.int64 class labels")
         if y.ndim != 1:
-            raise ShapeError("y", tuple(y.shape), "(B,), one class for each sample")
-        return self.table(torch.where(y < 0, self.classes, y))
+            raise ShapeError("y", tuple(y.shape), "of shape (B,), one class for each sample")
+        vectors: Tensor = self.table(torch.where(y < 0, self.classes, y))
+        return vectors
 
 
 class Conditioning(nn.Module):
-    """Label and class, to one vector for each sample: MLP(features(time_input)) + class vector, then SiLU.
+    """Time input and class as one vector for each sample.
 
-    ``embedding`` names the features: ``"sinusoidal"`` (:class:`Sinusoidal`, scale ``embedding_scale``) or ``"fourier"``
-    (:class:`Fourier`, scale 16 times ``embedding_scale``, drawn from ``embedding_seed``). ``features`` is their
-    number, ``dim`` the width of the result.
+        SiLU(MLP(features(time_input)) + class vector)
 
-    Shapes: time_input ``()`` or ``(B,)``, y ``(B,)`` or ``None``, to ``(batch, dim)``. Raises :class:`UnknownNameError` for
-    another ``embedding``, :class:`ArgumentError` for a ``y`` given to a network without classes,
-    :class:`ShapeError` for a ``y`` of another batch size.
+    Shapes: time input ``()`` or ``(B,)``, y ``(B,)`` or ``None``, to ``(batch, dim)``.
+
+    Args:
+        features: Number of features of the time input, even.
+        dim: Length of the result.
+        classes: Number of classes. None: an unconditional network.
+        embedding: ``"sinusoidal"`` (default) for :class:`Sinusoidal`, ``"fourier"`` for :class:`Fourier`.
+        embedding_scale: Scale of the time input, positive, default 1. :class:`Fourier` has 16 times this scale.
+        embedding_seed: Seed of the Fourier frequencies, default 0.
+
+    Raises:
+        UnknownNameError: Another ``embedding``.
+        ArgumentError: A number outside its range; when called, class labels for a network without classes.
+        ShapeError: When called, class labels of another batch size.
     """
 
     def __init__(
@@ -158,8 +191,9 @@ class Conditioning(nn.Module):
         h = self.mlp(self.features(time_input.expand(batch)).to(self.mlp[0].weight.dtype))
         if self.classes is not None:
             if y is not None and y.shape[:1] != (batch,):
-                raise ShapeError("y", tuple(y.shape), f"({batch},), one class for each sample of x")
+                raise ShapeError("y", tuple(y.shape), f"of shape ({batch},), one class for each sample of x")
             h = h + self.classes(y)
         elif y is not None:
-            raise ArgumentError("y", f"class labels of shape {tuple(y.shape)}", "None: the network has no classes")
+            got = f"class labels of shape {tuple(y.shape)}"
+            raise ArgumentError("y", got, "None, since the network has no classes")
         return nn.functional.silu(h)

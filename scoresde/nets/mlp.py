@@ -1,4 +1,4 @@
-"""A residual MLP for points, vectors and other small data without a neighbourhood structure."""
+"""A residual MLP for points, vectors and other data without neighbours."""
 
 from __future__ import annotations
 
@@ -10,10 +10,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from scoresde.checks import probability, whole, wholes
+from scoresde.errors import ArgumentError
+from scoresde.nets.configured import configured
 from scoresde.nets.embeddings import Conditioning
 from scoresde.nets.inputs import check_inputs
 from scoresde.nets.precision import exactly
-from scoresde.nets.registry import register_net
 
 
 class _Block(nn.Module):
@@ -27,26 +28,32 @@ class _Block(nn.Module):
 
     def forward(self, h: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
         u = F.silu(torch.addcmul(shift, self.norm(h), 1 + scale))
-        return h + self.outer(self.dropout(F.silu(self.inner(u))))
+        residual: Tensor = self.outer(self.dropout(F.silu(self.inner(u))))
+        return h + residual
 
 
-@register_net("mlp")
+@configured("mlp")
 class ResidualMLP(nn.Module):
-    """Residual MLP whose blocks are modulated by the time input, and by the class where there is one.
+    """Residual MLP whose blocks the time input and the class modulate.
 
-    ``net(x, time_input, y=None)``: x ``(B, *shape)``, any rank, flattened inside; time_input ``(B,)`` or ``()``, floating point;
-    y ``(B,)`` int64 classes, -1 (or ``None`` for all) meaning no class. The result is ``(B, *shape)``, its first axis
-    ``out_channels`` long if given. The network is zero at the start of training.
+    ``net(x, time_input, y=None)``: x ``(B, *shape)``, of any rank, flattened inside; time input ``(B,)`` or ``()``,
+    floating-point; y ``(B,)`` int64 class labels, -1 (or ``None`` for all) for no class. The result is ``(B, *shape)``,
+    with a first axis of length ``out_channels`` if given. The network is zero at the start of training.
 
-    - ``width``, ``blocks``: size and number of the residual blocks.
-    - ``classes``: number of classes; None for an unconditional network.
-    - ``dropout``: in [0, 1), inside each block; drawn from torch's global random state while training.
-    - ``embedding``, ``embedding_scale``, ``embedding_seed``: the features of the time input, see
-      :class:`~scoresde.nets.embeddings.Conditioning`.
-    - ``out_channels``: e.g. 2 * shape[0] for a network that also predicts a variance.
+    Args:
+        shape: Shape of a sample.
+        width: Width of the residual blocks, default 256.
+        blocks: Number of blocks, default 4.
+        classes: Number of classes. None: an unconditional network.
+        dropout: Probability in [0, 1) inside each block, default 0. Training draws it from torch's global random state.
+        embedding, embedding_scale, embedding_seed: Features of the time input, see
+            :class:`~scoresde.nets.embeddings.Conditioning`.
+        out_channels: Length of the result's first axis, e.g. 2 * shape[0] to predict a variance too. None: shape[0].
 
-    Raises :class:`ArgumentError` for sizes that are not positive integers, :class:`UnknownNameError` for another
-    embedding; when called, :class:`ShapeError` and :class:`DTypeError` for tensors that do not fit.
+    Raises:
+        ArgumentError: Sizes that are not positive integers; when called, class labels where there are no classes.
+        UnknownNameError: Another ``embedding``.
+        ShapeError, DTypeError: When called, tensors that do not fit.
     """
 
     def __init__(
@@ -63,19 +70,22 @@ class ResidualMLP(nn.Module):
         out_channels: int | None = None,
     ):
         super().__init__()
+        # 1. check the arguments
         self.shape = wholes("shape", shape)
-        whole("shape: number of axes", len(self.shape))
-        whole("width", width, least=2)
+        if not self.shape:
+            raise ArgumentError("shape", "()", "a shape of at least one axis")
+        width, dropout = whole("width", width, least=2), probability("dropout", dropout)
         out = self.shape[0] if out_channels is None else whole("out_channels", out_channels)
         self.out_shape = (out, *self.shape[1:])
+        # 2. layers, in the order in which their weights are drawn; one wide layer modulates all blocks
         self.conditioning = Conditioning(64, width, classes, embedding, embedding_scale, embedding_seed)
         self.stem = nn.Linear(math.prod(self.shape), width)
-        dropout = probability("dropout", dropout)
         self.blocks = nn.ModuleList(_Block(width, dropout) for _ in range(whole("blocks", blocks)))
         self.modulation = nn.Linear(width, 2 * width * len(self.blocks))
-        self.head = nn.Sequential(nn.LayerNorm(width), nn.SiLU(), nn.Linear(width, math.prod(self.out_shape)))
-        nn.init.zeros_(self.head[-1].weight)
-        nn.init.zeros_(self.head[-1].bias)
+        last = nn.Linear(width, math.prod(self.out_shape))
+        self.head = nn.Sequential(nn.LayerNorm(width), nn.SiLU(), last)
+        nn.init.zeros_(last.weight)
+        nn.init.zeros_(last.bias)
 
     def forward(self, x: Tensor, time_input: Tensor, y: Tensor | None = None) -> Tensor:
         check_inputs(x, time_input, self.shape, self.stem.weight)
@@ -83,4 +93,5 @@ class ResidualMLP(nn.Module):
         h = exactly(self.stem, x.flatten(1))
         for block, scale, shift in zip(self.blocks, modulation[::2], modulation[1::2], strict=True):
             h = block(h, scale, shift)
-        return self.head(h).unflatten(1, self.out_shape)
+        out: Tensor = self.head(h)
+        return torch.unflatten(out, 1, self.out_shape)

@@ -1,4 +1,4 @@
-"""Networks for known data, and the runs that the papers trained them in."""
+"""Networks for known data, with the training settings of the papers."""
 
 from __future__ import annotations
 
@@ -12,10 +12,13 @@ from scoresde.errors import UnknownNameError
 class NetPreset(NamedTuple):
     """A network for one kind of data.
 
-    ``data`` names the data, ``net`` is for :func:`~scoresde.nets.build_net`, ``run`` holds the settings of its training
-    by section (sde, model, train), those of a paper or of our own experiments, empty where there are neither, and
-    ``source`` says which. ``train.ema_half_life`` is in steps: a decay of 0.9999 a step halves in ln 2 / -ln 0.9999 =
-    6931.
+    Args:
+        data: Name of the data.
+        net: Configuration for :func:`~scoresde.nets.build_net`.
+        run: Settings of its training by section (sde, model, train), from a paper or from our experiments; empty where
+            there are neither. ``train.ema_half_life`` is in steps: a decay of 0.9999 a step halves in
+            ln 2 / -ln 0.9999 = 6931 steps.
+        source: Where the settings come from.
     """
 
     data: str
@@ -25,7 +28,7 @@ class NetPreset(NamedTuple):
 
 
 _EMA_9999 = math.log(2) / -math.log(0.9999)
-_ADAM = {
+_ADAM: dict[str, Any] = {
     "lr": 2e-4,
     "betas": (0.9, 0.999),
     "batch_size": 128,
@@ -33,7 +36,7 @@ _ADAM = {
     "lr_decay": "none",
     "flip": True,
 }
-_CIFAR10 = {
+_CIFAR10: dict[str, Any] = {
     "name": "unet",
     "shape": [3, 32, 32],
     "channels": 128,
@@ -46,12 +49,12 @@ _CIFAR10 = {
     "init": "xavier",
     "fused_attention": True,
 }
-_DDPM_RUN = {
+_DDPM_RUN: dict[str, dict[str, Any]] = {
     "sde": {"name": "ddpm", "levels": 1000, "beta_min": 1e-4, "beta_max": 0.02},
     "model": {"predicts": "noise", "time_input": "ddpm"},
     "train": {**_ADAM, "steps": 800_000, "warmup": 5000, "clip": 1.0, "weighting": "simple", "time_sampling": "levels"},
 }
-_VP_RUN = {
+_VP_RUN: dict[str, dict[str, Any]] = {
     "sde": {"name": "vp", "beta_min": 0.1, "beta_max": 20.0},
     "model": {"predicts": "noise", "time_input": "score_sde_vp"},
     "train": {
@@ -63,11 +66,11 @@ _VP_RUN = {
         "time_sampling": "uniform",
     },
 }
-_DIT_RUN = {
+_DIT_RUN: dict[str, dict[str, Any]] = {
     **_DDPM_RUN,
     "train": {**_DDPM_RUN["train"], "lr": 1e-4, "batch_size": 256, "steps": 400_000, "warmup": 0, "clip": None},
 }
-_FASHION_RUN = {  # found by the experiments of docs/experiments.md
+_FASHION_RUN: dict[str, dict[str, Any]] = {  # found by the experiments of docs/experiments.md
     "model": {"predicts": "velocity"},
     "train": {
         "batch_size": 32,
@@ -129,11 +132,15 @@ PRESETS: dict[str, NetPreset] = {
 
 
 def net_preset(name: str) -> NetPreset:
-    """The preset called ``name``, a copy of one's own to change. ::
+    """Return a copy of the preset called ``name``. ::
 
         net = build_net(net_preset("cifar10-ddpm").net)
 
-    Raises :class:`UnknownNameError` (naming the nearest) for another name.
+    Args:
+        name: A name in :data:`PRESETS`.
+
+    Raises:
+        UnknownNameError: Another name. The message suggests the nearest.
     """
     if name not in PRESETS:
         raise UnknownNameError("preset", name, PRESETS)

@@ -2,7 +2,9 @@
 
 import copy
 import json
+import pickle
 
+import numpy as np
 import pytest
 import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
@@ -93,7 +95,7 @@ def test_every_parameter_receives_a_gradient(config):
 
 
 @every_net
-def test_label_changes_the_output_and_a_scalar_label_serves_the_whole_batch(config):
+def test_the_time_input_changes_the_output_and_may_be_a_scalar(config):
     net = awake(config)
     x, time_input = inputs(config)
     assert (net(x, time_input) - net(x, time_input + 1)).abs().amax(tuple(range(1, x.ndim))).min() > 1e-4
@@ -122,7 +124,7 @@ def test_a_sample_does_not_depend_on_its_batch(config):
 
 
 @every_net
-def test_an_empty_batch_or_a_strided_input_is_no_special_case(config):
+def test_empty_batches_and_strided_inputs(config):
     net = awake(config)
     x, time_input = inputs(config)
     strided = x.transpose(0, -1).contiguous().transpose(0, -1)
@@ -131,7 +133,7 @@ def test_an_empty_batch_or_a_strided_input_is_no_special_case(config):
 
 
 @every_net
-def test_functional_derivatives_of_first_and_second_order(config):
+def test_first_and_second_derivatives(config):
     """The divergence by vjp, and its gradient in the parameters, against finite differences of the divergence."""
     config = {**config, "fused_attention": False} if "fused_attention" in config else config
     net = awake(config, torch.float64)
@@ -162,7 +164,7 @@ def test_forward_mode_agrees_with_reverse_mode(config):
 
 
 @pytest.mark.parametrize("name", ["unet", "dit"])
-def test_fused_attention_differentiates_twice_in_plain_mathematics(name):
+def test_fused_attention_differentiates_twice_with_the_math_kernel(name):
     """The penalty of sliced score matching, |J'v|^2: torch's unfused kernel against attention written out."""
     config = {"unet": {**SMALL_UNET, "attention": [0, 1]}, "dit": SMALL_DIT}[name] | {"shape": [2, 4, 4]}
     x, time_input = inputs(config, batch=2, dtype=torch.float64)
@@ -253,6 +255,27 @@ def test_config_rebuilds_the_same_architecture(config):
     assert torch.equal(net(x, time_input), again(x, time_input))
 
 
+@every_net
+def test_networks_pickle(config, tmp_path):
+    net = awake({**config, "classes": 2}).eval()
+    x, time_input = inputs(config)
+    torch.save(net, tmp_path / "net.pt")
+    for again in (pickle.loads(pickle.dumps(net)), torch.load(tmp_path / "net.pt", weights_only=False)):
+        assert again.config == net.config
+        assert torch.equal(again(x, time_input), net(x, time_input))
+
+
+@pytest.mark.parametrize("whole", [np.int64, lambda n: torch.Size([n])[0], lambda n: torch.tensor(n)])
+def test_integers_of_other_libraries_are_taken(whole):
+    size = torch.zeros(1, 8, 8).shape
+    for net in (
+        UNet(size, channels=whole(8), multipliers=(whole(1), whole(2)), blocks=whole(1), attention=(whole(-1),)),
+        DiT(size, width=whole(24), patch=whole(2), blocks=whole(1), heads=whole(2)),
+        ResidualMLP(size, width=whole(16), blocks=whole(1)),
+    ):
+        assert build_net(json.loads(json.dumps(net.config))).config == net.config
+
+
 def test_config_is_a_copy():
     net = UNet((1, 8, 8))
     net.config["multipliers"].append(9)
@@ -280,7 +303,7 @@ def test_autocast_runs_in_bfloat16(config):
 
 @every_net
 def test_autocast_does_not_hide_fine_noise(config):
-    """A network that looks at differences tells noise of a tenth of an 8-bit bin, which bfloat16 rounds away."""
+    """A network of differences sees noise of a tenth of an 8-bit bin, which bfloat16 rounds away."""
     net = awake(config)
     with torch.no_grad():
         net.stem.weight -= net.stem.weight.mean(tuple(range(1, net.stem.weight.ndim)), keepdim=True)
@@ -296,7 +319,7 @@ def test_autocast_does_not_hide_fine_noise(config):
 def test_tensors_that_do_not_fit_are_refused_by_name(config):
     net = build_net(config, seed=0)
     x, time_input = inputs(config)
-    with pytest.raises(ShapeError, match=r"`x` must be \(B, "):
+    with pytest.raises(ShapeError, match=r"`x` must be of shape \(B, "):
         net(torch.cat((x, x), 1), time_input)
     with pytest.raises(ShapeError, match="`x` must be"):
         net(x[0], time_input)
@@ -310,7 +333,7 @@ def test_tensors_that_do_not_fit_are_refused_by_name(config):
         net(x.double(), time_input)
     with pytest.raises(DTypeError, match="`x` must be"):
         net(x.to(torch.uint8), time_input)
-    with pytest.raises(ArgumentError, match=r"`y` must be .*.*no classes"):
+    with pytest.raises(ArgumentError, match=r"`y` must be None.*no classes"):
         net(x, time_input, y=torch.zeros(5, dtype=torch.int64))
     with pytest.raises(ShapeError, match="`y` must be"):
         build_net({**config, "classes": 2}, seed=0)(x, time_input, y=torch.zeros(1, dtype=torch.int64))
@@ -358,7 +381,7 @@ def test_tensors_that_do_not_fit_are_refused_by_name(config):
 def test_numbers_that_do_not_fit_are_refused_by_name(make, argument):
     with pytest.raises(ArgumentError) as caught:
         make()
-    assert caught.value.argument.split(":")[0] == argument
+    assert caught.value.argument == argument
 
 
 def test_unknown_embedding_is_refused():
@@ -366,7 +389,7 @@ def test_unknown_embedding_is_refused():
         UNet((1, 8), embedding="sinusoid")
 
 
-def test_unet_takes_other_lengths_than_it_was_built_for():
+def test_unet_takes_other_lengths():
     net = awake({**SMALL_UNET, "shape": [1, 8, 8], "multipliers": [1, 2, 2]})
     for size in ((28, 28), (25, 9), (1, 1)):
         assert net(torch.ones(2, 1, *size), torch.ones(2)).shape == (2, 1, *size)

@@ -1,4 +1,4 @@
-"""The presets: their parameters counted, and counted once more from the papers' descriptions."""
+"""The presets: parameter counts, and counts from the papers' descriptions."""
 
 import math
 
@@ -49,32 +49,32 @@ def _conv(inputs, outputs, k=3):
     return k * k * inputs * outputs + outputs
 
 
-def _cifar10_parameters(blocks, resampling_blocks, attend_once):
+def _cifar10_parameters(blocks, *, resampling_blocks=False, attend_once=False):
     """The U-Net of the papers at 32 x 32, layer by layer: 128 channels, widths 1, 2, 2, 2, attention at 16 x 16."""
     widths = [128, 256, 256, 256]
 
-    def block(inputs, width, shortcut):
+    def block(inputs, width, *, shortcut):
         norms, time_input = 2 * inputs + 2 * width, _conv(512, width, 1)
         return norms + time_input + _conv(inputs, width) + _conv(width, width) + shortcut * _conv(inputs, width, 1)
 
     def resample(width):
-        return block(width, width, True) if resampling_blocks else _conv(width, width)
+        return block(width, width, shortcut=True) if resampling_blocks else _conv(width, width)
 
     attention = 2 * 256 + 4 * _conv(256, 256, 1)
-    total = _conv(3, 128) + _conv(128, 512, 1) + _conv(512, 512, 1)  # stem; two layers for the time_input
+    total = _conv(3, 128) + _conv(128, 512, 1) + _conv(512, 512, 1)  # stem; two layers for the time input
     width, skips = 128, [128]
     for k, w in enumerate(widths):
         for _ in range(blocks):
-            total += block(width, w, width != w) + (attention if k == 1 else 0)
+            total += block(width, w, shortcut=width != w) + (attention if k == 1 else 0)
             width = w
             skips.append(w)
         if k < 3:
             total += resample(w)
             skips.append(w)
-    total += 2 * block(256, 256, False) + attention
+    total += 2 * block(256, 256, shortcut=False) + attention
     for k in (3, 2, 1, 0):
         for _ in range(blocks + 1):
-            total += block(width + skips.pop(), widths[k], True)
+            total += block(width + skips.pop(), widths[k], shortcut=True)
             width = widths[k]
         if k == 1:
             total += attention * (1 if attend_once else blocks + 1)
@@ -86,9 +86,9 @@ def _cifar10_parameters(blocks, resampling_blocks, attend_once):
 
 def test_cifar10_unets_have_the_papers_parameters():
     """35.7 million, as Ho et al. 2020 say in appendix B; 61.8 and 106.6 million by Song et al. 2021, appendix H."""
-    assert _cifar10_parameters(2, False, False) == COUNTS["cifar10-ddpm"]
-    assert _cifar10_parameters(4, True, True) == COUNTS["cifar10-ddpm++"]
-    assert _cifar10_parameters(8, True, True) == COUNTS["cifar10-ddpm++-deep"]
+    assert _cifar10_parameters(2) == COUNTS["cifar10-ddpm"]
+    assert _cifar10_parameters(4, resampling_blocks=True, attend_once=True) == COUNTS["cifar10-ddpm++"]
+    assert _cifar10_parameters(8, resampling_blocks=True, attend_once=True) == COUNTS["cifar10-ddpm++-deep"]
 
 
 def test_cifar10_dit_has_the_papers_parameters():
@@ -124,7 +124,7 @@ def test_cifar10_ddpmpp_is_trained_as_in_the_paper():
     assert net_preset("cifar10-ddpm++-deep").net == {**preset.net, "blocks": 8}
 
 
-def test_a_preset_is_ones_own_to_change():
+def test_a_preset_is_a_copy():
     net_preset("digits-unet").net["shape"].append(9)
     net_preset("cifar10-ddpm").run["train"]["lr"] = math.inf
     assert PRESETS["digits-unet"].net["shape"] == [1, 8, 8]

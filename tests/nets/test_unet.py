@@ -7,12 +7,12 @@ import torch
 from diffusers import UNet2DModel
 
 from scoresde.nets import UNet, build_net
-from scoresde.nets.unet import _Attention, _doubled, _halved, _ResBlock
+from scoresde.nets.unet_blocks import Attention, ResBlock, Style, doubled, halved
 
 COMPACT = {"name": "unet", "shape": [2, 8, 8], "channels": 8, "multipliers": [1, 2], "classes": 3, "num_groups": 4}
 
 
-def test_networks_saved_before_the_layouts_still_load():
+def test_old_networks_still_load():
     """A config without the later options, and the names and shapes of its parameters as they have always been."""
     net = build_net(COMPACT)
     stages = {"down.0.0": (8, 8), "down.1.0": (8, 16), "middle": (16, 16), "up.0.0": (32, 16), "up.1.0": (24, 8)}
@@ -132,7 +132,7 @@ def test_attentions_of_each_layout():
     where = {}
     for layout in ("compact", "ddpm", "ddpm++"):
         net = UNet((1, 8), channels=8, blocks=2, attention=(0, 1), layout=layout)
-        where[layout] = {n.removesuffix(".attend") for n, m in net.named_modules() if isinstance(m, _Attention)}
+        where[layout] = {n.removesuffix(".attend") for n, m in net.named_modules() if isinstance(m, Attention)}
     down = {"down.0.0", "down.0.1", "down.1.0", "down.1.1"}
     assert where["compact"] == {"down.0.0", "down.0.1", "middle", "up.1.0", "up.1.1"}
     assert where["ddpm"] == down | {"middle"} | {f"up.{k}.{i}" for k in (0, 1) for i in (0, 1, 2)}
@@ -149,22 +149,22 @@ def _filtered(x, taps, start):
 def test_fir_resampling_is_the_filter_1331(n):
     x = torch.randn(n, generator=torch.Generator().manual_seed(n), dtype=torch.float64)
     half = _filtered(x.tolist(), [1 / 8, 3 / 8, 3 / 8, 1 / 8], -1)[::2]
-    assert _halved(x[None, None], True).flatten().tolist() == pytest.approx(half, abs=1e-12)
+    assert halved(x[None, None], fir=True).flatten().tolist() == pytest.approx(half, abs=1e-12)
     zeros = [v for value in x.tolist() for v in (value, 0.0)]  # zeros between the values, the border's value goes on
     padded = [x[0].item(), 0.0, *zeros, x[-1].item(), 0.0]
     twice = [sum(t * padded[i + k] for k, t in enumerate([1 / 4, 3 / 4, 3 / 4, 1 / 4])) for i in range(2 * n)]
-    out = _doubled(x[None, None], torch.Size([2 * n]), True).flatten().tolist()
+    out = doubled(x[None, None], torch.Size([2 * n]), fir=True).flatten().tolist()
     assert out == pytest.approx(twice, abs=1e-12)
-    assert _doubled(x[None, None], torch.Size([2 * n - 1]), True).flatten().tolist() == pytest.approx(out[:-1])
+    assert doubled(x[None, None], torch.Size([2 * n - 1]), fir=True).flatten().tolist() == pytest.approx(out[:-1])
 
 
 @pytest.mark.parametrize("fir", [False, True])
 @pytest.mark.parametrize("size", [(8,), (5,), (1,), (4, 7), (3, 2, 5)])
 def test_resampling_keeps_constants_and_rounds_up(fir, size):
     h = torch.full((2, 3, *size), 0.7, dtype=torch.float64)
-    half = _halved(h, fir)
+    half = halved(h, fir=fir)
     assert half.shape[2:] == tuple(math.ceil(n / 2) for n in size)
-    again = _doubled(half, h.shape[2:], fir)
+    again = doubled(half, h.shape[2:], fir=fir)
     torch.testing.assert_close(half, torch.full_like(half, 0.7))
     torch.testing.assert_close(again, h)
 
@@ -174,15 +174,13 @@ def test_skip_rescale_keeps_the_variance():
     kinds = {}
     for rescale in (False, True):
         torch.manual_seed(0)
-        block = _ResBlock(
-            64, 64, conv=torch.nn.Conv1d, groups=8, dropout=0.0, scale_shift=False, rescale=rescale, fir=False
-        )
+        block = ResBlock(64, 64, Style(rank=1, groups=8, scale_shift=False, rescale=rescale))
         h = torch.randn(16, 64, 64)
         kinds[rescale] = block(h, torch.zeros(16, 64)), h
     (plain, h), (scaled, _) = kinds.values()
     torch.testing.assert_close(scaled, plain / math.sqrt(2))
     net = UNet((1, 16), channels=16, blocks=2, attention=(0,), skip_rescale=True)
-    gains = [m.gain for m in net.modules() if isinstance(m, _ResBlock | _Attention)]
+    gains = [m.gain for m in net.modules() if isinstance(m, ResBlock | Attention)]
     assert gains == [math.sqrt(0.5)] * len(gains)
 
 
