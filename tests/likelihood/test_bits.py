@@ -187,7 +187,7 @@ def test_bad_input_is_refused():
         S.bits_per_dim(MODEL, IMAGES[:0], scaling=SCALING)
     with pytest.raises(ArgumentError, match="samples"):
         S.data.Uniform(0)
-    with pytest.raises(ArgumentError, match="`end` must be .*, got 'heun'"):
+    with pytest.raises(ArgumentError, match=r"`end` must be .*, got 'heun'"):
         S.bits_per_dim(MODEL, IMAGES, S.data.TruncatedNormal(), scaling=SCALING, end="heun")
     with pytest.raises(ArgumentError, match="sigma"):
         S.bits_per_dim(MODEL, IMAGES, S.data.TruncatedNormal(), scaling=SCALING, t_min=0.0)

@@ -433,7 +433,7 @@ def test_bad_input_is_refused_and_named():
     gm = mixture()
     model, x = gm.model(S.VPSDE()), gm.sample(3, generator())
     images, scaling = torch.randint(0, 9, (3, 2)), S.data.Scaling.for_integers(9)
-    with pytest.raises(ArgumentError, match="`levels` must be .*, got 3"):
+    with pytest.raises(ArgumentError, match=r"`levels` must be .*, got 3"):
         variational_bound(model, x, levels=3)
     with pytest.raises(ArgumentError, match="continuous"):
         variational_bound(model, x, continuous=False)

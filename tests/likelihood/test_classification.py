@@ -67,7 +67,7 @@ def test_errors(mixture):
     for classes in (None, 1, [0], [1, 1], [0, -1], True):
         with pytest.raises(ArgumentError, match="classes"):
             classify(model, x, classes)
-    with pytest.raises(ArgumentError, match="labels from 0 to 2.*, got 3"):
+    with pytest.raises(ArgumentError, match=r"labels from 0 to 2.*, got 3"):
         classify(model, x, 4)
     with pytest.raises(ShapeError, match="prior"):
         classify(model, x, 3, [1.0, 2.0])
@@ -75,5 +75,5 @@ def test_errors(mixture):
         with pytest.raises(ArgumentError, match="prior"):
             classify(model, x, 2, [1.0, weight])
     network = ScoreModel(build_net({"name": "mlp", "shape": [3], "width": 8, "blocks": 1, "classes": 2}), VPSDE())
-    with pytest.raises(ArgumentError, match="labels from 0 to 1.*, got 2"):
+    with pytest.raises(ArgumentError, match=r"labels from 0 to 1.*, got 2"):
         classify(network, x, [0, 2])

@@ -106,7 +106,7 @@ def test_E9_E10_the_density_under_a_condition(sde):
         found = S.log_likelihood(model, x, S.Exact(), cond={"y": k}, **settings)
         torch.testing.assert_close(found.log_prob, exact, rtol=0, atol=atol)
         assert found.nfe == calls
-    with pytest.raises(ArgumentError, match="`steps` must be 10 calls or more.*, got 9"):
+    with pytest.raises(ArgumentError, match=r"`steps` must be 10 calls or more.*, got 9"):
         S.log_likelihood(model, x, S.Exact(), cond={"y": k}, steps=9)
 
 
@@ -382,7 +382,7 @@ def test_bad_input_is_refused_and_named():
         S.log_likelihood(model, x, steps=8)
     with pytest.raises(ArgumentError, match="chunk"):
         S.log_likelihood(model, x, chunk=0)
-    with pytest.raises(ArgumentError, match="`end` must be .*, got 'half-tweedie'"):
+    with pytest.raises(ArgumentError, match=r"`end` must be .*, got 'half-tweedie'"):
         S.log_likelihood(model, x, end="half-tweedie")
     with pytest.raises(UnknownNameError, match="did you mean 'multistep'"):
         S.log_likelihood(model, x, method="multi-step")
