@@ -1,7 +1,7 @@
-"""The probability flow (E8) as an ordinary differential equation in lambda = log(alpha/sigma).
+"""The probability flow (E8) as a differential equation in log-SNR.
 
-With x = alpha x0 + sigma eps along the flow, dx = alpha' x0 + sigma' eps. In the variable lambda, and with
-kappa = d log alpha / d lambda, which lies in [0, 1] (VP: sigma^2, VE: 0, flow path: sigma), this is
+With x = alpha x0 + sigma eps along the flow, dx = alpha' x0 + sigma' eps. In the variable lambda = log(alpha/sigma), and
+with kappa = d log alpha / d lambda in [0, 1] (VP: sigma^2, VE: 0, flow path: sigma), this is
 
     dx/dlambda = kappa x - sigma eps(x, t).
 
@@ -22,7 +22,10 @@ from scoresde.sde.tensors import broadcast, flat
 
 
 def on_the_flow(sde: SDE) -> Callable[[float, float], str]:
-    """Return the words for a step h at lambda in messages: the time t, the step in t, and lambda."""
+    """Return the function that describes a step h at lambda for messages.
+
+    It names the time t, the step in t, and lambda.
+    """
 
     def where(lam: float, h: float) -> str:
         t, s = sde.time_at(lam=torch.tensor([lam, lam + h], dtype=torch.float64)).tolist()

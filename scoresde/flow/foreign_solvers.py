@@ -15,7 +15,10 @@ SCIPY = ("RK23", "RK45", "DOP853", "Radau", "BDF", "LSODA")
 
 
 def solve_torchdiffeq(problem: Problem, method: str, control: Control, steps: int | None) -> Solution:
-    """Solve a problem by torchdiffeq, with one step for the whole batch; the worst sample's error decides."""
+    """Solve a problem by torchdiffeq.
+
+    The step is one for the whole batch; the worst sample's error decides.
+    """
     from torchdiffeq import odeint
 
     y, rows = problem.y, problem.rows
@@ -49,7 +52,10 @@ def solve_torchdiffeq(problem: Problem, method: str, control: Control, steps: in
 
 
 def solve_scipy(problem: Problem, method: str, control: Control) -> Solution:
-    """Solve a problem by scipy, one sample at a time, in float64 on the CPU: the reference."""
+    """Solve a problem by scipy, as reference.
+
+    It takes one sample at a time, in float64 on the CPU.
+    """
     solved = [_solve_row(problem, i, method, control) for i in range(len(problem.y))]
     y = torch.stack([state for state, _ in solved]).to(problem.y.device)
     return Solution(y, max((calls for _, calls in solved), default=0))

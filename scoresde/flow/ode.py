@@ -33,7 +33,7 @@ def integrate(
     max_calls: int = MAX_CALLS,
     where: Where = as_they_are,
 ) -> Solution:
-    """Solve dy/ds = field(s, y) from ``start`` to ``end`` for every row of ``y``.
+    """Solve dy/ds = field(s, y) for every row of ``y``.
 
     Args:
         field: Function of s ``(B,)``, y ``(B, n)`` and the indices of these samples in the batch.

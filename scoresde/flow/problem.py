@@ -1,4 +1,4 @@
-"""An initial value problem for a batch of independent samples, and what every solver is given."""
+"""An initial value problem for a batch, and the arguments of every solver."""
 
 from __future__ import annotations
 
@@ -46,7 +46,13 @@ def as_they_are(s: float, h: float) -> str:
 
 @dataclass(frozen=True)
 class Problem:
-    """dy/ds = field(s, y) from ``start`` to ``end`` for every row of ``y`` ``(B, n)``."""
+    """The problem dy/ds = field(s, y) for every row of ``y`` ``(B, n)``.
+
+    Attributes:
+        field: The slope.
+        y: States at ``start``.
+        start, end: Times.
+    """
 
     field: Field
     y: Tensor
@@ -89,5 +95,5 @@ class Control:
         return f"rtol={self.rtol:g}, atol={self.atol:g}"
 
     def not_finite(self, at: str, calls: int, samples: Tensor) -> str:
-        """Return the message about a field that returned NaN or infinity for some samples."""
+        """Return the message about NaN or infinity from the field."""
         return f"the field returned NaN or infinity at {at}, {calls} calls, samples {samples.tolist()[:SHOWN]}"

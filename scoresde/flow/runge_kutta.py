@@ -1,4 +1,4 @@
-"""Runge-Kutta solvers for a batch of independent samples: on equal steps, and with a step size per sample.
+"""Runge-Kutta solvers, on equal steps and with a step size per sample.
 
 Symbols:
     s: time of the equation. h: step, positive; ``direction`` (1 or -1) is its sign.
@@ -22,7 +22,10 @@ SHORTEST = 1e-14  # step in units of the span, below which the tolerance is out 
 
 
 def stages(field: Field, s: Tensor, y: Tensor, h: Tensor, tableau: Tableau, f: Tensor, rows: Tensor) -> list[Tensor]:
-    """Return the slopes ``(B, n)`` at the stages of one step of h ``(B,)``, of which f is the first."""
+    """Return the slopes ``(B, n)`` at the stages of one step h ``(B,)``.
+
+    f is the first of them.
+    """
     k = [f]
     column = h[:, None]
     for c, a in zip(tableau.c[1:], tableau.a, strict=True):
@@ -51,7 +54,7 @@ def solve_fixed(problem: Problem, tableau: Tableau, steps: int) -> Solution:
 
 
 class AdaptiveRun:
-    """An adaptive solution: every sample has a time, a step and an error norm of its own (Hairer & Wanner).
+    """An adaptive solution with a time, step and error norm per sample.
 
     No sample's path therefore depends on its batch. Samples that have reached the end leave the batch.
 
@@ -93,7 +96,7 @@ class AdaptiveRun:
         return Solution(self.result, self.calls)
 
     def _first_step(self) -> Tensor:
-        """Return the first step of each sample (Hairer, Norsett & Wanner 1993, II.4)."""
+        """Return each sample's first step (Hairer, Norsett & Wanner 1993, II.4)."""
         control, y, f, norm = self.control, self.y, self.f, self.control.norm
         scale = control.atol + control.rtol * y.abs()
         d0, d1 = norm(y / scale), norm(f / scale)

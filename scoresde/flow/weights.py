@@ -16,7 +16,7 @@ def gauss_legendre() -> tuple[np.ndarray, np.ndarray]:
 
 
 def lagrange(nodes: Sequence[float], points: np.ndarray) -> np.ndarray:
-    """Return the Lagrange polynomials of ``nodes`` at ``points``, ``(nodes, points)``."""
+    """Return the Lagrange polynomials of some nodes, ``(nodes, points)``."""
     rows = np.ones((len(nodes), len(points)))
     for j, a in enumerate(nodes):
         for k, b in enumerate(nodes):

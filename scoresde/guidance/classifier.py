@@ -1,4 +1,4 @@
-r"""Classifier guidance (Song et al. 2021, appendix I; Dhariwal & Nichol 2021, section 4).
+r"""Classifier guidance (Song et al. 2021; Dhariwal & Nichol 2021).
 
 Assumption: a classifier gives p(y | x_t) at every noise level. By Bayes the score of p_t(x | y) is s + g,
 g = grad log p_t(y | x_t) (E10). With x_t = alpha x0 + sigma eps, score = -eps/sigma and a scale w this is
@@ -61,7 +61,10 @@ class _ClassifierGuided(Wrapper):
         return Estimate(estimate.x0 + ratio * g, estimate.eps - sigma * g, level, estimate.v)
 
     def gradient(self, x: Tensor, level: Level, y: Tensor) -> Tensor:
-        """Return grad log p(y | x_t) ``(B, *D)``, differentiable where the caller differentiates."""
+        """Return grad log p(y | x_t) ``(B, *D)``.
+
+        It is differentiable where the caller differentiates.
+        """
         tracked = torch.is_grad_enabled() and x.requires_grad
         with torch.enable_grad():
             z = x if tracked else x.detach().requires_grad_()
@@ -82,7 +85,7 @@ class _ClassifierGuided(Wrapper):
 def classifier_guidance(
     model: Model, log_p_y: LogProbOfClass, scale: float = 1.0, *, conditional: bool = False
 ) -> Model:
-    """Return the model guided by a classifier towards the classes ``cond["y"]``.
+    """Return the model, guided by a classifier to the classes ``cond["y"]``.
 
     With the exact p(y | x_t) and ``scale=1`` it is the exact model of p(x_0 | y). With ``scale=0`` it is the model
     itself, bit for bit. Labels are ``(B,)`` int64, -1 for "no class".

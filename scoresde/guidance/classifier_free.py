@@ -1,6 +1,6 @@
 r"""Classifier-free guidance (Ho & Salimans 2022).
 
-Assumption: one network was trained with and without labels, so that by Bayes its two estimates give the gradient of the
+Assumption: one network was trained with and without labels. By Bayes its two estimates then give the gradient of the
 classifier that it implies, sigma grad log p_t(y | x_t) = eps(x_t) - eps(x_t, y). With a scale w
 
     eps' = eps(x_t) + w (eps(x_t, y) - eps(x_t)),    x0' = x0(x_t) + w (x0(x_t, y) - x0(x_t)).
@@ -67,14 +67,17 @@ class _ClassifierFree(Wrapper):
         return Estimate(*guided, level, v)
 
     def inside(self, level: Level) -> bool | Tensor:
-        """Return True if the level lies in the interval; ``(B,)`` for a level per sample."""
+        """Return True if the level is in the interval; ``(B,)`` if per sample."""
         if self.interval is None:
             return True
         low, high = self.interval
         return (level.log_snr >= low) & (level.log_snr <= high)
 
     def rescaled(self, x0: Tensor, eps: Tensor, target: Tensor, level: Level) -> tuple[Tensor, Tensor]:
-        """Return x0 with (in part) the standard deviation of ``target``, and the eps that belongs to it."""
+        """Return x0 with the standard deviation of ``target``, and its eps.
+
+        With ``rescale`` phi < 1 the standard deviation goes that part of the way.
+        """
         std, wanted = (value.reshape(len(x0), -1).std(1, correction=0) for value in (x0, target))
         factor = torch.where(std > 0, wanted / std, 1.0)
         factor = (1 - self.rescale + self.rescale * factor).reshape(-1, *(1,) * (x0.ndim - 1))
@@ -87,7 +90,7 @@ class _ClassifierFree(Wrapper):
 def classifier_free_guidance(
     model: Model, scale: float, interval: tuple[float, float] | None = None, rescale: float = 0.0
 ) -> Model:
-    """Return the model guided towards the classes ``cond["y"]`` by its own two estimates.
+    """Return the model, guided to ``cond["y"]`` without a classifier.
 
         eps' = eps(x_t) + w (eps(x_t, y) - eps(x_t))
 

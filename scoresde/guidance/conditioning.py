@@ -1,4 +1,4 @@
-"""A fixed condition: from a model of p(x_0 | c), c given with each call, to a model of p(x_0 | c = 3)."""
+"""A fixed condition: from a model of p(x_0 | c) to one of p(x_0 | c = 3)."""
 
 from __future__ import annotations
 

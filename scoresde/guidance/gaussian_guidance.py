@@ -1,4 +1,6 @@
-r"""Guidance by Gaussian approximations of p(x_0 | x_t) (see :mod:`scoresde.guidance.observations`).
+r"""Guidance by Gaussian approximations of p(x_0 | x_t).
+
+:mod:`scoresde.guidance.observations` derives the common form
 
     g = J' A' u,    u = (A C A' + noise^2 I)^{-1} r,    r = y - A x0,    log p_t(y | x_t) = -r' u/2 + const.
 

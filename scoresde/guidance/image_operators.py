@@ -1,4 +1,4 @@
-"""Operators for images, and for data of other ranks: masks, grey images, low resolution, blur, Fourier samples."""
+"""Operators for images, most of them for data of any rank."""
 
 from __future__ import annotations
 
@@ -16,7 +16,9 @@ from scoresde.guidance.operators import Separable, SpectralOperator, check_shape
 
 
 class Inpainting(SpectralOperator):
-    """The known entries of x: A x = mask x, of x's shape. What y holds at unknown entries does not matter.
+    """The known entries of x: A x = mask x, of x's shape.
+
+    What y holds at unknown entries does not matter.
 
     Args:
         mask: Known entries: bool, or 0 and 1, ``(*D)``. With ``shape``, any mask that broadcasts to D, such as one
@@ -54,7 +56,9 @@ class Inpainting(SpectralOperator):
 
 
 class Colorize(SpectralOperator):
-    """The grey image of a colour image: y ``(B, 1, *space)`` is the mean of x ``(B, C, *space)`` over channels.
+    """The grey image of a colour image, the mean over channels.
+
+    y is ``(B, 1, *space)`` for x ``(B, C, *space)``.
 
     Args:
         shape: D, ``(C, *space)``.
@@ -84,7 +88,7 @@ def box(u: Tensor) -> Tensor:
 
 
 def bicubic(u: Tensor) -> Tensor:
-    """Return Keys' cubic kernel with a = -1/2, zero for abs(u) >= 2 (Keys 1981)."""
+    """Return Keys' cubic kernel with a = -1/2 (Keys 1981); 0 from 2 on."""
     u = u.abs()
     near, far = 1.5 * u**3 - 2.5 * u**2 + 1, -0.5 * u**3 + 2.5 * u**2 - 4 * u + 2
     return torch.where(u <= 1, near, torch.where(u < 2, far, 0.0))
@@ -94,7 +98,9 @@ KERNELS: dict[str, Callable[[Tensor], Tensor]] = {"box": box, "bicubic": bicubic
 
 
 class Downsample(Separable):
-    """x at ``1/factor`` of its resolution along its last axes; its inverse problem is super-resolution.
+    """x at ``1/factor`` of its resolution along its last axes.
+
+    Its inverse problem is super-resolution.
 
     Each pixel of y is the mean of x under a kernel about the pixel's centre, stretched by ``factor``. The weights sum
     to one at the borders too.
@@ -133,17 +139,19 @@ class Downsample(Separable):
 
 
 def hartley(x: Tensor, axes: tuple[int, ...]) -> Tensor:
-    """Return the orthonormal Hartley transform Re F x - Im F x, which is its own inverse.
+    """Return the orthonormal Hartley transform Re F x - Im F x.
 
-    F is the orthonormal Fourier transform. At the frequencies k and -k the result holds the two real numbers of the
-    Fourier coefficient at k (Bracewell 1983).
+    F is the orthonormal Fourier transform. The transform is its own inverse. At the frequencies k and -k the result
+    holds the two real numbers of the Fourier coefficient at k (Bracewell 1983).
     """
     transformed = torch.fft.fftn(x, dim=axes, norm="ortho")
     return (transformed.real - transformed.imag).to(x.dtype)
 
 
 class Blur(SpectralOperator):
-    """Convolution with a kernel on the last axes of x, with circular borders; A A' is diagonal in Fourier space.
+    """Convolution with a kernel on the last axes of x, with circular borders.
+
+    A A' is diagonal in Fourier space.
 
     Args:
         shape: D.
@@ -217,7 +225,9 @@ def gaussian_kernel(std: float, dims: int = 2, radius: int | None = None) -> Ten
 
 
 class PartialFourier(SpectralOperator):
-    """Some of the Fourier coefficients of x, as in magnetic resonance imaging and tomography.
+    """Some Fourier coefficients of x.
+
+    Magnetic resonance imaging and tomography observe them.
 
     y is real, ``(B, *D)``: the Hartley transform of x (:func:`hartley`), and zero outside the mask. White noise in y is
     white noise in the Fourier coefficients.

@@ -1,4 +1,4 @@
-"""Guidance by any likelihood p(y | x_0), such as that of an observation that is not linear in x_0."""
+"""Guidance by any likelihood p(y | x_0), linear in x_0 or not."""
 
 from __future__ import annotations
 
@@ -36,7 +36,9 @@ class _WithLikelihood(Wrapper):
 
 
 def with_likelihood(model: Model, log_p_y_given_x0: Callable[[Tensor], Tensor]) -> Model:
-    """Return the model guided by any likelihood, g = J' grad log p(y | x_0 = x0).
+    """Return the model, guided by any likelihood p(y | x_0).
+
+        g = J' grad log p(y | x_0 = x0)
 
     Assumption: p_t(y | x_t) = p(y | x_0 = x0), as in :func:`dps`. It is overconfident at high noise, where x0 is only a
     posterior mean.

@@ -33,7 +33,7 @@ def check_mask(mask: Tensor, name: str = "mask") -> Tensor:
 
 
 def expand_mask(mask: Tensor, shape: tuple[int, ...]) -> Tensor:
-    """Return ``mask`` expanded to ``shape``, as a tensor of its own memory.
+    """Return a copy of ``mask``, expanded to ``shape``.
 
     Raises:
         ShapeError: ``mask`` does not broadcast to ``shape``.
@@ -45,7 +45,7 @@ def expand_mask(mask: Tensor, shape: tuple[int, ...]) -> Tensor:
 
 
 def mirrored(mask: Tensor) -> Tensor:
-    """Return the mask at -k, for a mask over frequencies k in the order of torch.fft."""
+    """Return the mask at -k, for frequencies k in the order of torch.fft."""
     axes = tuple(range(mask.ndim))
     return mask.flip(axes).roll((1,) * mask.ndim, axes)
 

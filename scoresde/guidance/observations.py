@@ -1,7 +1,7 @@
-r"""Guidance by an observation: from a model of p(x_0) to one of p(x_0 | y), for y = A x_0 + noise n, n ~ N(0, I).
+r"""Guidance by an observation: from a model of p(x_0) to one of p(x_0 | y).
 
-The reverse SDE and the flow of p(x_0 | y) are those of p(x_0) with the score s + g, g = grad log p_t(y | x_t) (E10).
-With x_t = alpha x0 + sigma eps and score = -eps/sigma this is
+The observation is y = A x_0 + noise n with n ~ N(0, I). The reverse SDE and the flow of p(x_0 | y) are those of p(x_0)
+with the score s + g, g = grad log p_t(y | x_t) (E10). With x_t = alpha x0 + sigma eps and score = -eps/sigma this is
 
     x0' = x0 + (sigma^2/alpha) g,    eps' = eps - sigma g.
 
@@ -41,7 +41,7 @@ Value = TypeVar("Value", float, Tensor, float | Tensor)
 
 
 def check_noise(noise: float | Tensor, *, zero: bool) -> Tensor:
-    """Return the standard deviation of y as a float64 tensor, ``()`` or ``(B,)``.
+    """Return the standard deviation of y in float64, ``()`` or ``(B,)``.
 
     Args:
         noise: Standard deviation.
@@ -122,7 +122,10 @@ class Observed(Wrapper):
 
 
 class Jacobian(NamedTuple):
-    """The network's x0 ``(B, *D)`` and the product v -> J' v with its Jacobian J = d x0/d x_t."""
+    """The network's x0 ``(B, *D)``, and products with its Jacobian.
+
+    ``vjp`` is v -> J' v with J = d x0/d x_t.
+    """
 
     x0: Tensor
     vjp: Callable[[Tensor], Tensor]
@@ -135,7 +138,9 @@ def add_gradient(
     cond: Condition,
     direction: Callable[[Jacobian], tuple[Tensor, Tensor]],
 ) -> Estimate:
-    """Return the model's estimate with g added to its score, differentiable where the caller differentiates.
+    """Return the model's estimate with g added to its score.
+
+    It is differentiable where the caller differentiates.
 
     Args:
         model: The model.
@@ -166,5 +171,8 @@ def add_gradient(
 
 
 def like_y(value: Value, y: Tensor) -> Value:
-    """Return a number per sample as ``(B, 1, ..., 1)`` for arithmetic with ``y``; one for all stays as it is."""
+    """Return a number per sample as ``(B, 1, ..., 1)``, of y's rank.
+
+    One number for all stays as it is.
+    """
     return value.reshape(-1, *(1,) * (y.ndim - 1)) if isinstance(value, Tensor) and value.ndim else value

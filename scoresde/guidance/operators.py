@@ -1,4 +1,4 @@
-"""Linear observations y = A x: an operator, its adjoint, and the spectrum of A A'.
+"""Linear observations y = A x: operators, adjoints, spectra of A A'.
 
 An operator maps x ``(B, *D)`` to y ``(B, *E)``, at any rank of D. A user's operator gives A and its adjoint, or A alone
 (:class:`LinearFunction`). Then (c A A' + s2 I)^{-1} is applied by conjugate gradients. The operators of this package
@@ -45,7 +45,9 @@ def _check(x: Tensor, name: str, shape: tuple[int, ...]) -> Tensor:
 
 
 class LinearOperator(nn.Module, ABC):
-    """An operator y = A x for x of shape D; subclasses give :meth:`A` and :meth:`At`.
+    """An operator y = A x for x of shape D.
+
+    Subclasses give :meth:`A` and :meth:`At`.
 
     Args:
         shape: D, the shape of one x.
@@ -65,7 +67,10 @@ class LinearOperator(nn.Module, ABC):
 
     @abstractmethod
     def At(self, y: Tensor) -> Tensor:
-        """Return A' y, ``(B, *D)`` for y ``(B, *E)``, with A' the adjoint: <A x, y> = <x, A' y>."""
+        """Return A' y, ``(B, *D)`` for y ``(B, *E)``.
+
+        A' is the adjoint: <A x, y> = <x, A' y>.
+        """
 
     def forward(self, x: Tensor) -> Tensor:
         """Return A x after a check of x's shape."""
@@ -121,7 +126,7 @@ class SpectralOperator(LinearOperator):
     @property
     @abstractmethod
     def gram_values(self) -> Tensor:
-        """The eigenvalues of A A', which broadcast against y's coordinates ``(*E)``."""
+        """The eigenvalues of A A', which broadcast against ``(*E)``."""
 
     def to_eigen(self, y: Tensor) -> Tensor:
         """Return y in the eigenbasis of A A'; here the basis is that of y."""
@@ -140,7 +145,10 @@ class SpectralOperator(LinearOperator):
         return self.from_eigen(self.to_eigen(r) / (c * self.gram_values.to(r) + s2))
 
     def pinv(self, y: Tensor) -> Tensor:
-        """Return A' (A A')^+ y ``(B, *D)``, the smallest x whose A x is nearest to y."""
+        """Return the pseudo-inverse A' (A A')^+ y, ``(B, *D)``.
+
+        Of all x whose A x is nearest to y it is the one of least norm.
+        """
         values = self.gram_values
         kept = values > PINV_CUTOFF * values.max()
         inverse = torch.where(kept, 1 / torch.where(kept, values, 1.0), 0.0).to(y)
@@ -198,7 +206,9 @@ class Matrix(SpectralOperator):
 
 
 class Separable(SpectralOperator):
-    """One matrix along each of the last axes of x: A = A_1 x ... x A_k, their Kronecker product.
+    """One matrix along each of the last axes of x.
+
+    A = A_1 x ... x A_k is their Kronecker product.
 
     Args:
         matrices: ``(m_i, n_i)`` for the last k axes of x, in order.
@@ -249,7 +259,9 @@ class Separable(SpectralOperator):
 
 
 class LinearFunction(LinearOperator):
-    """An operator from a user's linear function, with its adjoint by autograd unless it is given.
+    """An operator from a user's linear function.
+
+    Its adjoint is given, or found by autograd.
 
     Args:
         A: Linear function from x ``(B, *D)`` to ``(B, *E)``, in torch operations.

@@ -1,4 +1,4 @@
-"""Replacement: the part of x0 that A observes is set to the observation (Song et al. 2021, appendix I)."""
+"""Replacement: what A observes of x0 is set to the observation."""
 
 from __future__ import annotations
 

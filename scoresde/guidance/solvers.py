@@ -1,4 +1,4 @@
-"""Conjugate gradients for each sample of a batch (Hestenes & Stiefel 1952)."""
+"""Conjugate gradients for each sample (Hestenes & Stiefel 1952)."""
 
 from __future__ import annotations
 
@@ -31,10 +31,11 @@ class Step(NamedTuple):
 def conjugate_gradient_steps(
     apply: Callable[[Tensor], tuple[Tensor, Tensor]], b: Tensor, iterations: int
 ) -> Iterator[Step]:
-    """Yield the steps that solve M u = b for a symmetric positive M, sample by sample.
+    """Yield the steps that solve M u = b, sample by sample.
 
-    With ``apply(p) = (M p, L p)`` for any linear L, L u is the sum of ``size * image`` over the steps, at no further
-    product. u' b is the sum of ``size * square``. The number of iterations is fixed, so nothing waits for the device.
+    M is symmetric and positive. With ``apply(p) = (M p, L p)`` for any linear L, L u is the sum of ``size * image``
+    over the steps, at no further product. u' b is the sum of ``size * square``. The number of iterations is fixed, so
+    nothing waits for the device.
 
     Args:
         apply: From a direction p ``(B, *E)`` to M p and an image of p.
@@ -56,7 +57,10 @@ def conjugate_gradient_steps(
 
 
 def conjugate_gradients(apply: Callable[[Tensor], Tensor], b: Tensor, iterations: int) -> Tensor:
-    """Return the solution u ``(B, *E)`` of M u = b for a symmetric positive M, ``apply(p) = M p``."""
+    """Return the solution u ``(B, *E)`` of M u = b.
+
+    M is symmetric and positive, and ``apply(p)`` is M p.
+    """
     u = torch.zeros_like(b)
     for step in conjugate_gradient_steps(lambda p: (apply(p), p), b, iterations):
         u = u + step.size * step.image

@@ -16,7 +16,10 @@ from scoresde.sde import Level
 
 
 class _Limited(Wrapper):
-    """A model whose x0 is limited, with the eps for which x = alpha x0 + sigma eps holds."""
+    """A model whose x0 is limited.
+
+    eps changes with it, so that x = alpha x0 + sigma eps holds.
+    """
 
     @abstractmethod
     def limit(self, x0: Tensor) -> Tensor:
@@ -58,7 +61,7 @@ class _DynamicThreshold(_Limited):
 
 
 def clipped(model: Model, low: float = -1.0, high: float = 1.0) -> Model:
-    """Return the model with x0 clipped to [low, high], in the units it was trained in.
+    """Return the model with x0 clipped to [low, high], in the model's units.
 
     eps becomes (x - alpha x0)/sigma, so that x = alpha x0 + sigma eps holds. At sigma = 0 eps stays as it is.
 

@@ -1,4 +1,4 @@
-"""Conditions: the tensors that a network takes besides x and the time, by name."""
+"""Conditions: what a network takes besides x and the time, by name."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ def condition_rows(cond: Condition, rows: slice | Tensor) -> Condition:
 
 
 def check_labels(y: Tensor, batch: int, classes: int | None = None, name: str = "cond['y']") -> Tensor:
-    """Return ``y`` if it holds class labels, ``(batch,)`` int64 with values below ``classes``.
+    """Return ``y`` if it holds class labels, ``(batch,)`` int64.
 
-    On an accelerator the values are not checked: reading them would wait for the device.
+    Labels must be below ``classes``. On an accelerator this is not checked, as it would wait for the device.
 
     Args:
         y: Class labels; negative ones mean "no class".
@@ -47,9 +47,13 @@ def check_labels(y: Tensor, batch: int, classes: int | None = None, name: str = 
 
 
 def of_class(log_p: Tensor, y: Tensor) -> Tensor:
-    """Return log p(y | .) ``(B,)``, the entries at the labels y of ``log_p`` ``(B, K)``.
+    """Return log p(y | .) ``(B,)``, the entries of ``log_p`` at the labels y.
 
-    Where y < 0 ("no class") the result is 0: nothing is asserted.
+    Where y < 0 ("no class") the result is log 1 = 0.
+
+    Args:
+        log_p: log p(k | .) of all classes, ``(B, K)``.
+        y: Class labels, ``(B,)`` int64.
 
     Raises:
         DTypeError, ShapeError, ArgumentError: As :func:`check_labels`.

@@ -1,4 +1,4 @@
-"""A model's estimate at (x_t, t): three views of one thing, x_0, eps and score."""
+"""A model's estimate at (x_t, t): x_0, eps and score in one."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from scoresde.sde import Level
 
 
 class Unguided(NamedTuple):
-    """The estimate of a guided model before guidance, and the log-likelihood that guided it.
+    """The estimate before guidance, and the log-likelihood that guided it.
 
     Attributes:
         x0, eps: The unguided estimate, ``(B, *D)``.

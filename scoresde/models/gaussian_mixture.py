@@ -1,4 +1,6 @@
-"""Gaussian mixtures and their exact models under any SDE: the reference of tests and benchmarks.
+"""Gaussian mixtures and their exact models under any SDE.
+
+They are the reference of tests and benchmarks.
 
 Symbols:
     K components with weights w_k, means m_k and covariances C_k over data of shape D, n = prod(D) entries.
@@ -32,7 +34,10 @@ Array = Tensor | Sequence[object] | float
 
 @runtime_checkable
 class HasMatrix(Protocol):
-    """A linear operator that gives its matrix, such as :class:`scoresde.guidance.LinearOperator`."""
+    """A linear operator that gives its matrix.
+
+    :class:`scoresde.guidance.LinearOperator` does.
+    """
 
     def matrix(self) -> Tensor:
         """Return the matrix, ``(m, n)``."""
@@ -117,9 +122,9 @@ class GaussianMixture:
         return GaussianMixtureModel(self, None).log_prob(x)
 
     def posterior(self, A: Tensor | HasMatrix, y: Array, noise: float) -> GaussianMixture:
-        """Return p(x_0 | y) for y = A x_0 + noise n, n ~ N(0, I), which is a Gaussian mixture again.
+        """Return p(x_0 | y) for y = A x_0 + noise n with n ~ N(0, I).
 
-        With S_k = A C_k A' + noise^2 I and the gain K_k = C_k A' S_k^{-1} it has
+        It is a Gaussian mixture again. With S_k = A C_k A' + noise^2 I and the gain K_k = C_k A' S_k^{-1} it has
 
             means m_k + K_k (y - A m_k),  covariances (I - K_k A) C_k,  weights in proportion to w_k N(y; A m_k, S_k).
 
@@ -159,7 +164,10 @@ class GaussianMixture:
         return GaussianMixture(means, (covariances + covariances.mT) / 2, weights)
 
     def model(self, sde: SDE) -> GaussianMixtureModel:
-        """Return the perfect model of this mixture under ``sde``: exact x_0, eps and score at every t."""
+        """Return the perfect model of this mixture under ``sde``.
+
+        Its x_0, eps and score are exact at every t.
+        """
         return GaussianMixtureModel(self, sde)
 
     def __repr__(self) -> str:
@@ -167,7 +175,10 @@ class GaussianMixture:
 
 
 def _eigen(covariances: Array, K: int, n: int) -> tuple[Tensor, Tensor | None]:
-    """Return the eigenvalues ``(K, n)`` and eigenvectors ``(K, n, n)`` of covariances; None for diagonal ones."""
+    """Return eigenvalues ``(K, n)`` and eigenvectors ``(K, n, n)``.
+
+    The eigenvectors of diagonal covariances are None, the axes.
+    """
     covariances = torch.as_tensor(covariances, dtype=torch.float64, device="cpu")
     vectors = None
     if covariances.ndim == 0:
@@ -190,7 +201,9 @@ def _eigen(covariances: Array, K: int, n: int) -> tuple[Tensor, Tensor | None]:
 
 
 class GaussianMixtureModel(Model):
-    """The exact model of a Gaussian mixture, p_t = sum_k w_k N(alpha m_k, alpha^2 C_k + sigma^2 I).
+    """The exact model of a Gaussian mixture.
+
+        p_t = sum_k w_k N(alpha m_k, alpha^2 C_k + sigma^2 I)
 
         eps = sigma sum_k r_k (alpha^2 C_k + sigma^2 I)^{-1} (x - alpha m_k)
 
@@ -272,7 +285,9 @@ class GaussianMixtureModel(Model):
         return log_r.logsumexp(1) - 0.5 * z.shape[-1] * math.log(2 * math.pi)
 
     def log_responsibilities(self, x: Tensor, t: float | Tensor | None = None, y: Tensor | None = None) -> Tensor:
-        """Return log p(k | x_t) ``(B, K)`` of the components: an exact classifier, differentiable in x.
+        """Return log p(k | x_t) ``(B, K)`` of the components.
+
+        This is an exact classifier, differentiable in x.
 
         Args:
             x: Noisy samples, ``(B, *D)``.

@@ -1,4 +1,6 @@
-"""Kernels of the reverse chain: variances of a step (P7), divergences (P4, P5), the decoder's mass.
+"""Kernels of the reverse chain: variances, divergences, the decoder.
+
+The variances are those of P7, the divergences those of P4 and P5.
 
 Symbols:
     s, t: two times, s < t. beta = sigma_{t|s}^2 and beta~: the larger and the smaller variance of the step from t to s.
@@ -29,7 +31,7 @@ VARIANCES = tuple(EXPONENTS)
 def step_kl(
     sde: SDE, s: float | Tensor, t: float | Tensor, eps: Tensor, eps_theta: Tensor, v: float | Tensor = 0.0
 ) -> Tensor:
-    r"""Return the divergence of one reverse step in nats, ``(B,)`` (P4, P5 for every SDE).
+    r"""Return the divergence of a reverse step in nats, ``(B,)`` (P4, P5).
 
         L_{i-1} = KL(q(x_s | x_t, x_0) || p_theta(x_s | x_t))
 
@@ -48,7 +50,7 @@ def step_kl(
 
 
 def ddim_weight(sde: SDE, s: float | Tensor, t: float | Tensor, eta: float = 1.0) -> Tensor:
-    r"""Return gamma of D4, the weight of the noise error in the divergence of a DDIM step from t to s.
+    r"""Return gamma of D4, the weight of the noise error of a DDIM step.
 
         KL(q_eta(x_s | x_t, x_0) || q_eta(x_s | x_t, x0_theta)) = gamma |eps - eps_theta|^2
 
@@ -75,10 +77,10 @@ def ddim_weight(sde: SDE, s: float | Tensor, t: float | Tensor, eta: float = 1.0
 
 
 def discretised_gaussian(raw: Tensor, mean: Tensor, std: float | Tensor, scaling: Scaling) -> Tensor:
-    """Return -log of the mass that N(mean, std^2) gives to the bins of ``raw``, in nats, ``(B,)`` (P4's L_0).
+    """Return P4's L_0 in nats, ``(B,)``: -log of the mass of the bins.
 
-    A bin is [c - scale/2, c + scale/2] about its centre c; the first and the last reach to infinity. The sum is taken
-    over log cdfs, so no probability is too small.
+    N(mean, std^2) gives this mass to the bins of ``raw``. A bin is [c - scale/2, c + scale/2] about its centre c; the
+    first and the last reach to infinity. The sum is taken over log cdfs, so no probability is too small.
 
     Args:
         raw: Integers 0..num_values-1, ``(B, *D)``.
@@ -101,10 +103,10 @@ def discretised_gaussian(raw: Tensor, mean: Tensor, std: float | Tensor, scaling
 
 
 def decoder_std(sde: SDE, v: float | Tensor = 0.0) -> float | Tensor:
-    """Return the standard deviation of p_theta(x_0 | x_1) of a discrete process, ``()`` or the shape of v.
+    """Return the standard deviation of p_theta(x_0 | x_1), in v's shape.
 
-    Its square is beta^v beta~^(1-v) at the first level. There beta~ = 0 is replaced by that of the second level, or by
-    beta if there is only one.
+    The process is discrete. The square is beta^v beta~^(1-v) at the first level. There beta~ = 0 is replaced by that of
+    the second level, or by beta if there is only one.
 
     References: the code of Ho et al. (2020).
     """

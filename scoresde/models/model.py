@@ -19,7 +19,9 @@ from scoresde.sde import SDE, Level
 
 
 class Model(nn.Module):
-    """A score model under an SDE. Subclasses give :meth:`estimate`; everything else follows from it.
+    """A score model under an SDE.
+
+    Subclasses give :meth:`estimate`; everything else follows from it.
 
     Attributes:
         sde: The forward process.
@@ -72,7 +74,10 @@ class Model(nn.Module):
         return self.moments is not None and cond is None
 
     def with_sde(self, sde: SDE) -> Model:
-        """Return this model under another SDE, by matching log-SNR (P12 for a respaced DDPM)."""
+        """Return this model under another SDE, by matching log-SNR.
+
+        For a respaced DDPM this is P12.
+        """
         return Rescheduled(self, sde)
 
     @property
@@ -90,7 +95,10 @@ class Model(nn.Module):
 
     @property
     def dtype(self) -> torch.dtype:
-        """The floating dtype of the model's parameters or buffers; torch's default if it has none."""
+        """The floating dtype of the model's parameters or buffers.
+
+        It is torch's default if there are none.
+        """
         for tensor in (*self.parameters(), *self.buffers()):
             if tensor.is_floating_point():
                 return tensor.dtype
@@ -98,9 +106,9 @@ class Model(nn.Module):
 
 
 class Wrapper(Model):
-    """A model around ``model``, with its SDE, moments, scaling, classes, device and dtype.
+    """A model around another one.
 
-    Subclasses give :meth:`estimate`.
+    It has the SDE, moments, scaling, classes, device and dtype of the wrapped model. Subclasses give :meth:`estimate`.
 
     Args:
         model: The wrapped model.
@@ -128,7 +136,7 @@ class Wrapper(Model):
 
 
 class Rescheduled(Wrapper):
-    """A model of one process, used under another with the same range of log-SNR.
+    """A model of one process, used under another with the same log-SNRs.
 
         x0'(x', t') = x0(x' alpha/alpha', t),    log_snr(t) = log_snr'(t')
 

@@ -23,14 +23,14 @@ from scoresde.errors import ShapeError
 
 
 class Moments:
-    """Mean and covariance of data of shape D, n = prod(D), in float64 on the CPU.
+    """Mean and covariance of data of shape D, in float64 on the CPU.
 
     Under an SDE the marginal p_t has mean alpha m and covariance alpha^2 C + sigma^2 I exactly. The Gaussian with these
     moments is the best Gaussian stand-in for p_1: better than N(0, sigma^2 I) where alpha(1) > 0, most of all for VE.
 
     Args:
         mean: Mean of shape ``(*D)``.
-        covariance: Covariance of shape ``(n, n)``, or its diagonal ``(n,)``.
+        covariance: Covariance of shape ``(n, n)`` with n = prod(D), or its diagonal ``(n,)``.
 
     Raises:
         ShapeError: ``covariance`` has another shape.
@@ -68,11 +68,14 @@ class Moments:
 
     @property
     def std(self) -> float:
-        """The root of the mean variance over entries: one number for the scale of the data about its mean."""
+        """The root of the mean variance over entries.
+
+        It is one number for the scale of the data about their mean.
+        """
         return self.values.mean().sqrt().item()
 
     def gaussian(self, like: Tensor, mean: Tensor | None = None) -> Gaussian:
-        """Return the Gaussian with these moments, in the dtype and on the device of ``like``.
+        """Return the Gaussian with these moments, computing like ``like``.
 
         Args:
             like: Tensor whose dtype and device the computation has.
@@ -98,7 +101,7 @@ class Moments:
 
 
 class Gaussian:
-    """N(m, C) in the eigenbasis of C, for computing at one dtype and on one device.
+    """N(m, C) in the eigenbasis of C, in one dtype and on one device.
 
     Vectors are flat, ``(B, n)``. Methods that return a float compute in float64 on the CPU and never wait for a device.
 
@@ -125,7 +128,7 @@ class Gaussian:
         return v if self.vectors is None else v @ self.vectors
 
     def from_eigen(self, u: Tensor) -> Tensor:
-        """Return V u, the vectors ``(B, n)`` that have the coordinates u in the eigenbasis of C."""
+        """Return V u ``(B, n)`` for coordinates u in the eigenbasis of C."""
         return u if self.vectors is None else u @ self.vectors.T
 
     def centre(self, y: Tensor) -> Tensor:
@@ -141,11 +144,14 @@ class Gaussian:
         return self.values + rho**2
 
     def std(self, rho: float) -> Tensor:
-        """Return sqrt(c + rho^2) ``(n,)``, the standard deviations of y along the eigenbasis."""
+        """Return sqrt(c + rho^2) ``(n,)``, the roots of :meth:`variance`."""
         return self.variance(rho).sqrt()
 
     def whiten(self, y: Tensor, rho: float) -> Tensor:
-        """Return z = V' (C + rho^2 I)^{-1/2} (y - m) for y ``(B, n)``; z is constant along the Gaussian's flow."""
+        """Return z = V' (C + rho^2 I)^{-1/2} (y - m) for y ``(B, n)``.
+
+        z is constant along the Gaussian's flow.
+        """
         return self.centre(y) / self.std(rho)
 
     def unwhiten(self, z: Tensor, rho: float) -> Tensor:
@@ -155,18 +161,21 @@ class Gaussian:
     # ---- density and flow --------------------------------------------------------------------------------------------
 
     def log_prob(self, x: Tensor, alpha: float, sigma: float) -> Tensor:
-        """Return log N(x; alpha m, alpha^2 C + sigma^2 I) in nats, ``(B,)`` for x ``(B, *D)``."""
+        """Return log N(x; alpha m, alpha^2 C + sigma^2 I), ``(B,)`` in nats."""
         z = self.to_eigen(x.reshape(len(x), -1) - alpha * self.mean)
         variance = alpha**2 * self._host_values + sigma**2
         normaliser = (variance.log() + math.log(2 * math.pi)).sum().item()
         return -0.5 * ((z * z / variance.to(x)).sum(1) + normaliser)
 
     def trace(self, rho: float) -> float:
-        """Return tr(rho d eps/dy) = sum rho^2/(c + rho^2), with eps the noise that the exact model predicts."""
+        """Return tr(rho d eps/dy) = sum rho^2/(c + rho^2).
+
+        eps is the noise that the exact model predicts.
+        """
         return (rho**2 / (self._host_values + rho**2)).sum().item()
 
     def log_det(self, start: float, end: float) -> float:
-        """Return the log-determinant of the Gaussian's flow of y from rho = ``start`` to ``end``."""
+        """Return the log-determinant of y's flow from rho = start to end."""
         return 0.5 * ((self._host_values + end**2) / (self._host_values + start**2)).log().sum().item()
 
     # ---- the error of the predicted noise ----------------------------------------------------------------------------
@@ -175,7 +184,7 @@ class Gaussian:
     #     r = snr c/(1 + snr c) e - sqrt(snr)/(1 + snr c) z.
 
     def noise_error(self, snr: Tensor, x0: Tensor, eps: Tensor) -> Tensor:
-        """Return |r|^2 ``(B,)`` for x0 and eps ``(B, n)`` at snr ``()`` or ``(B, 1)``."""
+        """Return |r|^2 ``(B,)`` for x0, eps ``(B, n)``, snr ``()`` or ``(B, 1)``."""
         gain = 1 + snr * self.values
         r = (snr * self.values * self.to_eigen(eps) - snr.sqrt() * self.centre(x0)) / gain
         return r.square().sum(1)
@@ -186,12 +195,15 @@ class Gaussian:
         return (snr * self.values / gain).square().sum() + z2 @ (snr / gain.square())
 
     def integrated_noise_error(self, snr: float, z2: Tensor) -> Tensor:
-        """Return the antiderivative in log snr of :meth:`mean_noise_error`, ``(B,)``."""
+        """Return the integral over log snr of the mean of |r|^2, ``(B,)``."""
         gain = 1 + snr * self.values
         return (gain.log() + 1 / gain).sum() + z2 @ (snr / gain)
 
     def prior_kl(self, snr: float, z2: Tensor) -> Tensor:
-        """Return KL(N(alpha x_0, sigma^2 I) || N(alpha m, alpha^2 C + sigma^2 I)) in nats, ``(B,)``."""
+        """Return the divergence of the prior in nats, ``(B,)``.
+
+        KL(N(alpha x_0, sigma^2 I) || N(alpha m, alpha^2 C + sigma^2 I))
+        """
         return 0.5 * (self.integrated_noise_error(snr, z2) - z2.shape[1])
 
     def __repr__(self) -> str:
@@ -208,5 +220,8 @@ def denoised_variance(c: float, alpha: float | Tensor, sigma: float | Tensor) ->
 
 
 def denoised_variance(c: float | Tensor, alpha: float | Tensor, sigma: float | Tensor) -> float | Tensor:
-    """Return sigma^2 c/(sigma^2 + alpha^2 c), the variance of x_0 given x_t along an eigenvector of variance c."""
+    """Return sigma^2 c/(sigma^2 + alpha^2 c).
+
+    This is the variance of x_0 given x_t along an eigenvector of variance c.
+    """
     return sigma**2 * c / (sigma**2 + alpha**2 * c)

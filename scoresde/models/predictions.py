@@ -31,7 +31,10 @@ Coefficient = float | Tensor
 
 
 def total_std(alpha: Coefficient, sigma: Coefficient, data_std: float) -> Coefficient:
-    """Return S = sqrt(alpha^2 s_d^2 + sigma^2), the standard deviation of x_t for data of standard deviation s_d."""
+    """Return S = sqrt(alpha^2 s_d^2 + sigma^2).
+
+    This is the standard deviation of x_t for data of standard deviation s_d.
+    """
     total: Coefficient = (alpha**2 * data_std**2 + sigma**2) ** 0.5
     return total
 
@@ -72,7 +75,9 @@ def prediction_row(
 def solve(
     F: Tensor, x: Tensor, alpha: Coefficient, sigma: Coefficient, p: Coefficient, q: Coefficient
 ) -> tuple[Tensor, Tensor]:
-    """Return ``(x0, eps)`` from F = p x_0 + q eps and x = alpha x_0 + sigma eps.
+    """Return ``(x0, eps)`` from F = p x_0 + q eps and x_t.
+
+        x_0 = (q x - sigma F) / D,    eps = (alpha F - p x) / D,    D = alpha q - sigma p
 
     With numbers for coefficients, as in a sampler's loop, a term that is zero or a factor of one costs nothing. Where F
     is x0 or eps itself, the result is F and not a copy.

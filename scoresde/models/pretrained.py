@@ -1,4 +1,4 @@
-"""Folders with saved models: their format, and those that come with the package."""
+"""Folders with saved models: their format, and the bundled ones."""
 
 from __future__ import annotations
 
@@ -37,7 +37,9 @@ def locate(folder: str | Path) -> Path:
 
 
 def refuse_other_files(folder: Path) -> None:
-    """Raise an error if a folder holds anything else than a model, which saving would lose.
+    """Raise an error if a folder holds anything else than a model.
+
+    Saving would lose it.
 
     Raises:
         CheckpointError: The folder holds another file.

@@ -1,4 +1,4 @@
-"""A network under an SDE: its prediction, its time input, and how it is saved."""
+"""A network under an SDE: its prediction, its time input, its files."""
 
 from __future__ import annotations
 
@@ -33,7 +33,10 @@ class Network(Protocol):
     """
 
     def __call__(self, x: Tensor, time_input: Tensor, /, **cond: Tensor) -> Tensor:
-        """Return a tensor of the shape of x, ``(B, *D)``, for a time input ``(B,)`` and conditions ``(B, ...)``."""
+        """Return a tensor of the shape of x, ``(B, *D)``.
+
+        The time input is ``(B,)``, and conditions are ``(B, ...)``.
+        """
 
 
 class ScoreModel(Model):
@@ -91,7 +94,9 @@ class ScoreModel(Model):
         time_input: str | TimeInput = "log_snr",
         **settings: Any,
     ) -> ScoreModel:
-        """Return a model with the scaling, moments and standard deviation of its training data.
+        """Return a model that knows the statistics of its training data.
+
+        These are their scaling, moments and standard deviation.
 
         Args:
             net, sde, predicts, time_input: As for the class, but with defaults ``"edm"`` and ``"log_snr"``.
@@ -104,12 +109,14 @@ class ScoreModel(Model):
 
     @property
     def classes(self) -> int | None:
-        """The number of classes that the network was built for. None: none, or unknown."""
+        """The number of the network's classes. None: none, or unknown."""
         config: Mapping[str, Any] = getattr(self.net, "config", {})
         return config.get("classes")
 
     def predict(self, x: Tensor, level: Level, cond: Condition = None) -> Tensor:
-        """Return the network's output F = p x_0 + q eps at a level, and beside it u if variances are learned.
+        """Return the network's output F = p x_0 + q eps at a level.
+
+        If variances are learned, u follows F along dimension 1.
 
         Args:
             x: Noisy samples, ``(B, *D)``.
@@ -179,7 +186,9 @@ class ScoreModel(Model):
         }
 
     def save_pretrained(self, folder: str | Path) -> None:
-        """Write ``config.json`` and ``model.safetensors`` into a folder, all or nothing.
+        """Write the model into a folder, all or nothing.
+
+        The files are ``config.json`` and ``model.safetensors``.
 
         Args:
             folder: A new folder, or that of a saved model, which is replaced.
@@ -208,7 +217,9 @@ class ScoreModel(Model):
 
     @classmethod
     def from_pretrained(cls, folder: str | Path, device: str | torch.device = "cpu") -> ScoreModel:
-        """Load a saved model, in evaluation mode. Only safetensors and JSON are read, never a pickle.
+        """Load a saved model, in evaluation mode.
+
+        Only safetensors and JSON are read, never a pickle.
 
         Args:
             folder: Folder of the model, or the name (a str) of a bundled one. ``"digits"`` is a class-conditional model

@@ -1,7 +1,8 @@
-"""Time inputs: what a network receives for the time, by the names of the conventions in use.
+"""Time inputs: what a network receives for the time, by name.
 
 A time input is a function of the noise level and of the process that the network was trained on. Its result, a number
-or ``(B,)``, is the network's second argument. The names let networks of other libraries plug in.
+or ``(B,)``, is the network's second argument. The names are the conventions in use, so that networks of other
+libraries plug in.
 """
 
 from __future__ import annotations
@@ -42,12 +43,12 @@ def _ddpm(level: Level, sde: SDE) -> float | Tensor:
 
 
 def _improved_ddpm(level: Level, sde: SDE) -> float | Tensor:
-    """Return the step counted from 0, scaled to 0..1000 (Nichol & Dhariwal 2021)."""
+    """Return the step from 0, scaled to 0..1000 (Nichol & Dhariwal 2021)."""
     return (level.t - 1 / _count(sde, "improved_ddpm")) * 1000
 
 
 def _ncsn(level: Level, sde: SDE) -> float | Tensor:
-    """Return the index of the level; 0 is the largest sigma (Song & Ermon 2019)."""
+    """Return the level's index from the largest sigma (Song & Ermon 2019)."""
     return (1 - level.t) * _count(sde, "ncsn")
 
 
@@ -76,7 +77,9 @@ TIME_INPUTS: dict[str, TimeInput] = {
 
 
 def resolve_time_input(time_input: str | TimeInput) -> TimeInput:
-    """Return the time input of that name; a function ``(level, sde) -> number or (B,)`` is returned as it is.
+    """Return the time input of that name.
+
+    A function ``(level, sde) -> number or (B,)`` is returned as it is.
 
     Raises:
         UnknownNameError: No time input has this name.

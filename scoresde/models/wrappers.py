@@ -51,7 +51,7 @@ class _Autocast(Wrapper):
 
 
 def chunked(model: Model, chunk: int) -> Model:
-    """Return the model, evaluating its network for at most ``chunk`` samples at a time.
+    """Return the model, with at most ``chunk`` samples per network call.
 
     Large batches then fit in little memory. Results are unchanged except for floating-point differences between batch
     sizes.
@@ -67,10 +67,11 @@ def chunked(model: Model, chunk: int) -> Model:
 
 
 def autocast(model: Model, dtype: torch.dtype) -> Model:
-    """Return the model, evaluating its network under ``torch.autocast`` on the device type of x.
+    """Return the model, with its network under ``torch.autocast``.
 
-    x may have any dtype, float64 too. The network receives x in its own dtype, and x0 and eps come back in the dtype of
-    x. A sampler's state thus keeps its precision around a network of low precision.
+    The device type is that of x. x may have any dtype, float64 too. The network receives x in its own dtype, and
+    x0 and eps come back in the dtype of x. A sampler's state thus keeps its precision around a network of low
+    precision.
 
     Args:
         model: The model.
