@@ -14,6 +14,7 @@ from scoresde.data.dataset import Data
 from scoresde.errors import DataError, UnknownNameError
 from scoresde.random import rand
 
+#: the kinds of corruption that `corrupt` knows
 CORRUPTIONS = ("shuffled-pixels", "inverted", "rows-shuffled")
 
 

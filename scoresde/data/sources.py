@@ -14,6 +14,7 @@ from scoresde.data.images import load_images
 from scoresde.data.toys import TOYS, load_toy
 from scoresde.errors import ArgumentError, DataError, UnknownNameError
 
+#: the names that `load_data` knows, beside paths
 SOURCES = ("digits", *TOYS)
 DIGITS_HELD_OUT = 360
 TOY_POINTS, TOY_HELD_OUT = 20_000, 2_000

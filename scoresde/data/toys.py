@@ -73,6 +73,7 @@ def gaussian_grid(n: int, generator: torch.Generator | None = None, noise: float
     return _blur((5 * torch.stack([u, v], dim=1)).floor().clamp(max=4) - 2, noise, generator)
 
 
+#: every toy by name: a function of the number of points and a generator
 TOYS: dict[str, Callable[..., Tensor]] = {
     "two-moons": two_moons,
     "swiss-roll": swiss_roll,

@@ -16,6 +16,7 @@ from scoresde.flow.problem import MAX_CALLS, Control, Field, Norm, Problem, Solu
 from scoresde.flow.runge_kutta import AdaptiveRun, solve_fixed
 from scoresde.flow.tableaux import ADAPTIVE, FIXED, TABLEAUX
 
+#: the methods that `integrate` knows
 ODE_METHODS = (*ADAPTIVE, *FIXED, *TORCHDIFFEQ, *SCIPY)
 
 

@@ -12,8 +12,10 @@ from scoresde.errors import ArgumentError, DTypeError, ShapeError
 #: tensors ``(B, ...)`` by the names of the network's arguments; None for no condition
 Condition = Mapping[str, Tensor] | None
 
-LABEL = "y"  # the name of the class labels in a condition, and of the networks' argument
-NO_CLASS = -1  # the label of a sample without a class
+#: the name of the class labels in a condition, and of the networks' argument
+LABEL = "y"
+#: the label of a sample without a class
+NO_CLASS = -1
 
 
 def condition_rows(cond: Condition, rows: slice | Tensor) -> Condition:

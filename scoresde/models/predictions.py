@@ -44,6 +44,7 @@ def _edm(alpha: Coefficient, sigma: Coefficient, data_std: float) -> tuple[Coeff
     return sigma / (data_std * s), -alpha * data_std / s
 
 
+#: what a network may predict, by name: the coefficients of x_0 and eps in it, for alpha, sigma and s_d
 PREDICTIONS: dict[str, Callable[[Coefficient, Coefficient, float], tuple[Coefficient, Coefficient]]] = {
     "noise": lambda alpha, sigma, data_std: (0.0, 1.0),
     "data": lambda alpha, sigma, data_std: (1.0, 0.0),

@@ -70,20 +70,26 @@ class DDPM(VPSDE):
         if wrong.any():
             i = int(wrong.nonzero()[0, 0])
             raise ArgumentError(f"betas[{i}]", betas[i].item(), "a variance strictly between 0 and 1")
-        self._set_steps(-torch.log1p(-betas))
+        self._set(betas, -torch.log1p(-betas))
 
-    def _set_steps(self, steps: Tensor) -> None:
-        """Set the process from B_i - B_{i-1} = -log(1 - beta_i), its exact record."""
+    def _set(self, betas: Tensor, steps: Tensor) -> None:
+        """Set the process; ``steps`` are B_i - B_{i-1} = -log(1 - beta_i)."""
         super().__init__(schedule=PiecewiseRate(steps.tolist()))
-        self.betas = -torch.expm1(-steps)
+        self.betas = betas
         self.alphas_bar = torch.exp(-steps.cumsum(0))
         self.times = _times(len(steps))
 
     @classmethod
     def _from_steps(cls, steps: Tensor) -> DDPM:
         ddpm = cls.__new__(cls)
-        ddpm._set_steps(steps)
+        ddpm._set(-torch.expm1(-steps), steps)
         return ddpm
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, DDPM) and torch.equal(self.betas, other.betas)
+
+    def __hash__(self) -> int:
+        return hash(tuple(self.betas.tolist()))
 
     @classmethod
     def linear(cls, N: int = 1000, beta_start: float | None = None, beta_end: float | None = None) -> DDPM:

@@ -1,7 +1,10 @@
 """What holds for every forward process: algebra, derivatives, laws. Statements for all inputs are property-based."""
 
+import copy
+import dataclasses
 import itertools
 import math
+import pickle
 
 import numpy as np
 import pytest
@@ -9,9 +12,20 @@ import torch
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from scoresde import VPSDE, ScoreModel, SubVPSDE
+from scoresde import DDPM, NCSN, VESDE, VPSDE, FlowSDE, ScoreModel, SubVPSDE
+from scoresde import sde as package
+from scoresde.errors import ArgumentError
 from scoresde.sampling import EulerMaruyama
-from scoresde.sde import VESDE
+from scoresde.sde import build_sde, schedules, time_grid
+from scoresde.sde.schedules import (
+    AnyRate,
+    CosineRate,
+    GeometricNoise,
+    LinearNoise,
+    LinearRate,
+    PiecewiseNoise,
+    PiecewiseRate,
+)
 from tests.families import DISCRETE, FAMILIES, SMOOTH
 from tests.reference import song_sde
 
@@ -327,3 +341,102 @@ def test_levels_are_python_floats_for_the_host_and_shaped_for_samples():
         assert all(isinstance(v, float) for v in host)
         assert sample.alpha.shape == (3, 1, 1)
         assert sample.sigma.flatten()[0].item() == pytest.approx(host.sigma, rel=1e-5)
+
+
+# ---- processes and schedules as settings ----------------------------------------------------------------------------
+
+
+def top_level_rate(t):
+    return 0.1 + 9.9 * t**2
+
+
+SCHEDULES = [
+    LinearRate(0.1, 20),
+    CosineRate(),
+    CosineRate(0.02),
+    PiecewiseRate([0.1, 0.3, 0.2]),
+    AnyRate(top_level_rate),
+    GeometricNoise(0.01, 50.0),
+    LinearNoise(80),
+    PiecewiseNoise([0.1, 0.5, 2.0]),
+]
+NAMES = {name: getattr(schedules, name) for name in dir(schedules)} | {
+    name: getattr(package, name) for name in dir(package)
+}
+
+
+@pytest.mark.parametrize("schedule", SCHEDULES, ids=lambda s: type(s).__name__)
+def test_schedules_are_settings(schedule):
+    if not isinstance(schedule, AnyRate):  # a function has no repr that evaluates
+        assert eval(repr(schedule), NAMES) == schedule
+    again = pickle.loads(pickle.dumps(schedule))
+    assert again == schedule
+    assert hash(again) == hash(schedule)
+    assert all(other != schedule for other in SCHEDULES if other is not schedule)
+    t = torch.linspace(0.1, 0.9, 9, dtype=torch.float64)
+    for name in ("integral", "rate", "log_sigma", "variance_rate"):
+        if hasattr(schedule, name):
+            assert torch.equal(getattr(again, name)(t), getattr(schedule, name)(t))
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        setattr(schedule, dataclasses.fields(schedule)[0].name, 1.0)
+
+
+@pytest.mark.parametrize("name", sorted(set(FAMILIES) - {"vp-any", "user"}))
+def test_processes_are_settings(name):
+    sde = FAMILIES[name]
+    again, copied = pickle.loads(pickle.dumps(sde)), copy.deepcopy(sde)
+    assert again == copied == sde
+    assert hash(again) == hash(sde)
+    assert repr(again) == repr(sde)
+    t = torch.linspace(0.1, 0.9, 9, dtype=torch.float64)
+    assert torch.equal(again.log_snr(t), sde.log_snr(t))
+    if len(repr(sde)) < 100 and "N=" not in repr(sde) and "L=" not in repr(sde):
+        assert eval(repr(sde), NAMES) == sde
+    assert all(other != sde for key, other in FAMILIES.items() if key != name)
+    if hasattr(sde, "schedule"):
+        with pytest.raises(dataclasses.FrozenInstanceError):
+            sde.schedule = None
+
+
+def test_processes_are_equal_if_their_settings_are():
+    assert VPSDE() == VPSDE(0.1, 20) != VPSDE(0.1, 19.0)
+    assert VPSDE.cosine() == VPSDE.cosine(0.008) != SubVPSDE.cosine()
+    assert DDPM.linear(100) == DDPM.linear(100) != DDPM.linear(101)
+    assert NCSN([0.1, 1.0]) == NCSN([1.0, 0.1])
+    made = DDPM.from_alphas_bar([0.9, 0.7, 0.3, 0.1])
+    assert eval(repr(made), NAMES) == build_sde(made.config) == made
+    assert len({VPSDE(), VPSDE(), FlowSDE(), FlowSDE(), VESDE(), VESDE.linear()}) == 4
+
+
+def test_reprs_of_processes():
+    assert repr(VPSDE(0.1, 20.0)) == "VPSDE(beta_min=0.1, beta_max=20)"
+    assert repr(VPSDE(0.1234567891, 20.0)) == "VPSDE(beta_min=0.1234567891, beta_max=20)"
+    assert repr(VESDE.linear()) == "VESDE.linear(sigma_max=80)"
+    assert repr(DDPM([0.5, 0.25])) == "DDPM([0.5, 0.25])"
+    assert repr(DDPM.linear()) == "DDPM(N=1000, beta_1=0.0001, beta_N=0.02)"
+
+
+def test_a_rate_that_cannot_be_pickled_says_so():
+    sde = VPSDE.from_beta(lambda t: 1 + t)
+    assert copy.deepcopy(sde) == sde
+    with pytest.raises(ArgumentError, match=r"`beta` must be a function at the top level of a module"):
+        pickle.dumps(sde)
+    assert pickle.loads(pickle.dumps(VPSDE.from_beta(top_level_rate))) == VPSDE.from_beta(top_level_rate)
+
+
+def test_pickles_leave_the_casts_behind():
+    sde = DDPM.linear(50)
+    size = len(pickle.dumps(sde))
+    sde.alpha(torch.rand(3))
+    assert len(pickle.dumps(sde)) == size
+
+
+@pytest.mark.parametrize("whole", [np.int64, torch.tensor])
+def test_integers_of_other_libraries_are_taken(whole):
+    ddpm = DDPM.linear(100)
+    assert DDPM.linear(whole(100)) == ddpm
+    assert NCSN.geometric(L=whole(4)) == NCSN.geometric(L=4)
+    assert ddpm.respace([whole(1), whole(7)]) == ddpm.respace((1, 7))
+    assert ddpm.respace(np.array([0, 1, 7])) == ddpm.respace(torch.tensor([1, 7]))
+    assert ddpm.time(whole(3)) == 0.03
+    assert torch.equal(time_grid(VPSDE(), whole(5)), time_grid(VPSDE(), 5))
