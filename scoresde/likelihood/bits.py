@@ -90,9 +90,7 @@ def bits_per_dim(
     for rows, some, generators in item_batches(len(images), batch, cond, generator):
         draws, weights = [], []
         for _ in range(dequantization.samples):
-            x, weight = dequantization.draw(
-                images[rows], scaling, float(level.alpha), float(level.sigma), generators, model.dtype
-            )
+            x, weight = dequantization.draw(images[rows], scaling, level.alpha, level.sigma, generators, model.dtype)
             weights.append(weight.cpu().double())
             found = log_likelihood(
                 model,

@@ -19,7 +19,7 @@ from scoresde.models.conditions import Condition
 from scoresde.models.evaluation import evaluation
 from scoresde.models.kernels import EXPONENTS, decoder_std, discretised_gaussian, step_kl
 from scoresde.random import Generators, rand, randn
-from scoresde.sde import Level
+from scoresde.sde import HostLevel
 from scoresde.sde.tensors import as_column, flat
 
 DRAWS = 2  # of each term, so that their difference gives the standard error
@@ -44,8 +44,8 @@ class BoundPlan:
 
     model: Model
     strata: Strata
-    first: Level
-    last: Level
+    first: HostLevel
+    last: HostLevel
     variance: str | None
     prior: Gaussian
     moments: Gaussian | None
@@ -115,12 +115,12 @@ class BatchTerms:
             z2 = self.second_moment(plan.moments)
             means[:, :-1] += plan.strata.expected(plan.moments, z2)
             if not plan.discretised:
-                error = plan.moments.mean_noise_error(math.exp(float(plan.first.log_snr)), z2)
+                error = plan.moments.mean_noise_error(math.exp(plan.first.log_snr), z2)
                 means[:, -1] += self.decoder_coefficient() * error
         # 3. the scaling's offset, and the prior's divergence in closed form
         if plan.scaling is not None and plan.noise_width:
             means[:, -1] -= plan.scaling.log_volume(flat(self.centre).shape[1])
-        prior = plan.prior.prior_kl(math.exp(float(plan.last.log_snr)), self.second_moment(plan.prior))
+        prior = plan.prior.prior_kl(math.exp(plan.last.log_snr), self.second_moment(plan.prior))
         return TermEstimates(prior, means[:, :-1], means[:, -1], variance)
 
     def pairs(self) -> Tensor:
@@ -154,7 +154,7 @@ class BatchTerms:
 
         It is that of the integers if the bins have masses.
         """
-        sde, t = self.plan.model.sde, float(self.plan.first.t)
+        sde, t = self.plan.model.sde, self.plan.first.t
         x0, eps, eps_theta, estimate = self.evaluate(t)
         std = self.plan.decoder_std
         width = decoder_std(sde, self.exponent(estimate)) if std is None else std
@@ -170,7 +170,7 @@ class BatchTerms:
         sde, std = self.plan.model.sde, self.plan.decoder_std
         if std is None:
             std = float(decoder_std(sde, EXPONENTS[self.plan.variance or "posterior"]))
-        return 0.5 * (math.exp(-0.5 * sde.log_snr(float(self.plan.first.t)).item()) / std) ** 2
+        return 0.5 * (math.exp(-0.5 * sde.log_snr(self.plan.first.t).item()) / std) ** 2
 
     def evaluate(self, t: float | Tensor) -> _Evaluation:
         """Evaluate the network at t, for a fresh draw of dequantisation and noise."""

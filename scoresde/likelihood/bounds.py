@@ -39,7 +39,7 @@ from scoresde.models import Gaussian, Model
 from scoresde.models.conditions import Condition, condition_rows
 from scoresde.models.evaluation import evaluation
 from scoresde.models.kernels import EXPONENTS, VARIANCES
-from scoresde.sde import Level
+from scoresde.sde import HostLevel
 from scoresde.sde.grids import time_range
 from scoresde.sde.tensors import state_dtype
 
@@ -183,8 +183,8 @@ def variational_bound(
         kind="continuous" if plan.variance is None else "discrete",
         variance=plan.variance,
         decoder="discretised" if plan.discretised else "gaussian",
-        t_min=float(plan.first.t),
-        t_max=float(plan.last.t),
+        t_min=plan.first.t,
+        t_max=plan.last.t,
         seed=seed_of(generator),
     )
 
@@ -199,7 +199,7 @@ def _plan(model: Model, x0: Tensor, settings: BoundSettings, scaling: Scaling | 
     first, last = _ends(model, settings, scaling if discretised else None, discrete=discrete)
     variance = settings.variance
     if discrete and variance is None:
-        variance = "learned" if _learns_variance(model, x0, float(first.t), cond) else "posterior"
+        variance = "learned" if _learns_variance(model, x0, first.t, cond) else "posterior"
     # less noise than this shows the bins, and the data are no Gaussian
     control_below = -2 * math.log(scaling.scale / 2) if discretised and scaling is not None else math.inf
     like = torch.empty(0, device=model.device)
@@ -207,7 +207,7 @@ def _plan(model: Model, x0: Tensor, settings: BoundSettings, scaling: Scaling | 
     moments = None if model.moments is None else model.moments.gaussian(like)
     prior = moments if settings.prior == "matched" else None
     if prior is None:  # N(0, prior_std^2 I) = N(alpha m, alpha^2 C + sigma^2 I) for m = 0 and C = c I
-        c = (model.sde.prior_std**2 - float(last.sigma) ** 2) / float(last.alpha) ** 2
+        c = (model.sde.prior_std**2 - last.sigma**2) / last.alpha**2
         prior = Gaussian.isotropic(like.new_zeros(1, x0[0].numel()), c)
     strata = _strata(model, settings, (first, last), variance if discrete else None, control_below)
     return BoundPlan(
@@ -220,7 +220,7 @@ def _plan(model: Model, x0: Tensor, settings: BoundSettings, scaling: Scaling | 
         moments=moments if settings.control else None,
         scaling=scaling,
         discretised=discretised,
-        decoder_std=None if discrete else float(first.rho),
+        decoder_std=None if discrete else first.rho,
         dtype=like.dtype,
     )
 
@@ -243,7 +243,9 @@ def _is_discretised(settings: BoundSettings, *, discrete: bool, integers: bool) 
     return settings.reconstruction == "discretised" or (settings.reconstruction is None and integers and discrete)
 
 
-def _ends(model: Model, settings: BoundSettings, binned: Scaling | None, *, discrete: bool) -> tuple[Level, Level]:
+def _ends(
+    model: Model, settings: BoundSettings, binned: Scaling | None, *, discrete: bool
+) -> tuple[HostLevel, HostLevel]:
     """Return the first and the last level.
 
     ``binned`` is the scaling of a chain that starts from bin centres, or None.
@@ -264,12 +266,12 @@ def _ends(model: Model, settings: BoundSettings, binned: Scaling | None, *, disc
 
 
 def _strata(
-    model: Model, settings: BoundSettings, ends: tuple[Level, Level], variance: str | None, control_below: float
+    model: Model, settings: BoundSettings, ends: tuple[HostLevel, HostLevel], variance: str | None, control_below: float
 ) -> Strata:
     """Return the strata; ``variance`` is None in continuous time."""
     if variance is not None and model.sde.times is not None:
         return DiscreteStrata(model.sde, model.sde.times, settings.levels, EXPONENTS[variance], control_below)
-    first, last = (float(level.log_snr) for level in ends)
+    first, last = (level.log_snr for level in ends)
     drawn = DRAWN_LEVELS if settings.levels is None else settings.levels
     return ContinuousStrata(model.sde, first, last, drawn, control_below)
 

@@ -49,7 +49,7 @@ from scoresde.likelihood.path_plan import (
 )
 from scoresde.likelihood.trace import TraceIntegral
 from scoresde.models import Gaussian, Moments
-from scoresde.sde import SDE, Level
+from scoresde.sde import SDE, HostLevel
 from scoresde.sde.tensors import flat
 
 
@@ -109,7 +109,7 @@ class _Path:
     plan: Plan
     gaussian: Gaussian
     traces: TraceIntegral
-    levels: Sequence[Level]
+    levels: Sequence[HostLevel]
     shape: torch.Size
     z: dict[int, Tensor] = field(default_factory=dict)
     F: dict[int, Tensor] = field(default_factory=dict)
@@ -177,13 +177,13 @@ def solve(traces: TraceIntegral, x0: Tensor, problem: FlowProblem) -> PathSoluti
     ends = problem.ends
     grid = choose_levels(problem.sde, problem.moments, problem.calls, ends, problem.bin_std)
     *levels, top = _levels_of(problem.sde, grid.lams, ends.t_max)
-    lams = tuple(float(level.lam) for level in levels)
+    lams = tuple(level.lam for level in levels)
     first, decay = levels[0], 3 if problem.mean is None else 2
     bottom = math.exp(-2 * lams[0]) if ends.data_at_t_min else 0.0
-    plan = make_plan(lams, bottom, float(top.lam) if ends.noise_to_infinity else None, decay)
+    plan = make_plan(lams, bottom, top.lam if ends.noise_to_infinity else None, decay)
     gaussian = problem.gaussian(x0)
     path = _Path(plan, gaussian, traces, levels, x0.shape)
-    alpha_start = float(first.alpha) if ends.data_at_t_min else 1.0
+    alpha_start = first.alpha if ends.data_at_t_min else 1.0
 
     # 1. levels near the data, solved together in rho^2
     block = _first_block(path, flat(x0) / alpha_start, grid.rounds)
@@ -194,7 +194,7 @@ def solve(traces: TraceIntegral, x0: Tensor, problem: FlowProblem) -> PathSoluti
         (rule + above) * gaussian.trace(rho)
         for rule, above, rho in zip(plan.trace_rule, plan.trace_above, plan.rhos, strict=True)
     )
-    known += gaussian.log_det(plan.rhos[0], float(top.rho)) + z.shape[1] * math.log(float(top.alpha) / alpha_start)
+    known += gaussian.log_det(plan.rhos[0], top.rho) + z.shape[1] * math.log(top.alpha / alpha_start)
     # 4. the path's residual, subtracted from log p
     defect = _ends_of_path(path, block, z) - path.residual_integral
     # 5. z at t_max, and the density there, from N(0, I) at infinite noise
@@ -203,8 +203,8 @@ def solve(traces: TraceIntegral, x0: Tensor, problem: FlowProblem) -> PathSoluti
     if ends.noise_to_infinity:
         log_ratio = (z_top.square() - path.step(z, plan.z_infinity[-3:]).square()).sum(1) / 2
         log_det = defect + (known + log_ratio)
-    latent = (top.alpha * gaussian.unwhiten(z_top, float(top.rho))).reshape(x0.shape)
-    return PathSolution(latent, log_det, defect, float(first.t))
+    latent = (top.alpha * gaussian.unwhiten(z_top, top.rho)).reshape(x0.shape)
+    return PathSolution(latent, log_det, defect, first.t)
 
 
 def _first_block(path: _Path, y0: Tensor, rounds: int) -> _Block:
@@ -282,7 +282,7 @@ def conditional_mean(traces: TraceIntegral, x0: Tensor, sde: SDE, moments: Momen
     return m - (rho + moments.std**2 / rho) * eps
 
 
-def _levels_of(sde: SDE, lams: Sequence[float], t_max: float) -> list[Level]:
+def _levels_of(sde: SDE, lams: Sequence[float], t_max: float) -> list[HostLevel]:
     """Return the levels at these lambda and at t_max."""
     t = sde.time_at(lam=torch.tensor(lams, dtype=torch.float64))
     return sde.levels(torch.cat([t, torch.tensor([t_max]).double()]))

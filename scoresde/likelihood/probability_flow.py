@@ -26,7 +26,7 @@ from scoresde.models import Model
 from scoresde.models.conditions import Condition
 from scoresde.models.evaluation import evaluation
 from scoresde.random import Generators
-from scoresde.sde import Level
+from scoresde.sde import HostLevel
 from scoresde.sde.grids import time_range
 from scoresde.sde.tensors import flat
 
@@ -225,7 +225,7 @@ class _Run:
         own = self.model.sde.prior_log_prob(end.latent)
         matched = None
         if moments is not None:
-            matched = moments.log_prob(end.latent, float(self.last.alpha), float(self.last.sigma), self.mean)
+            matched = moments.log_prob(end.latent, self.last.alpha, self.last.sigma, self.mean)
         log_prob = log_prob + (own if settings.prior == "sde" or matched is None else matched)
         # 4. checks, which wait for the device
         self.traces.check()
@@ -270,18 +270,18 @@ class _Run:
         settings, traces, first, last = self.settings, self.traces, self.first, self.last
         # 1. from t = 0 to t_min
         if settings.end == "none":
-            y, calls, alpha_start = flat(self.y), 0, float(first.alpha)
+            y, calls, alpha_start = flat(self.y), 0, first.alpha
         else:
             y, calls = self.to_t_min(second_order=settings.end == "heun")
             alpha_start = 1.0
         # 2. from t_min to t_max in lambda
-        start, end = float(first.lam), float(last.lam)
+        start, end = first.lam, last.lam
         if settings.fixed_grid:
             y, spent = self.on_fixed_grid(y, start, end)
         else:
             traces.check()
             y, spent = self.with_adaptive_steps(y, start, end)
-        log_det = self.n * math.log(float(last.alpha) / alpha_start)
+        log_det = self.n * math.log(last.alpha / alpha_start)
         latent = y[:, : self.n].reshape(self.x0.shape)
         return _FlowEnd(latent, log_det, self.y.new_zeros(len(self.y)), calls + spent, self.t_min)
 
@@ -295,7 +295,7 @@ class _Run:
         sde, first, x0 = self.model.sde, self.first, flat(self.y)
         tau = first.rho**2
 
-        def step(y: Tensor, level: Level, weight: float) -> Tensor:
+        def step(y: Tensor, level: HostLevel, weight: float) -> Tensor:
             eps = self.traces.eps_and_add((level.alpha * y).reshape(self.y.shape), level, weight, weight)
             return (tau * level.alpha / (2 * level.sigma)) * eps
 
