@@ -22,7 +22,7 @@ IMAGES = torch.randint(0, K, (11, 1, 2, 3), generator=generator())
 
 
 def test_bits_per_dim_is_the_closed_form():
-    """-log2 of the density of raw + u, the Gaussian's own, scaled: no other term."""
+    """The result is -log2 of the scaled Gaussian density at raw + u, with no other term."""
     result = S.bits_per_dim(
         MODEL, IMAGES, scaling=SCALING, divergence=S.Exact(), steps=60, generator=generator(1), batch=11
     )
@@ -38,7 +38,7 @@ def test_bits_per_dim_is_the_closed_form():
 
 
 def test_the_offset_takes_the_scale_out():
-    """A model of data scaled twice as wide states the same bits/dim: the scaling is accounted for, whatever it is."""
+    """A model of data scaled twice as wide has the same bits/dim."""
     wide = S.data.Scaling(2 * SCALING.scale, 2 * SCALING.shift, K)
     other = S.GaussianMixture(torch.zeros(1, 1, 2, 3), 4 * 0.2).model(S.VPSDE())
     settings = {"divergence": S.Exact(), "steps": 60}
@@ -47,7 +47,7 @@ def test_the_offset_takes_the_scale_out():
     torch.testing.assert_close(first.bits, again.bits, rtol=0, atol=2e-4)
 
 
-def test_the_last_batch_counts_and_batches_are_counted():
+def test_the_last_batch_counts():
     seen = []
     result = S.bits_per_dim(
         MODEL, IMAGES, scaling=SCALING, generator=generator(), batch=4, callback=lambda done, n: seen.append((done, n))
@@ -57,7 +57,7 @@ def test_the_last_batch_counts_and_batches_are_counted():
 
 
 def test_the_batch_does_not_change_the_results():
-    """Dequantisation and probes belong to the image: batches of 11, 4 and 1 agree to 1e-6, with Hutchinson's probes."""
+    """Each image has its own dequantisation and probes: batches of 11, 4 and 1 agree to 1e-6."""
     settings = {"scaling": SCALING, "divergence": S.Hutchinson(2), "steps": 16}
     whole, some, single = (
         S.bits_per_dim(MODEL, IMAGES, generator=generator(), batch=batch, **settings).bits for batch in (11, 4, 1)
@@ -68,7 +68,7 @@ def test_the_batch_does_not_change_the_results():
     torch.testing.assert_close(chunked, whole, rtol=0, atol=1e-6)
 
 
-def test_several_draws_give_a_standard_error_that_holds():
+def test_the_standard_error_of_several_draws():
     """One image 300 times, 4 draws each: the reported standard error is within 20 % of the spread of the means."""
     settings = {"scaling": SCALING, "divergence": S.Exact(), "steps": 16, "batch": 300}
     result = S.bits_per_dim(
@@ -81,8 +81,8 @@ def test_several_draws_give_a_standard_error_that_holds():
     assert result.noise == pytest.approx((reported / math.sqrt(300)).item())
 
 
-def test_the_standard_error_is_split_into_probes_and_draws():
-    """Both kinds of noise add up; from one draw that of the draws is not known, and the total is the probes'."""
+def test_standard_errors_of_probes_and_draws_add_up():
+    """Variances of probes and draws add up. With one draw that of the draws is unknown and the total is the probes'."""
     settings = {"scaling": SCALING, "divergence": S.Hutchinson(2, "gaussian"), "steps": 16}
     several = S.bits_per_dim(MODEL, IMAGES, S.data.Uniform(6), generator=generator(), **settings)
     assert (several.stderr_probes > 0).all()
@@ -103,9 +103,11 @@ CENTRES = EIGHT.bin_centres(torch.arange(8)[:, None], torch.float64)
 
 
 @pytest.mark.parametrize("sde", [S.VPSDE(), S.VESDE(), S.FlowSDE()], ids=["vp", "ve", "flow"])
-def test_truncated_normal_noise_bounds_the_probability(sde):
-    """A law on 8 levels with its exact score: log P + log Z, Z = erf(3/sqrt(2)) the noise that is not cut off, up to
-    what neighbouring bins leak into the bin (below .01 nats on average)."""
+def test_truncated_normal_bounds_the_probability(sde):
+    """A distribution on 8 values with its exact score: log P + log Z, with Z = erf(3/sqrt(2)) the noise that is kept.
+
+    Neighbouring bins leak into the bin: below .01 nats on average.
+    """
     model = S.GaussianMixture(CENTRES, 1e-6, P).model(sde)
     raw = torch.arange(8)[:, None]
     result = S.bits_per_dim(
@@ -128,8 +130,8 @@ def test_truncated_normal_noise_bounds_the_probability(sde):
     torch.testing.assert_close(result.nats, model.log_prob(x, result.t_min) + log_weight, rtol=0, atol=1e-4)
 
 
-def test_truncated_normal_noise_is_tighter_than_uniform():
-    """For a model of bin centres uniform noise asks for the density where there is none."""
+def test_truncated_normal_is_tighter_than_uniform():
+    """Uniform noise puts points where a model of bin centres has no density."""
     model = S.GaussianMixture(CENTRES, 1e-4, P).model(S.VPSDE())
     raw = torch.multinomial(P, 30, replacement=True, generator=generator())[:, None]
     settings = {"scaling": EIGHT, "divergence": S.Exact(), "method": "dopri5"}
@@ -152,7 +154,7 @@ def test_the_models_own_scaling_is_used():
 
 
 def test_the_result_states_what_it_rests_on():
-    """Rows for a file, and in one line N, dequantisation, solver, accuracy, calls, t_min and seed."""
+    """It has rows for a file, and one line with N, dequantisation, solver, accuracy, calls, t_min and seed."""
     result = S.bits_per_dim(MODEL, IMAGES, S.data.Uniform(2), scaling=SCALING, steps=16, generator=generator(9))
     assert result.COLUMNS == ("index", "nats", "bits_per_dim", "stderr")
     rows = result.rows()
@@ -193,8 +195,8 @@ def test_bad_input_is_refused():
         S.bits_per_dim(MODEL, IMAGES, S.data.TruncatedNormal(), scaling=SCALING, t_min=0.0)
 
 
-def test_levels_that_do_not_fit_the_images_are_refused():
-    """Images 0..15 stated as 256 levels, and images 0..255 stated as 16; dark images pass if they are said to be."""
+def test_num_values_that_do_not_fit_are_refused():
+    """Images 0..15 with 256 grey values, and images 0..255 with 16, are refused; dark images pass unchecked."""
     few, many = IMAGES.clamp(max=15), IMAGES * 15
     with pytest.raises(DataError, match=r"got values 0\.\.15 for 256 grey values"):
         S.bits_per_dim(MODEL, few, scaling=S.data.Scaling.for_integers(256))
@@ -206,12 +208,12 @@ def test_levels_that_do_not_fit_the_images_are_refused():
     assert single.n == 1
 
 
-@pytest.mark.parametrize(("levels", "reaches"), [(17, False), (256, True)])
-def test_the_flow_begins_where_the_noise_leaves_the_bins_apart(levels, reaches):
-    """Below the first level it is extrapolated, smooth in rho^2: not so where 8-bit bins are as wide as the noise."""
+@pytest.mark.parametrize(("num_values", "reaches"), [(17, False), (256, True)])
+def test_the_flow_begins_below_the_width_of_the_bins(num_values, reaches):
+    """The first level lies below the width of 8-bit bins, where the flow is smooth in rho^2; wider bins change nothing."""
     gm = S.GaussianMixture([[-0.6, 0.2], [0.5, -0.4]], [0.3, 0.4])
     x, found = gm.sample(20, torch.Generator().manual_seed(0)), {}
-    for scaling in (None, S.data.Scaling.for_integers(levels)):
+    for scaling in (None, S.data.Scaling.for_integers(num_values)):
         model = gm.model(S.VPSDE(beta_min=0.01))
         model.scaling = scaling
         found[scaling is None] = S.log_likelihood(model, x, S.Exact(), steps=100)
@@ -219,6 +221,6 @@ def test_the_flow_begins_where_the_noise_leaves_the_bins_apart(levels, reaches):
     if reaches:
         rho = math.exp(-0.5 * model.sde.log_snr(torch.tensor(found[False].t_min, dtype=torch.float64)))
         assert found[False].t_min < found[True].t_min
-        assert rho == pytest.approx(math.exp(-0.8) * 2 / levels / math.sqrt(12), rel=1e-3)
+        assert rho == pytest.approx(math.exp(-0.8) * 2 / num_values / math.sqrt(12), rel=1e-3)
     else:
         assert found[False].t_min == found[True].t_min

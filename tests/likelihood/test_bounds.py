@@ -51,8 +51,8 @@ class Learned(S.Model):
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_P4_P5_a_step_is_the_divergence_of_two_gaussians(family):
-    """q(x_s | x_t, x_0) against the model's step, by torch.distributions, for each variance; times per sample too."""
+def test_P4_P5_a_step_is_a_divergence_of_gaussians(family):
+    """q(x_s | x_t, x_0) and the model's step by torch.distributions, for each variance and for times per sample."""
     sde, g = FAMILIES[family], generator()
     t = torch.tensor([0.2, 0.5, 0.9], dtype=torch.float64)
     s = t - torch.tensor([0.15, 0.01, 0.3], dtype=torch.float64)
@@ -74,7 +74,7 @@ def test_P4_P5_a_step_is_the_divergence_of_two_gaussians(family):
     torch.testing.assert_close(one[1], step_kl(sde, s, t, eps, eps_theta)[1], rtol=1e-9, atol=1e-9)
 
 
-def test_P5_a_step_is_the_weighted_error_of_the_noise():
+def test_P5_a_step_is_a_weighted_noise_error():
     """Written with the paper's coefficient: beta_i^2/(2 s_i^2 (1-beta_i)(1-abar_i)), for s_i^2 = beta_i and beta~_i."""
     i, eps = 4, torch.randn(1, 5, generator=generator(), dtype=torch.float64)
     beta, abar = SHORT.betas[i - 1], SHORT.alphas_bar
@@ -88,7 +88,7 @@ def test_P5_a_step_is_the_weighted_error_of_the_noise():
 
 @pytest.mark.parametrize("family", ["vp", "subvp", "ve", "vp-cosine", "flow", "ddpm", "ncsn"])
 @pytest.mark.parametrize("eta", [0.1, 0.5, 1.0])
-def test_D4_the_objective_of_every_eta_is_a_weighted_error_of_the_noise(family, eta):
+def test_D4_every_eta_has_a_weighted_noise_error(family, eta):
     """Theorem 1: KL(q_eta(x_s | x_t, x_0) || q_eta(x_s | x_t, x0_theta)) = gamma |eps - eps_theta|^2."""
     sde, (s, t) = FAMILIES[family], (0.3, 0.5)
     x0, eps, eps_theta = torch.randn(3, 4, 3, generator=generator(), dtype=torch.float64)
@@ -105,7 +105,7 @@ def test_D4_the_objective_of_every_eta_is_a_weighted_error_of_the_noise(family, 
 
 
 def test_P4_masses_of_the_bins():
-    """They sum to 1 over the levels, equal the cdf's differences, and stay finite and right far from the mean."""
+    """They sum to 1 over the bins, equal differences of the cdf, and are accurate far from the mean."""
     K = 16
     scaling, raw = S.data.Scaling.for_integers(K), torch.arange(K)[:, None]
     for mean, std in ((0.1, 0.2), (-0.9, 0.03), (3.0, 0.5)):
@@ -168,7 +168,7 @@ def test_P4_terms_are_the_papers_loop(variance):
         assert result.bound[b].item() == pytest.approx(np.mean(spread) + float(L_T), rel=1e-9)
 
 
-def test_P4_is_tight_for_white_data_with_the_forward_variance():
+def test_P4_is_tight_for_white_data():
     """x_0 ~ N(0, I) under VP: every step back is N(., beta) exactly, so the bound is -log p(x_0) at each point."""
     white = S.GaussianMixture(torch.zeros(1, 4), 1.0)
     x = white.sample(5, generator())
@@ -230,7 +230,7 @@ def test_P4_on_gaussian_data_is_the_closed_form(sde, variance, control):
 
 
 def test_P4_bounds_the_probability_of_integers():
-    """A law on 8 levels, the exact score: within .15 nats above -log P on average, and not below (false alarm 7e-6)."""
+    """A distribution on 8 values, exact score: 0 to .15 nats above -log P on average (false alarm 7e-6)."""
     K, g = 8, generator()
     P = torch.tensor([0.3, 0.05, 0.1, 0.2, 0.05, 0.1, 0.15, 0.05], dtype=torch.float64)
     scaling = S.data.Scaling.for_integers(K)
@@ -246,7 +246,7 @@ def test_P4_bounds_the_probability_of_integers():
 
 
 def test_P4_levels_drawn_and_all_agree():
-    """8 of 60 levels in 4 strata against all of them: within 4.5 standard errors (false alarm 7e-6)."""
+    """8 of 60 levels in 4 strata agree with all 60 within 4.5 standard errors (false alarm 7e-6)."""
     gm = mixture()
     x, model = gm.sample(60, generator()), gm.model(S.DDPM.linear(60))
     every = variational_bound(model, x, generator=generator(1))
@@ -263,7 +263,7 @@ def test_P4_levels_drawn_and_all_agree():
 
 @pytest.mark.parametrize("sde", SDES)
 def test_E12_is_minus_log_p_of_a_gaussian(sde):
-    """The exact model of N(m, C), full C: the bound is -log p(x_0) at each point, without noise."""
+    """For the exact model of N(m, C) with full C the bound is -log p(x_0) at each point, without noise."""
     root = torch.randn(3, 3, generator=generator(), dtype=torch.float64)
     gm = S.GaussianMixture([[1.0, 0.0, -2.0]], (0.2 * root @ root.T + 0.05 * torch.eye(3))[None])
     x = gm.sample(6, generator(1))
@@ -275,7 +275,7 @@ def test_E12_is_minus_log_p_of_a_gaussian(sde):
 
 @pytest.mark.parametrize("control", [True, False])
 @pytest.mark.parametrize("sde", ["vp", "subvp", "ve", "cosine", "flow"])
-def test_E12_is_tight_for_a_mixture_with_the_exact_score(sde, control):
+def test_E12_is_tight_for_the_exact_score(sde, control):
     """120 points, 32 levels each: the mean of bound + log p is within 4.5 standard errors of 0 (false alarm 7e-6)."""
     gm = mixture()
     x = gm.sample(120, generator())
@@ -286,8 +286,8 @@ def test_E12_is_tight_for_a_mixture_with_the_exact_score(sde, control):
     assert 0.75 < result.stderr.square().mean().sqrt() / gap.std() < 1.33
 
 
-def test_E12_stands_above_minus_log_p_for_a_wrong_score():
-    """Trained on nothing: the score of another mixture. Its bound is above the data's -log p by more than the noise."""
+def test_E12_is_above_minus_log_p_for_a_wrong_score():
+    """The score of another mixture gives a bound above -log p of the data by more than the noise."""
     gm = mixture()
     x = gm.sample(200, generator())
     wrong = S.GaussianMixture(gm.means + 0.3, gm.values).model(S.VPSDE())
@@ -296,7 +296,7 @@ def test_E12_stands_above_minus_log_p_for_a_wrong_score():
 
 
 def test_the_control_variate_cuts_the_variance():
-    """A mixture in 16 dimensions: less than a third of the variance is left."""
+    """On a mixture in 16 dimensions less than a third of the variance is left."""
     gm = mixture(d=16)
     x, model = gm.sample(60, generator()), gm.model(S.VPSDE())
     with_it, without = (
@@ -306,8 +306,8 @@ def test_the_control_variate_cuts_the_variance():
     assert with_it < without / 3
 
 
-def test_the_control_variate_stops_where_the_bins_show():
-    """Integers from bin centres, whose exact score is no Gaussian's at low noise: it still cuts the variance."""
+def test_no_control_variate_where_the_bins_show():
+    """The exact score of bin centres is not Gaussian at low noise; the control variate still cuts the variance."""
     P = torch.tensor([0.3, 0.05, 0.1, 0.2, 0.05, 0.1, 0.15, 0.05], dtype=torch.float64)
     scaling = S.data.Scaling.for_integers(8)
     raw = torch.multinomial(P, 200, replacement=True, generator=generator())[:, None]
@@ -332,8 +332,8 @@ def test_E12_of_integers_is_that_of_dequantised_data():
     torch.testing.assert_close(result.bits, closed / (4 * math.log(2)), rtol=0, atol=1e-6)
 
 
-def test_E12_bounds_the_probability_of_integers_from_bin_centres():
-    """Exact score of a law on 8 levels: from the t_min of TruncatedNormal, -log P plus the 0.3 % cut off, +- noise."""
+def test_E12_bounds_integers_from_bin_centres():
+    """Exact score of a distribution on 8 values, from the t_min of TruncatedNormal: -log P plus the 0.3 % cut off."""
     P = torch.tensor([0.3, 0.05, 0.1, 0.2, 0.05, 0.1, 0.15, 0.05], dtype=torch.float64)
     scaling, g = S.data.Scaling.for_integers(8), generator()
     centres = scaling.bin_centres(torch.arange(8)[:, None], torch.float64)
@@ -380,7 +380,7 @@ def test_the_gaussians_terms_are_its_models():
 
 
 @pytest.mark.parametrize("continuous", [True, None])
-def test_an_items_bound_does_not_depend_on_its_batch_and_seeds_repeat(continuous):
+def test_bounds_are_independent_of_the_batch(continuous):
     gm = mixture()
     x, model = gm.sample(7, generator()), gm.model(S.DDPM.cosine(20))
     whole, some = (
@@ -415,8 +415,8 @@ def test_the_terms_add_up_and_are_stated():
     assert result.log_snr.tolist() == sorted(result.log_snr.tolist(), reverse=True)
 
 
-def test_a_network_with_conditions_and_learned_variances():
-    """A U-Net with classes and variances, images of 17 levels, float32: finite bits, the variance found by itself."""
+def test_conditions_and_learned_variances():
+    """A float32 U-Net with classes and variances, 17 grey values: finite bits, learned variance by default."""
     net = S.UNet((1, 8, 8), channels=8, multipliers=(1,), attention=(), classes=3, out_channels=2)
     model = S.ScoreModel(
         net, S.DDPM.cosine(6), learned_variance=True, scaling=S.data.Scaling.for_integers(17), time_input="ddpm"
@@ -471,8 +471,8 @@ def test_bad_input_is_refused_and_named():
         ddim_weight(S.VPSDE(), 0.1, 0.9, eta=1.5)
 
 
-def test_a_chain_of_one_level_has_prior_and_decoder_alone():
-    """x_1 ~ N(0, I) from x_0 ~ N(0, I) and back: tight, with one level asked for or all."""
+def test_a_chain_of_one_level():
+    """x_1 ~ N(0, I) from x_0 ~ N(0, I) and back: tight with drawn levels and with all. It has no steps."""
     white = S.GaussianMixture(torch.zeros(1, 2), 1.0)
     x = white.sample(3, generator())
     for levels in (None, 4):
@@ -481,7 +481,7 @@ def test_a_chain_of_one_level_has_prior_and_decoder_alone():
         assert (result.diffusion.shape, result.calls) == ((3, 0), 2)
 
 
-def test_a_network_in_training_mode_is_asked_in_evaluation_mode():
+def test_the_model_is_evaluated_in_evaluation_mode():
     net = torch.nn.Sequential(torch.nn.Linear(2, 2), torch.nn.Dropout(0.5))
 
     class Net(torch.nn.Module):

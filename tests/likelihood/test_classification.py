@@ -1,4 +1,4 @@
-"""Classification by Bayes from conditional likelihoods."""
+"""Classification by Bayes' rule from conditional likelihoods."""
 
 import math
 
@@ -20,7 +20,7 @@ def mixture():
 
 
 @pytest.mark.parametrize("sde", [VPSDE(), SubVPSDE(), VESDE()], ids=["vp", "subvp", "ve"])
-def test_E9_the_classes_of_a_mixture_are_its_responsibilities(sde, mixture, generator):
+def test_E9_classes_of_a_mixture_are_responsibilities(sde, mixture, generator):
     model, x = mixture.model(sde), mixture.sample(12, generator)
     found = classify(model, x, 3, mixture.weights, divergence=Exact())
     expected = model.log_responsibilities(x)
@@ -32,7 +32,7 @@ def test_E9_the_classes_of_a_mixture_are_its_responsibilities(sde, mixture, gene
 
 
 def test_the_prior_counts(mixture, generator):
-    """log-odds move by the log-ratio of the weights; some classes only are a question of their own."""
+    """The log-odds move by the log-ratio of the weights; a subset of the classes is allowed."""
     model, x = mixture.model(VPSDE()), mixture.sample(4, generator)
     even, odd = (classify(model, x, (2, 0), w, divergence=Exact(), steps=30) for w in (None, [3.0, 1.0]))
     difference = odd.log_posterior - even.log_posterior
@@ -41,8 +41,8 @@ def test_the_prior_counts(mixture, generator):
     assert set(even.label.tolist()) <= {0, 2}
 
 
-def test_probes_are_the_same_for_all_classes_and_a_samples_own(mixture, generator):
-    """Twice the same label: the same likelihood, for one generator or one a sample; and cut batches change nothing."""
+def test_all_classes_have_the_same_probes(mixture, generator):
+    """Two equal labels have equal likelihoods, for one generator or one a sample, and in parts of the batch."""
     net = build_net({"name": "mlp", "shape": [3], "width": 16, "blocks": 1, "classes": 2}, seed=0)
     with torch.no_grad():
         net.head[-1].weight.normal_(0, 0.2, generator=torch.Generator().manual_seed(0))

@@ -27,8 +27,8 @@ def total(model, x, divergence, differentiable=None, method="multistep", **setti
 
 @pytest.mark.parametrize("divergence", [S.Exact(), Hutchinson(2), HutchPP(1, 1)], ids=repr)
 @pytest.mark.parametrize("method", ["multistep", "rk4"])
-def test_gradients_are_those_of_finite_differences(divergence, method):
-    """Exact and estimated traces (the same probes on both sides), direct and adjoint, x and parameters, in float64."""
+def test_gradients_are_finite_differences(divergence, method):
+    """For exact and estimated traces with equal probes, direct and adjoint, x and parameters, in float64."""
     if isinstance(divergence, HutchPP):
         divergence = HutchPP(2, 1)  # the whole space: no subspace to vary with x
     m, h = model(), 1e-5

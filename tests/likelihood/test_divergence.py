@@ -1,4 +1,4 @@
-"""Traces of Jacobians: exact ones, and what random probes say of them and of their own error."""
+"""Traces of Jacobians: exact ones, estimates by random probes, and their standard errors."""
 
 import math
 
@@ -51,7 +51,7 @@ def test_probes_are_what_they_are_called():
 
 @pytest.mark.parametrize("n", [64, 40])
 def test_a_frame_of_probes_gives_the_exact_trace(n):
-    """64 successive probes of +-1 see every direction alike: their mean of v' A v is tr A, for 64 entries or fewer."""
+    """64 successive probes of +-1 are orthogonal: their mean of v' A v is tr A, for up to 64 entries."""
     h = Hutchinson(2)
     draws = h.draws(3, n, generator(), "cpu", torch.float64, h.frame(n))
     v = torch.cat([next(draws) for _ in range(64)], 1)
@@ -64,7 +64,7 @@ def test_a_frame_of_probes_gives_the_exact_trace(n):
     assert torch.equal(H @ H.T, 64 * torch.eye(64))
 
 
-def test_probes_of_a_sample_come_from_its_own_generator():
+def test_each_sample_has_its_own_probes():
     h = Hutchinson(2)
     alone, batch = (
         h.draws(len(seeds), 64, [generator(s) for s in seeds], "cpu", torch.float32, 64) for seeds in ([7], [3, 7])
@@ -107,7 +107,7 @@ def test_E9_the_tally_knows_its_error(divergence, n, stages):
     assert abs((error.abs() < 1.96 * tally.stderr).double().mean().item() - 0.95) < 0.031
 
 
-def test_one_stage_alone_has_an_upper_bound_for_its_error():
+def test_the_error_of_one_stage_is_bounded():
     A = matrices(64)[0]
     h = Hutchinson(1)
     tally = Tally(h, torch.float64, True, 64)
@@ -118,7 +118,7 @@ def test_one_stage_alone_has_an_upper_bound_for_its_error():
 
 
 def test_hutchpp_is_exact_on_a_low_rank():
-    """A matrix of rank 2 has nothing outside the subspace of two products."""
+    """A matrix of rank 2 lies in the subspace of two products."""
     basis = torch.randn(12, 2, generator=generator(), dtype=torch.float64)
     x = torch.zeros(5, 12, dtype=torch.float64, requires_grad=True)
     h = HutchPP(2, 1)

@@ -26,7 +26,7 @@ def integral(function, start, end):
     return float((w * (end - start) / 2 * function(points)).sum())
 
 
-def test_the_blocks_weights_integrate_polynomials_in_rho2():
+def test_weights_of_the_block():
     """y(rho_j) - y_0 = half the integral of g over rho^2: exact for cubics in later rounds."""
     p = plan()
     squares = [rho**2 for rho in p.rhos[:4]]
@@ -37,7 +37,7 @@ def test_the_blocks_weights_integrate_polynomials_in_rho2():
     assert [len(weights) for weights in p.block_explicit] == [0, 1, 2, 3]
 
 
-def test_the_traces_weights_integrate_polynomials():
+def test_weights_of_the_trace():
     """Between the levels up to degree 3 of 24 levels; below them tr = rho^2 (a + b rho^2 + c rho^4)."""
     p = plan()
     for power in range(4):
@@ -49,7 +49,7 @@ def test_the_traces_weights_integrate_polynomials():
 
 
 @pytest.mark.parametrize("decay", [2, 3])
-def test_weights_above_the_last_level_integrate_the_decay(decay):
+def test_weights_above_the_last_level(decay):
     """F = rho^-decay (a + b/rho + ...): int F dlambda, to lambda = -3.5 and to infinite noise."""
     p = plan(decay=decay)
     for weights, end, terms in ((p.trace_above, 0.0, 2), (p.z_top, math.exp(-3.5), 3), (p.z_infinity, 0.0, 3)):
@@ -58,7 +58,7 @@ def test_weights_above_the_last_level_integrate_the_decay(decay):
             assert found == pytest.approx((end**power - p.rhos[-1] ** -power) / power, rel=1e-9)
 
 
-def test_adams_weights_and_slopes_are_exact_for_polynomials():
+def test_weights_of_steps_and_slopes():
     p = plan()
     for k, (predict, correct) in enumerate(zip(p.predict, p.correct, strict=True), start=3):
         for power, weights, newest in ((2, predict, k), (3, correct, k + 1)):
@@ -103,7 +103,7 @@ def test_ends_and_calls_of_the_grid():
         assert (grid.lams[-1] == pytest.approx(sde.log_snr(0.9).item() / 2)) != to_infinity
 
 
-def test_the_mean_under_a_condition_is_found_by_one_call():
+def test_the_mean_under_a_condition():
     """Components with equal, round covariances, whose mean is exact."""
     gm = S.GaussianMixture([[1.0, 0.0], [-1.0, 0.5]], 1e-3)
     model, k = gm.model(S.VPSDE()), torch.tensor([0, 1, 1])
@@ -113,7 +113,7 @@ def test_the_mean_under_a_condition_is_found_by_one_call():
     torch.testing.assert_close(mean, gm.means[k], rtol=0, atol=0.01)
 
 
-def test_without_moments_the_path_is_that_of_a_unit_gaussian():
+def test_without_moments_the_gaussian_is_standard():
     gm = S.GaussianMixture(torch.zeros(1, 3), 1.0)
     x = gm.sample(4, torch.Generator().manual_seed(0))
     model = gm.model(S.VPSDE())

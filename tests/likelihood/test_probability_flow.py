@@ -44,8 +44,8 @@ def generator(seed=0):
 
 
 @pytest.mark.parametrize("sde", SDES)
-def test_E9_exact_trace_gives_the_density_of_the_mixture(sde):
-    """2-D, stds from 0.05, 100 calls: every one of 40 points within 1e-4 nats of the truth, 5e-6 on average."""
+def test_E9_exact_trace_gives_the_mixtures_density(sde):
+    """100 calls in 2 dimensions, stds from 0.05: each of 40 points within 1e-4 nats, 5e-6 on average."""
     gm = mixture()
     x = gm.sample(40, generator())
     result = S.log_likelihood(gm.model(SDES[sde]), x, S.Exact())
@@ -66,7 +66,7 @@ def test_E9_exact_trace_in_64_dimensions(sde):
 
 
 def test_E9_multistep_converges_fast():
-    """From 40 to 80 calls the mean error falls more than 64 times, as at order 6: the defect's term does its work."""
+    """From 40 to 80 calls the mean error falls more than 64 times, as at order 6, thanks to the correction."""
     gm = mixture(low=0.1)
     x, model = gm.sample(100, generator()), gm.model(S.VPSDE())
     coarse, fine = (
@@ -95,7 +95,7 @@ def test_E9_multistep_solves_a_networks_own_flow():
 
 @pytest.mark.parametrize("sde", ["vp", "ve", "flow"])
 def test_E9_E10_the_density_under_a_condition(sde):
-    """log p(x | y) of a mixture's components: the prior has their mean; with that of all data it would be .1 off."""
+    """log p(x | y) of a mixture's components: the prior has their mean. The mean of all data would err by .1."""
     gm = mixture(K=4, low=0.1)
     x, k = gm.sample(30, generator(), return_component=True)
     shifted = x - gm.means[k]
@@ -129,7 +129,7 @@ def test_E9_methods_agree(method):
 
 
 def test_the_end_counts():
-    """VE from sigma_min = 0.01, stds from 0.05: each order of the end takes more than five times off the error."""
+    """VE from sigma_min = 0.01, stds from 0.05: each order of the end divides the error by more than five."""
     gm = mixture()
     x, model = gm.sample(40, generator()), gm.model(S.VESDE())
     second, first, none = (
@@ -143,7 +143,7 @@ def test_the_end_counts():
 
 
 def test_the_matched_prior_counts():
-    """VE's N(0, sigma_max^2 I) ignores the data's own spread: an error of some 1e-3 nats, which matching mends."""
+    """VE's N(0, sigma_max^2 I) ignores the data's spread, an error of some 1e-3 nats. The matched prior has none."""
     gm = S.GaussianMixture([[3.0, 0.0], [-1.0, 2.0]], [[0.1, 0.2], [0.3, 0.1]])
     x = gm.sample(40, generator())
     matched, plain = (
@@ -176,7 +176,7 @@ def test_the_ends_are_reported():
 
 @pytest.mark.parametrize("distribution", ["rademacher", "gaussian"])
 @pytest.mark.parametrize("method", ["multistep", "rk4", "dopri5"])
-def test_E9_hutchinson_is_unbiased_and_its_standard_error_is_right(method, distribution):
+def test_E9_hutchinson_and_its_standard_error(method, distribution):
     """200 repeats of 4 probes, as rows of one batch with generators of their own: the mean is within 4.5 standard
     errors of the exact trace (false alarm 7e-6), the reported standard error within 25 % of the repeats' spread."""
     gm = mixture(d=6, K=3, low=0.2)
@@ -207,7 +207,7 @@ def test_E9_one_orthogonal_probe_a_stage():
     assert spread < 0.8 * other.log_prob.std()
 
 
-def test_E9_hutchpp_is_unbiased_and_needs_no_luck_at_low_rank():
+def test_E9_hutchpp_is_unbiased_and_exact_at_full_rank():
     gm = mixture(d=6, K=3, low=0.2)
     x, model = gm.sample(1, generator()).expand(200, -1), gm.model(S.VPSDE())
     exact = S.log_likelihood(model, x[:1], S.Exact(), steps=40).log_prob
@@ -222,7 +222,7 @@ def test_E9_hutchpp_is_unbiased_and_needs_no_luck_at_low_rank():
 
 
 def test_fresh_probes_average_out_along_the_path():
-    """On a fixed grid a draw at every stage gives less than half the spread of one draw for the whole path."""
+    """On a fixed grid, fresh probes have less than half the spread of one draw for the whole path."""
     gm = mixture(d=6, K=3, low=0.2)
     x, model = gm.sample(1, generator()).expand(200, -1), gm.model(S.VPSDE())
     for method in ("multistep", "rk4"):
@@ -236,7 +236,7 @@ def test_fresh_probes_average_out_along_the_path():
         assert fresh.stderr.isfinite().all()
 
 
-def test_one_probe_kept_for_the_whole_path_gives_no_standard_error():
+def test_one_frozen_probe_has_no_standard_error():
     gm = mixture(low=0.2)
     model, x = gm.model(S.VPSDE()), gm.sample(3, generator())
     result = S.log_likelihood(model, x, Hutchinson(1), 1e-4, 1e-4, "dopri5", generator())
@@ -245,7 +245,7 @@ def test_one_probe_kept_for_the_whole_path_gives_no_standard_error():
 
 
 @pytest.mark.parametrize("method", ["multistep", "dopri5", "bosh3", "rk4"])
-def test_a_samples_density_does_not_depend_on_its_batch(method):
+def test_densities_are_independent_of_the_batch(method):
     gm = mixture(d=40, K=3, low=0.2)
     x, model = gm.sample(6, generator()), gm.model(S.VESDE())
     for divergence in (S.Exact(), Hutchinson(2), HutchPP()):
@@ -259,7 +259,7 @@ def test_a_samples_density_does_not_depend_on_its_batch(method):
 
 
 class Watched(S.Model):
-    """A mixture's model that notes the batch sizes it is called with, and counts backward passes through its eps."""
+    """A mixture's model that records the batch sizes of its calls and counts backward passes through its eps."""
 
     def __init__(self, inner):
         super().__init__()
@@ -295,7 +295,7 @@ def test_chunks_change_nothing(method):
 
 
 def test_one_call_and_one_product_a_level():
-    """The calls are those stated, each with one vector-Jacobian product, but for the first rounds over four levels."""
+    """Each call has one vector-Jacobian product, except those of the first rounds over four levels."""
     gm = mixture(low=0.2)
     for sde, untraced in ((S.VPSDE(), 4), (S.VESDE(0.05), 12)):
         model = Watched(gm.model(sde))
@@ -304,7 +304,7 @@ def test_one_call_and_one_product_a_level():
         assert model.backward == 50 - untraced
 
 
-def test_the_model_is_used_in_evaluation_mode_and_left_as_it_was():
+def test_the_models_mode_is_restored():
     net = S.ResidualMLP((2,), width=8, blocks=1, dropout=0.5)
     for parameter in net.parameters():
         parameter.data += 0.1
@@ -324,7 +324,7 @@ def test_the_model_is_used_in_evaluation_mode_and_left_as_it_was():
     assert [p.requires_grad for p in net.parameters()] == [p is not frozen for p in net.parameters()]
 
 
-def test_equal_seeds_give_equal_densities_bit_for_bit():
+def test_equal_seeds_give_equal_densities():
     gm = mixture(d=20)
     x, model = gm.sample(3, generator()), gm.model(S.VPSDE())
     first, again, other = (S.log_likelihood(model, x, method="rk4", generator=generator(s)).log_prob for s in (5, 5, 6))
@@ -354,7 +354,7 @@ class Spoiled(S.Model):
 
 
 class Rough(Spoiled):
-    """A model whose eps is never the same: no step is small enough."""
+    """A model with noise in its eps, for which no step is small enough."""
 
     def estimate(self, x, level, cond=None):
         estimate = self.inner.estimate(x, level, cond)
@@ -405,7 +405,7 @@ def test_bad_input_is_refused_and_named():
         S.log_likelihood(quantised, centres)
 
 
-def test_the_defect_tells_a_grid_that_is_too_coarse():
+def test_the_defect_shows_a_grid_that_is_too_coarse():
     """16 peaks a 46th of the data's standard deviation wide, and points beside them: the mean error of log p and the
     mean |defect| agree within a factor of 3 while the levels are too few, and fall together.
     """
