@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Literal, get_args
+from typing import Literal, get_args, overload
 
 import torch
 from torch import Tensor
@@ -116,6 +116,14 @@ def strata_offsets(n: int, generator: Generators = None, device: torch.device | 
         total = generator.whole(n)
         return torch.arange(generator.index, total, generator.count, device=device) / total
     return torch.arange(n, device=device) / n
+
+
+@overload
+def spawn_generators(generator: torch.Generator, n: int) -> list[torch.Generator]: ...
+
+
+@overload
+def spawn_generators(generator: torch.Generator | None, n: int) -> list[torch.Generator] | None: ...
 
 
 def spawn_generators(generator: torch.Generator | None, n: int) -> list[torch.Generator] | None:

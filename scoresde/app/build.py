@@ -10,10 +10,20 @@ import torch
 from torch import Tensor
 
 from scoresde.app.config import DataConfig, LikelihoodConfig, RunConfig, SampleConfig, SDEConfig
-from scoresde.data import SOURCES, Data, Dequantization, Mapped, TruncatedNormal, load_data, load_whole, map_array
+from scoresde.data import (
+    SOURCES,
+    Data,
+    Dequantization,
+    Mapped,
+    Scaling,
+    TruncatedNormal,
+    load_data,
+    load_whole,
+    map_array,
+)
 from scoresde.data.dataset import count_of
 from scoresde.data.sources import HELD_OUT
-from scoresde.errors import ArgumentError, ConfigError, DataError, ShapeError
+from scoresde.errors import ArgumentError, CheckpointError, ConfigError, DataError, ShapeError
 from scoresde.flow.tableaux import ADAPTIVE
 from scoresde.guidance import classifier_free_guidance, classifier_guidance
 from scoresde.likelihood.divergence import Divergence, Exact, Hutchinson, default_divergence
@@ -258,3 +268,20 @@ def check_fits(model: ScoreModel, data: Data) -> None:
     if (data.num_values is None) != (model.scaling.num_values is None):
         kinds = ["continuous" if n is None else "integer" for n in (data.num_values, model.scaling.num_values)]
         raise ArgumentError("data", f"{data.name!r}, {kinds[0]} values", f"{kinds[1]} ones, as in the model's training")
+
+
+def scaling(model: ScoreModel) -> Scaling:
+    """Return the model's map from the data's units to its own.
+
+    Raises:
+        CheckpointError: the model was saved without one.
+    """
+    if model.scaling is None:
+        raise CheckpointError("run", "a model without a scaling", "a model that was trained on data")
+    return model.scaling
+
+
+def item_shape(model: ScoreModel) -> tuple[int, ...]:
+    """Return D, the shape of the items that the network takes."""
+    config: Any = model.net.config
+    return tuple(config["shape"])

@@ -377,7 +377,7 @@ def inpaint(mask, **options) -> None:
       scoresde inpaint runs/digits --mask random:0.3 --limit 16 --samples 32
       scoresde inpaint runs/digits --mask mask.png --data mine.npy --method replacement --noise 0
     """
-    from scoresde.app.restoring import inpainting
+    from scoresde.app.observing import inpainting
 
     _restore(problem=lambda data, seed: inpainting(data, mask, seed), **options)
 
@@ -395,7 +395,7 @@ def colorize(**options) -> None:
     Example:
       scoresde colorize runs/cifar10 --limit 16
     """
-    from scoresde.app.restoring import colorization
+    from scoresde.app.observing import colorization
 
     _restore(problem=lambda data, seed: colorization(data), **options)
 
@@ -423,7 +423,7 @@ def restore(task, factor, width, lines, **options) -> None:
       scoresde restore runs/digits --task deblur --width 1.5 --noise 0.02
       scoresde restore runs/digits --task projection --factor 4 --particles 32
     """
-    from scoresde.app.restoring import restoration
+    from scoresde.app.observing import restoration
 
     _restore(problem=lambda data, seed: restoration(data, task, factor, width, lines, seed), **options)
 
@@ -495,7 +495,7 @@ def likelihood(run, data, against, paired, overrides, **options) -> None:
         name, first = "likelihood", build.data(config.data)[1]
     else:
         name, first = f"likelihood-{Path(data).stem}", scoring.other_data(config, data)
-    seconds = {source: scoring.other_data(config, source, spoiling=first) for source in against}
+    seconds = {source: scoring.other_data(config, source, corrupting=first) for source in against}
     with on_ranks(options["device"]):
         scores = scoring.likelihood(folder, config, first, name)
         for source, second in seconds.items():

@@ -1,4 +1,4 @@
-"""Two sets under one model, and one set under two models: what their log-likelihoods say of each other."""
+"""Comparisons by log p: of two sets, and of two models on one set."""
 
 from __future__ import annotations
 
@@ -17,24 +17,26 @@ class Measured(NamedTuple):
     value: float
     stderr: float
 
-    def __str__(self):
+    def __str__(self) -> str:
         return f"{self.value:.4f} +- {self.stderr:.4f}"
 
 
 def auroc(inside: Tensor, outside: Tensor) -> Measured:
-    """The area under the receiver operating characteristic of a score that should be higher inside.
+    """Return the area under the receiver operating characteristic of a score.
 
-    P(inside > outside) + P(inside = outside)/2 for a random pair: 1 tells the sets apart, 1/2 does not. The standard
-    error is DeLong's: var_i[P_j(i, j)]/N + var_j[P_i(i, j)]/M, from the places each item takes in the other set.
+        P(inside > outside) + P(inside = outside)/2 for a random pair
+
+    The score should be higher inside: 1 tells the sets apart, 1/2 does not. The standard error is DeLong's,
+    var_i[P_j(i, j)]/N + var_j[P_i(i, j)]/M, from the rank of each item in the other set.
 
     Args:
-        inside, outside: the scores ``(N,)`` and ``(M,)`` of the two sets, log p of each item; N, M >= 2.
+        inside, outside: scores ``(N,)`` and ``(M,)`` of the two sets, log p of each item; N, M >= 2.
 
     Raises:
         ShapeError: not two vectors of at least two numbers each.
         ArgumentError: NaN among the scores.
 
-    Source: DeLong, DeLong & Clarke-Pearson 1988; Mann & Whitney 1947.
+    References: DeLong, DeLong & Clarke-Pearson 1988; Mann & Whitney 1947.
     """
     for name, scores in (("inside", inside), ("outside", outside)):
         if scores.ndim != 1 or len(scores) < 2:
@@ -49,19 +51,25 @@ def auroc(inside: Tensor, outside: Tensor) -> Measured:
 
 
 def _placements(scores: Tensor, others: Tensor) -> Tensor:
-    """For each score the share of the others below it, equal ones counted half."""
+    """Return for each score the share of the others below it, ties halved."""
     others = others.sort().values
     left, right = (torch.searchsorted(others, scores, right=side) for side in (False, True))
     return (left + right).double() / (2 * len(others))
 
 
 def paired_difference(first: Tensor, second: Tensor) -> Measured:
-    """The mean of ``first - second`` over the items and its standard error: what is common to a pair drops out.
+    """Return the mean of ``first - second`` and its standard error.
+
+    Variation that is common to the items of a pair cancels.
+
+    Args:
+        first, second: numbers ``(N,)`` of the same N >= 2 items.
 
     Raises:
         ShapeError: not two vectors of one length, at least 2.
     """
     if first.shape != second.shape or first.ndim != 1 or len(first) < 2:
-        raise ShapeError("second", tuple(second.shape), f"the shape of first, {tuple(first.shape)}, with two or more")
+        expected = f"of the shape of first, {tuple(first.shape)}, with two or more entries"
+        raise ShapeError("second", tuple(second.shape), expected)
     difference = first.double() - second.double()
     return Measured(difference.mean().item(), (difference.std() / math.sqrt(len(difference))).item())

@@ -1,7 +1,8 @@
-"""Masks by name or from a file: which entries of an item are known, and which are to be drawn."""
+"""Masks by name or from a file: which entries of an item are known."""
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 import numpy as np
@@ -16,24 +17,27 @@ NAMES = ("half", "center", "random:SHARE")
 
 
 def space_axes(shape: tuple[int, ...], image: bool) -> int:
-    """How many of the last axes of an item are its space or time: 2 of an image, all after the channels of others."""
+    """Return how many of the last axes of an item are its space or time.
+
+    They are 2 of an image, and all but the first, the channels, of other items.
+    """
     return 2 if image else max(1, len(shape) - 1)
 
 
 def mask_of(text: str, shape: tuple[int, ...], image: bool, seed: int = 0) -> Tensor:
-    """The mask ``(*D)`` of bool that a ``--mask`` stands for: True where an entry is known.
-
-    ``half`` knows the first half along the first axis of space (the upper half of an image), ``center`` all but the
-    middle half along each axis of space, ``random:0.3`` three tenths of the places, drawn with ``seed``, the same in
-    all channels. Anything else is a file: an .npy array of bool, or of 0 and 1, that broadcasts to D; or for images a
-    picture of their size, white where they are known.
+    """Return the mask ``(*D)`` that ``--mask`` names, True where known.
 
     Args:
+        text: "half": the first half along the first axis of space is known (the upper half of an image). "center": all
+            but the middle half along each axis of space. "random:0.3": three tenths of the places, the same in all
+            channels. Anything else is a file: an .npy array of bool, or of 0 and 1, that broadcasts to D; or for
+            images a picture of their size, white where they are known.
         shape: D, the shape of one item.
         image: whether items are images, ``(C, H, W)`` or ``(H, W)``.
+        seed: seed of a random mask.
 
     Raises:
-        ArgumentError: values other than 0 and 1, nothing known, nothing unknown, or a share that is none.
+        ArgumentError: values other than 0 and 1, nothing known, nothing unknown, or an invalid share.
         ShapeError: a mask that does not broadcast to D.
         DataError: a file that cannot be used, or a picture of another size or with grey values.
     """
@@ -57,7 +61,7 @@ def mask_of(text: str, shape: tuple[int, ...], image: bool, seed: int = 0) -> Te
         raise DataError("mask", repr(text), f"{', '.join(NAMES)}, or {kinds} that exists")
     mask = expand_mask(check_mask(mask), shape)
     if bool(mask.all()):
-        raise ArgumentError("mask", "1 everywhere", "a 0 at each entry that is to be drawn")
+        raise ArgumentError("mask", "1 everywhere", "0 at one or more entries, which are to be restored")
     return mask
 
 
@@ -68,7 +72,7 @@ def _random(share: str, places: tuple[int, ...], seed: int) -> Tensor:
         known = -1.0
     if not 0 < known < 1:
         raise ArgumentError("mask", repr(f"random:{share}"), "random: and the share that is known, between 0 and 1")
-    n = int(torch.tensor(places).prod())
+    n = math.prod(places)
     order = torch.randperm(n, generator=torch.Generator().manual_seed(seed))
     mask = torch.zeros(n, dtype=torch.bool)
     mask[order[: max(1, round(known * n))]] = True
@@ -81,5 +85,6 @@ def _array(path: str) -> Tensor:
     except (OSError, ValueError, EOFError) as error:
         raise DataError("mask", f"{path} ({error})", "an .npy file with an array of bool, or of 0 and 1") from None
     if not isinstance(values, np.ndarray) or values.dtype.kind not in "buif":
-        raise DataError("mask", f"{path} of {getattr(values, 'dtype', 'several arrays')}", "bool, or 0 and 1")
+        got = f"{path} of {getattr(values, 'dtype', 'several arrays')}"
+        raise DataError("mask", got, "an array of bool, or of 0 and 1")
     return torch.from_numpy(values.astype(np.float64) if values.dtype.kind != "b" else values)

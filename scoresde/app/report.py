@@ -1,4 +1,7 @@
-"""A report as one HTML file that needs nothing beside it: styles inline, pictures embedded, no script."""
+"""A report as one self-contained HTML file.
+
+Styles are inline, pictures embedded, and there is no script.
+"""
 
 from __future__ import annotations
 
@@ -16,13 +19,20 @@ from scoresde.errors import ArgumentError
 from scoresde.files import write_atomically
 from scoresde.version import __version__
 
+#: label, value, its standard error, unit and note of a figure of merit
+Card = tuple[str, object, float | None, str, str]
+
 
 class Report:
-    """A page built from top to bottom; each method adds one block and returns the report, so calls chain.
+    """A page that is built from top to bottom.
 
-    All text is escaped. In running text a blank line starts a paragraph and backquotes set `code`. Pictures that follow
-    one another stand side by side where there is room. The page reads at any width from 360 px, in light and dark, and
-    on paper.
+    Each method adds one block and returns the report, so calls chain. All text is escaped. In running text a blank line
+    starts a paragraph and backquotes set `code`. Consecutive pictures stand side by side where there is room. The page
+    reads at any width from 360 px, in light and dark, and on paper.
+
+    Args:
+        title: title of the page.
+        subtitle: line below it.
     """
 
     def __init__(self, title: str, subtitle: str = ""):
@@ -31,18 +41,24 @@ class Report:
         self._headings: list[str] = []
 
     def section(self, heading: str, text: str = "") -> Self:
-        """Begin a section; ``text`` is its opening paragraphs."""
+        """Begin a section with its heading and its opening paragraphs."""
         self._headings.append(heading)
         anchor = f"s{len(self._headings)}"
         return self._add("section", f'<h2 id="{anchor}">{_escape(heading)}</h2>\n{_paragraphs(text)}')
 
     def figure(self, png: bytes, caption: str, alt: str) -> Self:
-        """A picture (the bytes of a PNG file, two pixels a point), its caption, and ``alt``: what it shows, in words.
+        """Add a picture with its caption.
 
-        Raises ``ArgumentError`` if ``png`` is no PNG or ``alt`` is empty.
+        Args:
+            png: the bytes of a PNG file, two pixels a point.
+            caption: text below the picture.
+            alt: what the picture shows, in words, for readers who do not see it.
+
+        Raises:
+            ArgumentError: ``png`` is not a PNG, or ``alt`` is empty.
         """
         if png[:8] != b"\x89PNG\r\n\x1a\n" or len(png) < 24:
-            raise ArgumentError("png", f"{len(png)} bytes that are no PNG", "the bytes of a PNG file")
+            raise ArgumentError("png", f"{len(png)} other bytes", "the bytes of a PNG file")
         if not alt.strip():
             raise ArgumentError("alt", repr(alt), "a description for readers who do not see the picture")
         width, height = struct.unpack(">II", png[16:24])
@@ -54,22 +70,30 @@ class Report:
         )
 
     def table(self, header: Sequence[str], rows: Iterable[Sequence[object]], caption: str) -> Self:
-        """A table whose first column names its rows. Columns of numbers are set flush right.
+        """Add a table whose first column names its rows.
 
-        Raises ``ArgumentError`` if a row has not as many cells as the header.
+        Columns of numbers are set flush right.
+
+        Args:
+            header: headings of the columns.
+            rows: cells of each row.
+            caption: text above the table.
+
+        Raises:
+            ArgumentError: a row does not have as many cells as the header.
         """
-        rows = [list(row) for row in rows]
-        for i, row in enumerate(rows):
+        cells = [list(row) for row in rows]
+        for i, row in enumerate(cells):
             if len(row) != len(header):
-                raise ArgumentError(f"rows[{i}]", f"{len(row)} cells", f"{len(header)}, one under each heading")
-        right = [bool(rows) and all(_numeric(row[j]) for row in rows) for j in range(len(header))]
+                raise ArgumentError(f"rows[{i}]", f"{len(row)} cells", f"{len(header)} cells, one for each heading")
+        right = [bool(cells) and all(_numeric(row[j]) for row in cells) for j in range(len(header))]
         style = [' class="n"' if flush else "" for flush in right]
         head = "".join(f'<th scope="col"{style[j]}>{_inline(str(cell))}</th>' for j, cell in enumerate(header))
         body = "\n".join(
             f'<tr><th scope="row"{style[0]}>{_cell(row[0])}</th>'
             + "".join(f"<td{style[j]}>{_cell(row[j])}</td>" for j in range(1, len(row)))
             + "</tr>"
-            for row in rows
+            for row in cells
         )
         i = len(self._blocks)
         return self._add(
@@ -79,10 +103,11 @@ class Report:
             f"<thead><tr>{head}</tr></thead>\n<tbody>{body}</tbody></table></div>",
         )
 
-    def figures_of_merit(self, figures: Iterable[tuple[str, object, float | None, str, str]]) -> Self:
-        """Cards of ``(label, value, stderr, unit, note)``; stderr may be None, unit and note may be empty.
+    def figures_of_merit(self, figures: Iterable[Card]) -> Self:
+        """Add cards of ``(label, value, stderr, unit, note)``.
 
-        A number is rounded to two digits of its standard error, or to four figures where it has none.
+        The standard error may be None, unit and note may be empty. A number is rounded to two digits of its standard
+        error, or to four figures if it has none.
         """
         cards = []
         for label, value, stderr, unit, note in figures:
@@ -95,7 +120,7 @@ class Report:
         return self._add("cards", f'<dl class="cards">{"".join(cards)}</dl>')
 
     def commands(self, commands: Iterable[tuple[str, str]]) -> Self:
-        """A list of ``(explanation, command)`` to copy into a terminal."""
+        """Add a list of ``(explanation, command)`` to copy into a terminal."""
         items = "\n".join(
             f"<li><p>{_inline(explanation)}</p><pre><code>{_words(command)}</code></pre></li>"
             for explanation, command in commands
@@ -103,8 +128,10 @@ class Report:
         return self._add("commands", f'<ol class="commands">{items}</ol>')
 
     def html(self) -> str:
-        """The whole page."""
-        parts, open_section = [], False
+        """Return the whole page."""
+        # sections are closed by the next one, and consecutive pictures share a box
+        parts: list[str] = []
+        open_section = False
         for i, (kind, block) in enumerate(self._blocks):
             before = self._blocks[i - 1][0] if i else ""
             after = self._blocks[i + 1][0] if i + 1 < len(self._blocks) else ""
@@ -130,8 +157,8 @@ class Report:
             version=__version__,
         )
 
-    def write(self, path: str | os.PathLike) -> Path:
-        """Write the page to ``path``, whole or not at all, and return the path."""
+    def write(self, path: str | os.PathLike[str]) -> Path:
+        """Write the page to ``path``, all or nothing, and return the path."""
         return write_atomically(path, self.html())
 
     def _add(self, kind: str, block: str) -> Self:
@@ -139,7 +166,7 @@ class Report:
         return self
 
 
-def _escape(text: str) -> str:
+def _escape(text: object) -> str:
     return html.escape(str(text), quote=True)
 
 
@@ -152,16 +179,19 @@ def _paragraphs(text: str) -> str:
 
 
 def _words(command: str) -> str:
-    """Each word in a span, so that lines break between words and not after the hyphens of ``--option``."""
+    """Put each word in a span: lines break between words, not in ``--option``."""
     return re.sub(r"\S+", r"<span>\g<0></span>", _escape(command))
 
 
 def _anchor(block: str) -> str:
-    return re.search(r'id=("s\d+")', block).group(1)
+    return block.split("id=", 1)[1].split(">", 1)[0]
 
 
 def _numeric(cell: object) -> bool:
-    """A number, or a text that starts like one (``2.01 +- 0.02``, ``-3 %``), or an empty cell."""
+    """Return whether a cell is a number, starts like one, or is empty.
+
+    "2.01 +- 0.02" and "-3 %" start like numbers.
+    """
     return isinstance(cell, int | float) or bool(re.match(r"\s*(-?$|[-+\u2212]?\.?\d)", str(cell)))
 
 
@@ -170,7 +200,10 @@ def _cell(cell: object) -> str:
 
 
 def _rounded(value: object, stderr: float | None) -> tuple[str, str]:
-    """``(2.01372, 0.0214)`` as ``("2.014", "0.021")``; a value that is no float as it is."""
+    """Round a float to its error: (2.01372, 0.0214) to ("2.014", "0.021").
+
+    Any other value is returned as text.
+    """
     if not isinstance(value, float) or not math.isfinite(value):
         return _escape(value), f"{stderr:.2g}" if stderr is not None else ""
     if stderr is None or not 0 < stderr < math.inf:

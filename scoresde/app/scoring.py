@@ -1,4 +1,7 @@
-"""The work of ``likelihood`` and ``evaluate``: log-likelihoods of held-out data, and what to compare them with."""
+"""The work of the commands ``likelihood`` and ``evaluate``.
+
+They score held-out data by log p, and compare them with other data, other models and baselines.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +21,7 @@ from scoresde.app.comparing import Measured, auroc, paired_difference
 from scoresde.app.config import CORRUPTED, RunConfig
 from scoresde.app.runs import RunFolder
 from scoresde.app.terminal import Update, progress, say, table
-from scoresde.data import Data, TruncatedNormal, Uniform, corrupt
+from scoresde.data import Data, Dequantization, TruncatedNormal, Uniform, corrupt
 from scoresde.data.corruptions import CORRUPTIONS
 from scoresde.errors import ArgumentError
 from scoresde.likelihood import bits_per_dim, log_likelihood
@@ -27,20 +30,23 @@ from scoresde.models.conditions import condition_rows
 from scoresde.random import spawn_generators
 from scoresde.training.distributed import Ranks, over_ranks, share_of
 
-SPOILED = ("shuffled-pixels", "inverted")  # what held-out images are compared with
+COMPARED = ("shuffled-pixels", "inverted")  # corruptions with which held-out images are compared
 
 
 @dataclass(frozen=True)
 class Scores:
-    """Log-likelihoods of a set of items, and how they were found.
+    """Log-likelihoods of a set of items, and how they were computed.
 
     Attributes:
-        name: of the set.
-        nats: log p an item ``(N,)``, in the units of the raw data.
-        values: what is reported, ``(N,)`` in ``unit``: bits/dim (lower is better) or nats (higher is better).
-        errors: standard error of each value, ``(N,)``; NaN where it is not known.
+        name: name of the set.
+        nats: log p of each item ``(N,)``, in nats, in the units of the raw data.
+        values: the reported values ``(N,)`` in ``unit``: bits/dim (lower is better) or nats (higher is better).
+        errors: standard error of each value ``(N,)``, NaN where it is unknown.
         unit: "bits/dim" for integer data, "nats" for continuous data.
-        calls, method, t_min, offset: network calls an item, solver, end of the flow, and what the scaling alone adds.
+        calls: network calls of an item.
+        method: solver.
+        t_min: time at which the flow ends.
+        offset: contribution of the scaling to each value.
     """
 
     name: str
@@ -55,11 +61,11 @@ class Scores:
 
     @property
     def summary(self) -> dict[str, Any]:
-        """Mean, its standard error over the items, their number and the values, as JSON-able numbers."""
+        """Mean, standard error, number and values, as JSON-able numbers."""
         return {**mean_and_error(self.values), "values": [round(v, 5) for v in self.values.tolist()]}
 
     def csv(self) -> str:
-        """An item a line."""
+        """Return the values as CSV, one line for each item."""
         with io.StringIO(newline="") as file:
             writer = csv.writer(file, lineterminator="\n")
             bits = self.unit == "bits/dim"
@@ -72,18 +78,26 @@ class Scores:
 
 
 def mean_and_error(values: Tensor) -> dict[str, Any]:
-    """Mean, standard error of the mean (None for one value) and number of values."""
+    """Return "mean", "stderr" and "n" of the values; stderr is None for one."""
     error = (values.std() / math.sqrt(len(values))).item() if len(values) > 1 else None
     return {"mean": values.mean().item(), "stderr": error, "n": len(values)}
 
 
 def in_unit(nats: Tensor, data: Data) -> Tensor:
-    """Nats an item as bits/dim for integer data; as they are for continuous data."""
+    """Convert nats to bits/dim for integer data; leave them for others."""
     return nats if data.num_values is None else -nats / (math.prod(data.shape) * math.log(2))
 
 
 def score(model: ScoreModel, data: Data, config: RunConfig, what: str = "scoring") -> Scores:
-    """Log-likelihoods of the first ``likelihood.n`` items by the probability flow, dequantised as in training.
+    """Compute log-likelihoods of items by the probability flow.
+
+    Integers are dequantised as in training.
+
+    Args:
+        model: the model.
+        data: the items, of which the first ``likelihood.n`` are scored.
+        config: the settings.
+        what: what the progress line says.
 
     Raises:
         ShapeError, ArgumentError: the data do not fit the model.
@@ -92,9 +106,9 @@ def score(model: ScoreModel, data: Data, config: RunConfig, what: str = "scoring
     n, seed = config.likelihood.n, config.likelihood.seed
     if n is not None and n < len(data):
         data = data.take(n)
-    ranks, own = Ranks(), []
+    ranks, own = Ranks(), list[Scores]()
 
-    def work(items: range, generator: torch.Generator) -> Tensor:
+    def work(items: range, generator: torch.Generator | None) -> Tensor:
         part = data if len(items) == len(data) else data.subset(torch.arange(items.start, items.stop))
         own.append(_score(model, part, config, generator, update))
         columns = (own[0].nats, own[0].values, own[0].errors, torch.full((len(part),), own[0].calls))
@@ -108,12 +122,16 @@ def score(model: ScoreModel, data: Data, config: RunConfig, what: str = "scoring
     return Scores(data.name, nats, values, errors, unit, int(calls.max()), method, t_min, offset)
 
 
-def _score(model: ScoreModel, data: Data, run_config: RunConfig, generator: torch.Generator, update: Update) -> Scores:
-    """The scores of all of ``data``, found by this process."""
-    n, config = math.prod(data.shape), run_config.likelihood
-    law = TruncatedNormal if run_config.train.dequantization == "truncated-normal" else Uniform
+def _score(
+    model: ScoreModel, data: Data, run_config: RunConfig, generator: torch.Generator | None, update: Update
+) -> Scores:
+    """Compute the scores of all of ``data`` in this process."""
+    n, config, scaling = math.prod(data.shape), run_config.likelihood, build.scaling(model)
+    dequantization: type[Dequantization] = (
+        TruncatedNormal if run_config.train.dequantization == "truncated-normal" else Uniform
+    )
     cond = build.cond(model, data.labels)
-    settings = {
+    settings: dict[str, Any] = {
         "divergence": build.divergence(config, n),
         "method": config.method,
         "steps": config.steps,
@@ -121,11 +139,12 @@ def _score(model: ScoreModel, data: Data, run_config: RunConfig, generator: torc
         "atol": config.atol,
         "t_min": config.t_min,
     }
-    if model.scaling.num_values is not None:
+    # 1. integers: bits/dim, dequantised
+    if scaling.num_values is not None:
         result = bits_per_dim(
             model,
             data.raw,
-            law(**build.given(samples=config.dequantizations)),
+            dequantization(**build.given(samples=config.dequantizations)),
             cond=cond,
             batch=config.batch,
             callback=lambda done, _: update(done, "items"),
@@ -133,34 +152,48 @@ def _score(model: ScoreModel, data: Data, run_config: RunConfig, generator: torc
             **settings,
         )
         return Scores(
-            data.name, result.nats, result.bits, result.stderr, "bits/dim",
-            result.nfe, result.method, result.t_min, result.offset,
-        )  # fmt: skip
+            name=data.name,
+            nats=result.nats,
+            values=result.bits,
+            errors=result.stderr,
+            unit="bits/dim",
+            calls=result.nfe,
+            method=result.method,
+            t_min=result.t_min,
+            offset=result.offset,
+        )
+    # 2. continuous data: log p in the units of the raw data
     parts = []
     for begin in range(0, len(data), config.batch):
         part = slice(begin, begin + config.batch)
-        x = model.scaling.to_model(data.raw[part], dtype=model.dtype).to(model.device)
+        x = scaling.to_model(data.raw[part], dtype=model.dtype).to(model.device)
         some = condition_rows(cond, part)
         parts.append(log_likelihood(model, x, cond=some, generator=spawn_generators(generator, len(x)), **settings))
         update(min(begin + config.batch, len(data)), "items")
-    volume = model.scaling.log_volume(n)
+    volume = scaling.log_volume(n)
     nats = torch.cat([part.log_prob for part in parts]).cpu().double() + volume
     errors = torch.cat([part.stderr for part in parts]).cpu().double()
     calls = max(part.nfe for part in parts)
     return Scores(data.name, nats, nats, errors, "nats", calls, parts[0].method, parts[0].t_min, volume)
 
 
-def other_data(config: RunConfig, source: str, spoiling: Data | None = None) -> Data:
-    """The data of a name or path; or, for a kind of corruption, the data ``spoiling`` spoiled."""
-    if spoiling is None or source not in CORRUPTIONS:
+def other_data(config: RunConfig, source: str, corrupting: Data | None = None) -> Data:
+    """Load the data of a name or path, or corrupt data.
+
+    Args:
+        config: the settings.
+        source: a name or path, or a kind of corruption.
+        corrupting: the data to corrupt. None: ``source`` is a name or path.
+    """
+    if corrupting is None or source not in CORRUPTIONS:
         return build.all_data(replace(config.data, source=source))
     n = config.likelihood.n
-    few = spoiling if n is None or n >= len(spoiling) else spoiling.take(n)
+    few = corrupting if n is None or n >= len(corrupting) else corrupting.take(n)
     return corrupt(few, source, torch.Generator().manual_seed(config.likelihood.seed))
 
 
 def likelihood(run: RunFolder, config: RunConfig, data: Data, name: str = "likelihood") -> Scores:
-    """Score ``data``, write ``name.csv`` and a histogram, and say what came out."""
+    """Score ``data``, write ``name.csv`` and a histogram, report the mean."""
     with run.stage(name):
         scores = score(run.model(config.train.device), data, config, f"scoring {data.name}")
         path = run.write(f"{name}.csv", scores.csv())
@@ -171,7 +204,10 @@ def likelihood(run: RunFolder, config: RunConfig, data: Data, name: str = "likel
 
 
 def against(run: RunFolder, config: RunConfig, scores: Scores, other: Data, name: str) -> Measured:
-    """Score a second set, write ``name.csv`` and a histogram of both, and say how well log p tells them apart."""
+    """Score a second set, and report how well log p tells both apart.
+
+    The scores are written to ``name.csv`` with a histogram of both sets.
+    """
     with run.stage(name):
         others = score(run.model(config.train.device), other, config, f"scoring {other.name}")
         path = run.write(f"{name}.csv", others.csv())
@@ -185,12 +221,18 @@ def against(run: RunFolder, config: RunConfig, scores: Scores, other: Data, name
 
 
 def paired(run: RunFolder, config: RunConfig, scores: Scores, data: Data, other: RunFolder, name: str) -> Measured:
-    """Score ``data`` under another run's model too, with the same noise and probes; write both, item by item."""
+    """Score ``data`` under another run's model, and report the difference.
+
+    Noise and probes are the same. Both scores of each item are written to ``name.csv``.
+
+    Raises:
+        ArgumentError: the other model has another number of values.
+    """
     model = other.model(config.train.device)
-    if model.scaling.num_values != data.num_values:
-        raise ArgumentError(
-            "--paired", f"{other.path}, a model of {model.scaling.num_values} levels", f"{data.num_values}"
-        )
+    K = build.scaling(model).num_values
+    if data.num_values != K:
+        got = f"{other.path}, a model with num_values {K}"
+        raise ArgumentError("--paired", got, f"a model with num_values {data.num_values}")
     with run.stage(name):
         others = score(model, data, config, f"scoring {data.name} under {other.path}")
         difference = paired_difference(scores.values, others.values)
@@ -219,7 +261,15 @@ def _axis(unit: str) -> str:
 
 
 def evaluate(run: RunFolder, config: RunConfig, corrupted: int = CORRUPTED) -> dict[str, Any]:
-    """Held-out data against corrupted copies of them and against baselines; writes and returns ``evaluation.json``."""
+    """Compare held-out data with corrupted copies and baselines.
+
+    Args:
+        run, config: the model and its settings.
+        corrupted: number of images of each corruption.
+
+    Returns:
+        What is written to ``evaluation.json``.
+    """
     with run.stage("evaluate"):
         settings = config.likelihood
         train, held_out = build.data(config.data)
@@ -228,12 +278,14 @@ def evaluate(run: RunFolder, config: RunConfig, corrupted: int = CORRUPTED) -> d
         model = run.model(config.train.device)
         scores = score(model, held_out, config, f"scoring held-out {held_out.name}")
         run.write("likelihood.csv", scores.csv())
-        spoiled = {}
+        # 1. corrupted copies
+        corrupted_scores: dict[str, Scores] = {}
         if held_out.is_image and held_out.num_values is not None and corrupted:
             few = held_out.take(min(corrupted, len(held_out)))
-            for i, kind in enumerate(SPOILED):
+            for i, kind in enumerate(COMPARED):
                 other = corrupt(few, kind, torch.Generator().manual_seed(settings.seed + i))
-                spoiled[kind] = score(model, other, config, f"scoring {kind}")
+                corrupted_scores[kind] = score(model, other, config, f"scoring {kind}")
+        # 2. baselines, compared with the model item by item
         say("fitting baselines")
         fitted = fit_baselines(train, held_out, settings.seed)
         baselines = {}
@@ -241,12 +293,13 @@ def evaluate(run: RunFolder, config: RunConfig, corrupted: int = CORRUPTED) -> d
             values = in_unit(baseline.log_prob, held_out)
             gap = mean_and_error(scores.values - values)
             baselines[baseline.name] = {**mean_and_error(values), "note": baseline.note, "gap": gap}
-        evaluation = {
+        # 3. the record
+        evaluation: dict[str, Any] = {
             "step": run.step,
             "data": held_out.name,
             "unit": scores.unit,
             "held_out": scores.summary,
-            "corrupted": {kind: s.summary for kind, s in spoiled.items()},
+            "corrupted": {kind: s.summary for kind, s in corrupted_scores.items()},
             "baselines": baselines,
             "method": scores.method,
             "calls": scores.calls,
@@ -261,7 +314,7 @@ def evaluate(run: RunFolder, config: RunConfig, corrupted: int = CORRUPTED) -> d
 
 
 def rows_of(evaluation: dict[str, Any]) -> list[tuple[str, dict[str, Any]]]:
-    """``(what was scored by what, figures)`` in the order of reading."""
+    """Return ``(what was scored by what, figures)`` in the order of reading."""
     data = evaluation["data"]
     rows = [(f"held-out {data}", evaluation["held_out"])]
     rows += [(f"{data}, {kind}", figures) for kind, figures in evaluation["corrupted"].items()]
@@ -270,13 +323,13 @@ def rows_of(evaluation: dict[str, Any]) -> list[tuple[str, dict[str, Any]]]:
 
 
 def histogram(evaluation: dict[str, Any]) -> bytes:
-    """The values of all scored sets."""
+    """Draw the values of all scored sets."""
     sets = {"held-out": evaluation["held_out"]["values"]}
     sets |= {kind: figures["values"] for kind, figures in evaluation["corrupted"].items()}
     return plots.histograms(sets, _axis(evaluation["unit"]))
 
 
 def figure(figures: dict[str, Any], sign: str = "±") -> str:
-    """``1.933 ± 0.011``."""
+    """Return figures as ``1.933 ± 0.011``."""
     error = figures["stderr"]
     return f"{figures['mean']:.3f}" + ("" if error is None else f" {sign} {error:.3f}")

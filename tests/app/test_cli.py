@@ -16,7 +16,7 @@ import torch
 
 import scoresde
 from scoresde import DPMSolver, ScoreModel, load_data, sample
-from scoresde.app import baselines, pages
+from scoresde.app import baselines, showing
 from scoresde.app.runs import RunFolder
 from scoresde.data import from_array
 from scoresde.files import load_tensors
@@ -168,7 +168,7 @@ def test_a_second_set_is_told_apart_and_a_second_model_paired(run, tmp_path):
 
 def test_evaluation_compares_and_is_kept(run, monkeypatch):
     monkeypatch.setattr(baselines, "COMPONENTS", 5)
-    monkeypatch.setattr(pages, "STRIP_STEPS", 10)
+    monkeypatch.setattr(showing, "STRIP_STEPS", 10)
     output = invoke("evaluate", run, "-n", 6, "--corrupted", 3, *QUICK_SCORES).output
     evaluation = json.loads((run / "evaluation.json").read_text())
     assert evaluation["held_out"]["n"] == 6
@@ -259,7 +259,7 @@ def test_guidance_from_the_command_line(tmp_path):
 def test_a_classifier_is_trained_and_guides(run, tmp_path):
     """A model that was told no classes draws the one it is asked for, as the library does with the same classifier."""
     output = invoke("classifier", run, "--steps", 3, "--batch-size", 8).output
-    assert "right of 360 held out" in output
+    assert "accuracy on 360 held-out items" in output
     folder = run / "classifier"
     classifier = NoiseAwareClassifier.from_pretrained(folder)
     settings = ["-n", 3, "--steps", 4, "--classifier", folder]
@@ -290,10 +290,10 @@ def test_the_report_of_a_conditional_run_has_a_row_a_class(tmp_path, monkeypatch
         drawn.append({name: np.asarray(images) for name, images in rows.items()})
         return rows_of_images(rows)
 
-    rows_of_images = pages.plots.rows_of_images
-    monkeypatch.setattr(pages.plots, "rows_of_images", remember)
-    monkeypatch.setattr(pages, "STRIP_STEPS", 5)
-    monkeypatch.setattr(pages, "A_CLASS", 2)
+    rows_of_images = showing.plots.rows_of_images
+    monkeypatch.setattr(showing.plots, "rows_of_images", remember)
+    monkeypatch.setattr(showing, "STRIP_STEPS", 5)
+    monkeypatch.setattr(showing, "A_CLASS", 2)
     run = tmp_path / "run"
     train(run, "--set", "train.conditional=true", "--set", "train.label_dropout=0.2", "--set", "sample.n=2")
     invoke("report", run)

@@ -5,16 +5,16 @@ import shutil
 
 import pytest
 
-from scoresde.app import baselines, pages
+from scoresde.app import baselines, showing
 from scoresde.app.runs import RunFolder
 from tests.app.runs_for_tests import QUICK_SCORES, TINY, TINY_POINTS, error, invoke
 
 
 @pytest.fixture
 def quick(monkeypatch):
-    monkeypatch.setattr(pages, "STRIP_STEPS", 10)
-    monkeypatch.setattr(pages, "DENSITY_NODES", 12)
-    monkeypatch.setattr(pages, "DENSITY_STEPS", 3)
+    monkeypatch.setattr(showing, "STRIP_STEPS", 10)
+    monkeypatch.setattr(showing, "DENSITY_NODES", 12)
+    monkeypatch.setattr(showing, "DENSITY_STEPS", 3)
     monkeypatch.setattr(baselines, "COMPONENTS", 5)
 
 

@@ -8,15 +8,15 @@ from scoresde.app.masks import mask_of, space_axes
 from scoresde.errors import ArgumentError, DataError, ShapeError
 
 
-def test_names_count_along_the_axes_of_space():
-    half, center = mask_of("half", (3, 4, 6), True), mask_of("center", (3, 4, 6), True)
+def test_named_masks_lie_in_space():
+    half, center = mask_of("half", (3, 4, 6), image=True), mask_of("center", (3, 4, 6), image=True)
     assert half.shape == center.shape == (3, 4, 6)
     assert torch.equal(half[0], torch.arange(4)[:, None].expand(4, 6) < 2)
     assert center[0].logical_not().nonzero().tolist() == [[row, column] for row in (1, 2) for column in (1, 2, 3)]
     assert torch.equal(half, half[:1].expand(3, 4, 6))
-    assert mask_of("half", (2,), False).tolist() == [True, False]
-    assert mask_of("center", (2,), False).tolist() == [False, True]
-    assert mask_of("half", (2, 5), False).tolist() == [[True, True, False, False, False]] * 2
+    assert mask_of("half", (2,), image=False).tolist() == [True, False]
+    assert mask_of("center", (2,), image=False).tolist() == [False, True]
+    assert mask_of("half", (2, 5), image=False).tolist() == [[True, True, False, False, False]] * 2
     assert [space_axes(*of) for of in (((4, 6), True), ((4, 6), False), ((3,), False), ((3, 4, 6), False))] == [
         2,
         1,
@@ -25,8 +25,8 @@ def test_names_count_along_the_axes_of_space():
     ]
 
 
-def test_random_masks_know_the_share_and_are_the_seeds():
-    masks = [mask_of("random:0.3", (3, 10, 10), True, seed) for seed in (0, 0, 1)]
+def test_random_masks_know_their_share_and_follow_the_seed():
+    masks = [mask_of("random:0.3", (3, 10, 10), image=True, seed=seed) for seed in (0, 0, 1)]
     assert [int(mask.sum()) for mask in masks] == [90, 90, 90]
     assert torch.equal(masks[0], masks[1])
     assert not torch.equal(masks[0], masks[2])
@@ -40,11 +40,11 @@ def test_masks_from_files(tmp_path):
     Image.fromarray((mask * 255).astype("uint8")).save(tmp_path / "mask.png")
     for name, values in (("bool", mask), ("int", mask.astype(int)), ("float", mask.astype("float32"))):
         np.save(tmp_path / f"{name}.npy", values)
-        assert np.array_equal(mask_of(str(tmp_path / f"{name}.npy"), (3, 4, 6), True), np.stack([mask] * 3))
-    assert np.array_equal(mask_of(str(tmp_path / "mask.png"), (3, 4, 6), True), np.stack([mask] * 3))
+        assert np.array_equal(mask_of(str(tmp_path / f"{name}.npy"), (3, 4, 6), image=True), np.stack([mask] * 3))
+    assert np.array_equal(mask_of(str(tmp_path / "mask.png"), (3, 4, 6), image=True), np.stack([mask] * 3))
 
 
-def test_what_is_no_mask_is_named(tmp_path):
+def test_bad_masks_are_refused(tmp_path):
     from PIL import Image
 
     for name, values in {
@@ -78,7 +78,7 @@ def test_what_is_no_mask_is_named(tmp_path):
         ("halve", DataError, "half, center"),
     ):
         path = text if ":" in text or "." not in text else str(tmp_path / text)
-        with pytest.raises(error, match=f"^mask: .*{what}"):
-            mask_of(path, (1, 4, 6), True)
+        with pytest.raises(error, match=f"^`mask` must be .*{what}"):
+            mask_of(path, (1, 4, 6), image=True)
     with pytest.raises(ArgumentError, match="0 everywhere"):
-        mask_of("half", (1,), False)
+        mask_of("half", (1,), image=False)

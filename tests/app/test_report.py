@@ -1,4 +1,4 @@
-"""The report: one file, everything inside it, nothing executable, all text escaped."""
+"""The report is one file, with everything inside it, no scripts and all text escaped."""
 
 import base64
 import re
@@ -136,7 +136,7 @@ def test_numeric_columns_are_flush_right(report):
 
 def test_bad_input_is_named():
     report = Report("t")
-    with pytest.raises(ArgumentError, match=r"`png` must be .*, got 3 bytes"):
+    with pytest.raises(ArgumentError, match=r"`png` must be .*, got 3 other bytes"):
         report.figure(b"GIF", "c", "a")
     with pytest.raises(ArgumentError, match="alt"):
         report.figure(PICTURES[0], "c", " ")

@@ -9,8 +9,10 @@ import pytest
 import torch
 
 from scoresde import load_data
-from scoresde.app import pages, restoring
-from scoresde.app.restoring import METHODS, Problem, expected_coverage, load_records, measure, restoration
+from scoresde.app import showing
+from scoresde.app.observing import TASKS, Problem, restoration
+from scoresde.app.restored import expected_coverage, load_records, measure
+from scoresde.app.restoring import METHODS, SAMPLERS
 from scoresde.app.runs import RunFolder
 from scoresde.data import from_array
 from scoresde.errors import RunFolderError
@@ -112,7 +114,7 @@ def test_methods_under_other_processes(tmp_path, sde, methods):
         assert method in record["method"]
 
 
-@pytest.mark.parametrize("task", restoring.TASKS)
+@pytest.mark.parametrize("task", TASKS)
 def test_every_task_observes_what_it_says(task, generator):
     data = from_array(np.random.default_rng(0).integers(0, 256, (5, 3, 8, 8), dtype=np.uint8))
     problem = restoration(data, task)
@@ -178,7 +180,7 @@ def test_a_conditional_model_is_told_the_class_or_none(tmp_path):
 
 
 def test_the_report_shows_what_was_restored(run, monkeypatch):
-    monkeypatch.setattr(pages, "STRIP_STEPS", 5)
+    monkeypatch.setattr(showing, "STRIP_STEPS", 5)
     invoke("inpaint", run, "--mask", "center", *QUICK, "--particles", 1)
     invoke("report", run, "--set", "sample.n=2")
     page = (run / "report.html").read_text(encoding="utf-8")
@@ -199,11 +201,11 @@ def test_options_that_do_not_fit_are_named(run, tmp_path):
         ([*inpaint, "--method", "pgdm"], "method", "did you mean 'pigdm'"),
         ([*inpaint, "--sampler", "odd"], "sampler", "particles"),
         ([*inpaint, "--noise", 0], "noise", "replacement"),
-        ([*inpaint, "--noise", "nan"], "noise", "positive"),
+        ([*inpaint, "--noise", "nan"], "noise", ">= 0"),
         ([*inpaint, "--method", "dps", "--particles", 4], "particles", "dps"),
         ([*inpaint, "--method", "dps", "--sampler", "particles"], "sampler", "dps"),
         ([*inpaint, "--sampler", "dpm", "--particles", 4], "particles", "dpm"),
-        ([*inpaint, "--scale", 2], "scale", "only with dps"),
+        ([*inpaint, "--scale", 2], "scale", "only dps"),
         ([*inpaint, "--samples", 1], "--samples", "x>=2"),
         ([*inpaint, "--label", 3], "sample.label", "without labels"),
         ([*inpaint[:-1], "halve"], "mask", "half, center"),
@@ -224,6 +226,6 @@ def test_options_that_do_not_fit_are_named(run, tmp_path):
     assert "0..16" in error(*inpaint, "--data", tmp_path / "bright.npy")
 
 
-def test_every_method_has_its_name():
-    assert {name.replace("-", "_") for name in METHODS} == {method.__name__ for method in METHODS.values()}
-    assert set(restoring.WEIGHED) < set(METHODS)
+def test_methods_are_named_like_their_functions():
+    assert {name.replace("-", "_") for name in METHODS} == {method.guide.__name__ for method in METHODS.values()}
+    assert all(set(method.samplers) <= set(SAMPLERS) for method in METHODS.values())
