@@ -61,8 +61,8 @@ def test_bad_masks_are_refused(tmp_path):
     Image.fromarray(np.full((4, 6), 200, "uint8")).save(tmp_path / "grey.png")
     Image.fromarray(np.full((5, 5), 255, "uint8")).save(tmp_path / "large.png")
     for text, error, what in (
-        ("grey.npy", ArgumentError, "only 0 and 1"),
-        ("nan.npy", ArgumentError, "only 0 and 1"),
+        ("grey.npy", ArgumentError, "of 0 and 1, got"),
+        ("nan.npy", ArgumentError, "of 0 and 1, got"),
         ("none.npy", ArgumentError, "0 everywhere"),
         ("all.npy", ArgumentError, "1 everywhere"),
         ("words.npy", DataError, "<U1"),

@@ -206,7 +206,7 @@ def test_options_that_do_not_fit_are_named(run, tmp_path):
         ([*inpaint, "--method", "dps", "--sampler", "particles"], "sampler", "dps"),
         ([*inpaint, "--sampler", "dpm", "--particles", 4], "particles", "dpm"),
         ([*inpaint, "--scale", 2], "scale", "only dps"),
-        ([*inpaint, "--samples", 1], "--samples", "x>=2"),
+        ([*inpaint, "--samples", 1], "samples", ">= 2"),
         ([*inpaint, "--label", 3], "sample.label", "without labels"),
         ([*inpaint[:-1], "halve"], "mask", "half, center"),
         ([*inpaint, "--data", tmp_path / "none.npy"], "source", "none.npy"),
@@ -215,7 +215,7 @@ def test_options_that_do_not_fit_are_named(run, tmp_path):
         ([*restore, "superresolution", "--width", 1], "width", "factor"),
         ([*restore, "deblur", "--width", 0], "width", "positive"),
         ([*restore, "projection", "--factor", 65], "factor", "64"),
-        ([*restore, "tomography", "--lines", 0], "lines", "1 or more"),
+        ([*restore, "tomography", "--lines", 0], "lines", "positive integer"),
     ):
         message = error(*command)
         assert all(word in message for word in words), message
