@@ -36,12 +36,12 @@ from scoresde.sampling.brownian import BrownianPaths
 from scoresde.sde.grids import time_range
 from scoresde.sde.tensors import broadcast, flat, state_dtype
 
-LARGEST_RATIO = (
-    4.0  # of theta + 1/v at the ends of a step: from further away Euler's and the improved step always agree
-)
+# Largest ratio of theta + 1/v at the ends of a step. Over larger steps Euler's and the improved one always agree.
+LARGEST_RATIO = 4.0
 MAX_DEPTH = 256  # points known ahead on a path; a rejection adds at most one
 SAMPLES_NAMED = 8  # that an error message lists
-# The step size follows the error, which is of order 3/2: the noise in x0 is its largest part.
+# The next step is the last one times SAFETY error^EXPONENT, within the bounds of the factor below. The error is of
+# order 3/2 in the step, as the noise in x0 is its largest part.
 SAFETY, EXPONENT = 0.9, -2 / 3
 SMALLEST_AFTER_ACCEPTING, LARGEST_AFTER_ACCEPTING = 0.3, 5.0
 SMALLEST_AFTER_REJECTING, LARGEST_AFTER_REJECTING = 0.1, 0.7
@@ -51,10 +51,8 @@ SMALLEST_AFTER_REJECTING, LARGEST_AFTER_REJECTING = 0.1, 0.7
 class AdaptiveSDE(Sampler):
     """The reverse SDE with steps adapted per sample (E2).
 
-    Rejected steps do not bias the noise.
-
-    A step in theta = alpha^2/sigma^2 and y = x/alpha compares Euler's with the improved one on the same Brownian
-    increment, and keeps the improved one (:func:`improved_euler`). It is accepted if
+    In theta = alpha^2/sigma^2 and y = x/alpha, the sampler takes Euler's step and an improved one on the same Brownian
+    increment (:func:`improved_euler`). It accepts the improved one if
 
         rms(y - y_Euler) <= atol + rtol rms(y),    rms over the entries of the sample
 
@@ -62,8 +60,8 @@ class AdaptiveSDE(Sampler):
     the next one. No step multiplies theta + 1/v by more than 4, with v the variance of the data.
 
     A rejected step is tried again, smaller, on the same path, refined by the Brownian bridge (:class:`BrownianPaths`).
-    Each sample has a separate time, step and path, and finished samples leave the batch. With a list of generators a
-    sample does not depend on what else is in its batch.
+    Rejections thus do not bias the noise. Each sample has a separate time, step and path, and finished samples leave
+    the batch. With a list of generators a sample does not depend on the rest of its batch.
 
     Args:
         rtol: Tolerance of a step relative to the size of y, positive, default 1e-2.
@@ -73,8 +71,9 @@ class AdaptiveSDE(Sampler):
         max_calls: Largest number of network calls, default 20000.
         t_min, t_max, last: See :class:`Sampler`.
 
-    v is that of the model's moments. If they are unknown v is 1, and theta itself is multiplied by 4 at most. ``steps``
-    is the number of states of a trajectory, uniform in log-SNR, 1 by default. Steps end on them.
+    v comes from the model's moments. If they are unknown, v is 1 and no step multiplies theta by more than 4.
+
+    ``steps`` is the number of states of a trajectory, 1 by default. They are uniform in log-SNR, and steps end on them.
 
     Raises:
         ArgumentError: A tolerance or a first step is not positive; in a run, log-SNR is infinite at one of the ends.
@@ -145,8 +144,8 @@ def improved_euler(
     w = 1/2 + O(s - theta), so the weak order is 2. For data N(m, v I) these weights, without the bound 1, give the
     exact transition for every step, where the trapezoid (w = 1/2) contracts.
 
-    For the next step, x0(y_e, s) is moved towards x0(y, s), by half of its change for data N(m, v I). All of the change
-    spreads the samples of mixtures too far, by as much as none of it contracts them.
+    The next step starts from x0(y_e, s), moved towards x0(y, s) by half of the change it has for data N(m, v I). On
+    mixtures the whole change makes samples too wide, by as much as no change makes them too narrow.
 
     Args:
         y: Samples ``(B, n)`` at theta.

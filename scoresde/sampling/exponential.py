@@ -14,7 +14,7 @@ The reverse process with noise tau is dy = r (x0 - y) dlambda + sqrt(2) tau rho 
 
 Under the integral, x0 is the polynomial in lambda through the estimates at the last levels (Adams-Bashforth). A method
 is thus its levels and its weights (Lu et al. 2022b; Zhao et al. 2023; Xue et al. 2023). Both are numbers, computed
-before the loop and cached. Arbitrary order by quadrature, and the end weights, are ours.
+before the loop and cached. The weights of the last stretch are ours (docs/samplers.md, section 4).
 """
 
 from __future__ import annotations
@@ -46,8 +46,8 @@ def exponential_weights(start: float, end: float, nodes: tuple[float, ...], tau:
     """
     x, w = gauss_legendre()
     points, w = (start + end) / 2 + (end - start) / 2 * x, (end - start) / 2 * w
-    rate = 1 + tau**2
-    return tuple((lagrange(nodes, points) @ (w * rate * np.exp(-rate * (end - points)))).tolist())
+    r = 1 + tau**2
+    return tuple((lagrange(nodes, points) @ (w * r * np.exp(-r * (end - points)))).tolist())
 
 
 def end_weights(rhos: Sequence[float]) -> list[float]:

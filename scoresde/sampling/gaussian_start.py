@@ -8,7 +8,7 @@ Symbols, besides those of :mod:`scoresde.sampling.base`:
     q: power with which r falls, as S^(-q/2) at fixed z.
     tau: noise of the process, 0 (the probability flow) to 1 (the reverse SDE).
 
-The method is ours; docs/samplers.md shows what it gains.
+The method is ours (docs/samplers.md, section 2).
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ from torch import Tensor
 from scoresde.models import Gaussian
 from scoresde.sde.tensors import flat
 
-#: q if m and C are the data's own: the third cumulants remain
+#: q if m and C are those of the data: r then comes from their third cumulants
 POWER_OF_KNOWN_MOMENTS = 4
-#: q if C is not the data's
+#: q if C is not that of the data
 POWER_OF_UNKNOWN_COVARIANCE = 3
 
-# Levels of the calls, measured on mixtures of 8 anisotropic Gaussians in 2 and 64 dimensions (those of
-# benchmarks/quality.py, other seeds). The values are for 5 calls; with g = log(calls/5) they move as stated.
+# Levels of the calls, measured on mixtures of 8 anisotropic Gaussians in 2 and 64 dimensions. The values are for 5
+# calls; with g = log(calls/5) they move as stated.
 FIRST_ABOVE_LARGEST = 0.1  # log of the first rho over the data's largest std, + 0.8 g
 LAST_BELOW_TYPICAL = 2.0  # log of the data's typical std over the last rho, + 0.63 g, + tau
 DENSER_IN_THE_MIDDLE = 0.1  # amplitude of the sine in the spacing, + 0.05 g

@@ -10,7 +10,8 @@ A run has four stages:
     3. Step through the others, Adams-Bashforth-Moulton in lambda (:mod:`scoresde.sampling.exponential`).
     4. Extrapolate from the last of them to the data.
 
-Stage 3 is the method of Lu et al. 2022b, Zhao et al. 2023 and Xue et al. 2023; the others are ours.
+Stage 3 is the method of Lu et al. 2022b, Zhao et al. 2023 and Xue et al. 2023, derived in
+docs/ddim_is_an_exponential_integrator.md. The others are ours (docs/samplers.md, sections 2 and 4).
 """
 
 from __future__ import annotations
@@ -49,8 +50,8 @@ MOST_CALLS_OF_ORDER = {2: 7, 3: 15, 4: 60, 5: math.inf}
 # The injected noise is not a polynomial in lambda: order 3 was the best at 50 and 100 calls, and near it at 10 and 20.
 HIGHEST_ORDER_WITH_NOISE = 3
 
-# Scale assumed for data of unknown moments, where C is taken for I. The jump ends further from the data, at this many
-# of their standard deviations for 5 calls, growing with the calls' power.
+# Scales of data with unknown moments, whose covariance is assumed to be I. As it is not, the calls begin further from
+# the data: the largest std is taken as 3 for 5 calls, and as growing with this power of the calls.
 UNKNOWN_LARGEST_STD, UNKNOWN_LARGEST_POWER = 3.0, 0.4
 UNKNOWN_TYPICAL_STD = 1.0
 
@@ -68,9 +69,9 @@ class Plan(NamedTuple):
     """The noise levels of a run.
 
     Attributes:
-        start: HostLevel of x at t_max.
+        start: Level of x at t_max.
         levels: Levels of the calls. If the jump needs the data's mean, one call fewer than the run has.
-        jump: Whether x goes from ``start`` to the first level by a Gaussian's flow; else it is there.
+        jump: Whether x jumps from ``start`` to the first level. Otherwise the first level is ``start``.
     """
 
     start: HostLevel

@@ -66,7 +66,7 @@ class Particles(GridSampler):
         it, averages over many samples of one observation are exact for any P: ``state.log_weight.softmax(0) @
             state.x``.
 
-    References: Wu et al. 2023, algorithm 1.
+    References: Wu et al. 2023.
     """
 
     particles: int = 16
