@@ -1,7 +1,7 @@
 """The probability flow (E8) as a differential equation in log-SNR.
 
-With x = alpha x0 + sigma eps along the flow, dx = alpha' x0 + sigma' eps. In the variable lambda = log(alpha/sigma), and
-with kappa = d log alpha / d lambda in [0, 1] (VP: sigma^2, VE: 0, flow path: sigma), this is
+With x = alpha x0 + sigma eps along the flow, dx = alpha' x0 + sigma' eps. In the variable lambda = log(alpha/sigma),
+and with kappa = d log alpha / d lambda in [0, 1] (VP: sigma^2, VE: 0, flow path: sigma), this is
 
     dx/dlambda = kappa x - sigma eps(x, t).
 

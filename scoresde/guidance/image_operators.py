@@ -144,7 +144,7 @@ def hartley(x: Tensor, axes: tuple[int, ...]) -> Tensor:
     F is the orthonormal Fourier transform. The transform is its own inverse. At the frequencies k and -k the result
     holds the two real numbers of the Fourier coefficient at k (Bracewell 1983).
     """
-    transformed = torch.fft.fftn(x, dim=axes, norm="ortho")
+    transformed: Tensor = torch.fft.fftn(x, dim=axes, norm="ortho")
     return (transformed.real - transformed.imag).to(x.dtype)
 
 

@@ -32,7 +32,7 @@ class Network(Protocol):
     :func:`scoresde.nets.register_net`.
     """
 
-    def __call__(self, x: Tensor, time_input: Tensor, /, **cond: Tensor) -> Tensor:
+    def __call__(self, x: Tensor, time_input: Tensor, **cond: Tensor) -> Tensor:
         """Return a tensor of the shape of x, ``(B, *D)``.
 
         The time input is ``(B,)``, and conditions are ``(B, ...)``.
