@@ -210,7 +210,7 @@ def test_num_values_that_do_not_fit_are_refused():
 
 @pytest.mark.parametrize(("num_values", "reaches"), [(17, False), (256, True)])
 def test_the_flow_begins_below_the_width_of_the_bins(num_values, reaches):
-    """The first level lies below the width of 8-bit bins, where the flow is smooth in rho^2; wider bins change nothing."""
+    """The first level lies below the width of 8-bit bins, where the flow is smooth in rho^2. Wide bins leave it."""
     gm = S.GaussianMixture([[-0.6, 0.2], [0.5, -0.4]], [0.3, 0.4])
     x, found = gm.sample(20, torch.Generator().manual_seed(0)), {}
     for scaling in (None, S.data.Scaling.for_integers(num_values)):
