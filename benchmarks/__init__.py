@@ -1,1 +1,1 @@
-"""Benchmarks against peers from the package index: ``python -m benchmarks`` lists them."""
+"""Benchmarks against peers; ``python -m benchmarks`` lists them."""

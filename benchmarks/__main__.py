@@ -1,4 +1,7 @@
-"""``python -m benchmarks``: what there is to run; ``... NAME [options]``: one; ``... all [options]``: one by one."""
+"""List the benchmarks, or run one or all of them.
+
+``python -m benchmarks`` lists them, ``... NAME [options]`` runs one, ``... all [options]`` runs all in turn.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +20,7 @@ python -m benchmarks all --quick      runs all, one after the other; exit code 1
 
 
 class Benchmark(NamedTuple):
-    """A module with a ``main``: its first line, and seconds on one core with ``--quick``."""
+    """A module with a ``main``: its first line, and the time of ``--quick``."""
 
     name: str
     line: str
@@ -25,7 +28,7 @@ class Benchmark(NamedTuple):
 
 
 def find(folder: Path = FOLDER) -> dict[str, Benchmark]:
-    """All benchmarks by name, read without importing them."""
+    """Return all benchmarks by name, read without importing them."""
     found = {}
     for path in sorted(folder.glob("*.py")):
         tree = ast.parse(path.read_text())
@@ -41,7 +44,7 @@ def find(folder: Path = FOLDER) -> dict[str, Benchmark]:
 
 
 def listing(found: dict[str, Benchmark]) -> str:
-    """A line each, with the time of ``--quick``."""
+    """Return one line per benchmark, with the time of ``--quick``."""
     width = max(map(len, found))
     lines = [f"{b.name:<{width}}  {b.quick_seconds:>4} s  {b.line}" for b in found.values()]
     total = sum(b.quick_seconds for b in found.values())
@@ -49,7 +52,7 @@ def listing(found: dict[str, Benchmark]) -> str:
 
 
 def run_all(names: list[str], options: list[str], package: str = "benchmarks") -> int:
-    """Each in a process of its own, whatever became of the others; 1 if one failed."""
+    """Run each benchmark in its own process; return 1 if one failed."""
     lines, failed = [], 0
     for name in names:
         command = [sys.executable, "-m", f"{package}.{name}", *options]
@@ -66,7 +69,7 @@ def run_all(names: list[str], options: list[str], package: str = "benchmarks") -
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """The list, one benchmark, or all; the exit code."""
+    """List the benchmarks, run one or run all; return the exit code."""
     name, *options = (sys.argv[1:] if arguments is None else arguments) or ["--help"]
     found = find()
     if name in ("--help", "-h"):

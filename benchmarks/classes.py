@@ -1,8 +1,8 @@
-"""Classes of digits: how many guided samples are recognised, and classification by conditional likelihoods.
+"""Guided samples of digits, and classification by conditional likelihoods.
 
-A class-conditional U-Net is trained on the digits, with 15 % of the labels hidden, and a noise-aware classifier. The
-judge of the samples has seen neither: a support-vector machine on the pixels of the real training digits. ``spread`` is
-the variance of the samples within a class over that of the real digits: below 1, variety is lost.
+A class-conditional U-Net is trained on the digits with 15 % of the labels hidden, and a noise-aware classifier beside
+it. A support-vector machine on the pixels of real training digits judges the samples; it has seen neither network.
+``spread`` is the variance of the samples within a class, divided by that of the real digits. Below 1, variety is lost.
 """
 
 from __future__ import annotations
@@ -39,7 +39,10 @@ CONFIDENCES = (0.0, 0.5, 0.9, 0.99, 0.999, 1.0)
 
 
 def trained(train: Data, steps: int = STEPS) -> ScoreModel:
-    """A small class-conditional U-Net under VP; 4000 steps take about 6 minutes on one core."""
+    """Return a small class-conditional U-Net under VP, trained here.
+
+    4000 steps take about 6 minutes on one core.
+    """
     net = build_net({"name": "unet", "shape": list(train.shape), "classes": train.classes, "dropout": 0.1}, seed=0)
     model = ScoreModel.for_data(net, VPSDE(), train)
     trainer = Trainer(
@@ -60,7 +63,7 @@ def trained(train: Data, steps: int = STEPS) -> ScoreModel:
 
 
 def guided(model: ScoreModel, classifier: NoiseAwareClassifier) -> dict[str, Model]:
-    """What is compared, by name."""
+    """Return the models to compare, by name."""
     unlabelled = classifier_free_guidance(model, 0.0)
     return {
         "no guidance, labels ignored": unlabelled,
@@ -76,13 +79,19 @@ def guided(model: ScoreModel, classifier: NoiseAwareClassifier) -> dict[str, Mod
 
 
 def spread(x: Tensor, labels: Tensor) -> float:
-    """The variance within a class, summed over the entries; the mean over classes."""
+    """Return the variance within a class, averaged over the classes.
+
+    It is summed over the entries.
+    """
     flat, classes = x.flatten(1).double(), labels.unique()
     return sum(flat[labels == k].var(0, correction=0).sum().item() for k in classes) / len(classes)
 
 
 def recognised(models: dict[str, Model], train: Data, held_out: Data, n: int) -> Iterator[dict]:
-    """For real held-out digits, and for ``n`` samples of each model: the share that the judge gives their class."""
+    """Yield the share of images that the judge assigns to their class.
+
+    The first row has real held-out digits, the others ``n`` samples of each model.
+    """
     from sklearn.svm import SVC
 
     def pixels(raw: Tensor):
@@ -107,7 +116,10 @@ def recognised(models: dict[str, Model], train: Data, held_out: Data, n: int) ->
 
 
 def bayes(model: Model, data: Data, steps: int, batch: int = 60) -> Classification:
-    """The classes of items by likelihoods under each label, one dequantisation of each item."""
+    """Classify items by their likelihoods under each label.
+
+    Each item is dequantised once.
+    """
     generator = torch.Generator().manual_seed(0)
     parts = []
     for begin in range(0, len(data), batch):
@@ -119,7 +131,7 @@ def bayes(model: Model, data: Data, steps: int, batch: int = 60) -> Classificati
 
 
 def reliability(found: Classification, labels: Tensor) -> list[dict]:
-    """Bins of confidence: what the posterior promises, and what comes true."""
+    """Return bins of confidence: the posterior's claim and the observed share."""
     confidence, right = found.log_posterior.exp().amax(1), found.label == labels
     rows = []
     for low, high in itertools.pairwise(CONFIDENCES):
@@ -138,7 +150,11 @@ def reliability(found: Classification, labels: Tensor) -> list[dict]:
 
 
 def summary(found: Classification, labels: Tensor) -> dict:
-    """Accuracy, -log posterior of the true class in nats, and the expected calibration error over the bins above."""
+    """Return accuracy, negative log posterior and calibration error.
+
+    The negative log posterior of the true class is in nats. The expected calibration error is taken over the bins of
+    :func:`reliability`.
+    """
     rows, n = reliability(found, labels), len(labels)
     return {
         "n": n,
@@ -150,7 +166,7 @@ def summary(found: Classification, labels: Tensor) -> dict:
 
 
 def figure_of(rows: list[dict]) -> Figure:
-    """How many are recognised and how varied they are; a reliability diagram."""
+    """Draw recognition and spread of the samples, and a reliability diagram."""
     from matplotlib.figure import Figure
 
     samples, _, bins = ([row for row in rows if row["part"] == part] for part in (*PARTS, "reliability"))
@@ -177,7 +193,7 @@ def figure_of(rows: list[dict]) -> Figure:
 
 
 def parse(arguments: list[str] | None) -> argparse.Namespace:
-    """The options."""
+    """Parse the options."""
     parser = common.parser("classes", __doc__, quick="an untrained model, to see that all runs")
     parser.add_argument("--parts", default=",".join(PARTS), help="which tables")
     parser.add_argument("--model", type=Path, help="a folder with a class-conditional model of the digits")
@@ -188,7 +204,7 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Run the parts, and write the record."""
+    """Run the parts and write the record."""
     options = parse(arguments)
     quick, parts = options.quick, common.names("--parts", options.parts, PARTS)
     torch.set_num_threads(options.threads)

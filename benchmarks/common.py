@@ -1,7 +1,7 @@
-"""What the benchmarks share: their options, the peers' import, and the record each leaves of a run.
+"""What the benchmarks share: options, import of peers, record of a run.
 
-A benchmark is a module with a docstring whose first line says what it measures, ``QUICK_SECONDS`` (what ``--quick``
-takes on one core) and a ``main(arguments=None)`` of this shape::
+A benchmark is a module with three things. The first line of its docstring says what it measures. ``QUICK_SECONDS`` is
+the time of ``--quick`` on one core. ``main(arguments=None)`` has this shape::
 
     options = common.parser("quality", __doc__, quick="fewer mixtures").parse_args(arguments)
     modules, left_out = common.load_peers({"azula": lambda: import_module("azula")})
@@ -51,7 +51,10 @@ NOT_INSTALLED = "not installed (pip install 'scoresde[bench]', or as docs/benchm
 
 
 def parser(name: str, doc: str, *, quick: str, threads: int = 1) -> argparse.ArgumentParser:
-    """A parser with what all have: ``--quick`` (``quick`` is its line of help), ``--threads`` and ``--out``."""
+    """Return a parser with ``--quick``, ``--threads`` and ``--out``.
+
+    ``quick`` is the help text of ``--quick``.
+    """
     made = argparse.ArgumentParser(prog=f"python -m benchmarks.{name}", description=doc.splitlines()[0])
     made.add_argument("--quick", action="store_true", help=quick)
     made.add_argument("--threads", type=int, default=threads, help="of torch (default: %(default)s)")
@@ -60,10 +63,10 @@ def parser(name: str, doc: str, *, quick: str, threads: int = 1) -> argparse.Arg
 
 
 def wholes(name: str, text: str) -> list[int]:
-    """``"5,10"`` as ``[5, 10]``.
+    """Return the numbers of ``"5,10"`` as ``[5, 10]``.
 
     Raises:
-        ArgumentError: text that is not whole numbers of at least 1 with commas between.
+        ArgumentError: the text is not a comma-separated list of positive integers.
     """
     parts = text.split(",")
     if not all(part.strip().isdecimal() and int(part) > 0 for part in parts):
@@ -72,10 +75,10 @@ def wholes(name: str, text: str) -> list[int]:
 
 
 def names(name: str, text: str, known: Iterable[str]) -> list[str]:
-    """``"a,b"`` as ``["a", "b"]``.
+    """Return the names in ``"a,b"`` as ``["a", "b"]``.
 
     Raises:
-        UnknownNameError: one that is not known.
+        UnknownNameError: a name is not known.
     """
     for part in text.split(","):
         if part not in (known := list(known)):
@@ -84,7 +87,7 @@ def names(name: str, text: str, known: Iterable[str]) -> list[str]:
 
 
 def version(package: str) -> str | None:
-    """The installed version of a distribution; None where there is none."""
+    """Return the installed version of a distribution, or None."""
     try:
         return metadata.version(package)
     except metadata.PackageNotFoundError:
@@ -92,9 +95,10 @@ def version(package: str) -> str | None:
 
 
 def load_peers(loaders: Mapping[str, Callable[[], T]]) -> tuple[dict[str, T], dict[str, str]]:
-    """``({package: what its loader gives}, {package left out: reason})``; never an exception.
+    """Return ``({package: result of its loader}, {missing package: reason})``.
 
-    The keys are names of distributions, as ``pip install`` takes them.
+    The keys are names of distributions, as ``pip install`` takes them. A peer that fails to import is left out; no
+    exception escapes.
     """
     loaded, left_out = {}, {}
     for package, load in loaders.items():
@@ -111,17 +115,19 @@ def load_peers(loaders: Mapping[str, Callable[[], T]]) -> tuple[dict[str, T], di
 
 
 class Record:
-    """What a reader needs to judge or repeat a run, taken at its start and end, and the files that it leaves.
+    """The record of a run: what a reader needs to judge or repeat it.
+
+    The machine's state is taken at the start and at the end.
 
     Args:
-        name: the benchmark, ``python -m benchmarks.NAME``, and the files' name.
-        options: with ``quick`` and ``out``.
-        title: of the page.
-        arguments: of the command line; None: those of this process.
-        seeds: which, of what.
-        peers: names of the packages that are measured or used: their versions are recorded.
-        left_out: those that are not there, and why.
-        variant: becomes part of the files' name, ``NAME_VARIANT``.
+        name: name of the benchmark, ``python -m benchmarks.NAME``, and of the files.
+        options: parsed options, with ``quick`` and ``out``.
+        title: title of the page.
+        arguments: arguments of the command line. None: those of this process.
+        seeds: the seeds, and what they are for.
+        peers: names of the packages that are measured or used; their versions are recorded.
+        left_out: packages that are missing, and why.
+        variant: part of the files' name, ``NAME_VARIANT``.
 
     ``notes`` may be filled until ``write``: lines of the page's head, by name.
     """
@@ -148,11 +154,11 @@ class Record:
         self._date = datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC")
 
     def path(self, end: str) -> Path:
-        """``out/NAME.end``, or ``out/NAME-quick.end``."""
+        """Return ``out/NAME.end`` or ``out/NAME-quick.end``."""
         return self.out / f"{self.stem}.{end}"
 
     def head(self) -> dict[str, str]:
-        """The lines above the tables, by name."""
+        """Return the lines above the tables, by name."""
         packages = [f"{package} {version(package) or '(no version)'}" for package in (*PACKAGES, *self.peers)]
         lines = {
             "command": f"`{self.command}`",
@@ -169,10 +175,15 @@ class Record:
         return lines | self.notes | {f"left out: {package}": reason for package, reason in self.left_out.items()}
 
     def write(self, rows: list[dict], text: str, figure: Figure | None = None) -> Path:
-        """The CSV file of ``rows``, the figure's PNG, and the page, which is printed too; gives the page's path.
+        """Write the CSV file, the figure and the page; return the page's path.
 
-        ``rows`` are measurements, one each; where they are of several kinds, a column says which, and what a row lacks
-        is empty. ``text`` is Markdown that stands below the head.
+        The page is printed too.
+
+        Args:
+            rows: measurements, one per row. If there are several kinds, a column names the kind. Missing values are
+                empty.
+            text: Markdown below the head.
+            figure: figure for the PNG. None: no picture.
         """
         self.out.mkdir(parents=True, exist_ok=True)
         write_csv(self.path("csv"), rows)
@@ -187,7 +198,7 @@ class Record:
 
 
 def commit() -> str:
-    """The commit of the checkout, and whether anything but the results differs from it."""
+    """Return the commit, and whether other files than results differ from it."""
 
     def git(*arguments: str) -> str:
         command = ["git", "--no-optional-locks", *arguments]
@@ -217,7 +228,10 @@ def _cpu_seconds() -> float:
 
 
 def write_csv(path: Path, rows: list[dict]) -> None:
-    """One line a row; the columns are the keys of all, in the order of their first appearance."""
+    """Write one line per row.
+
+    The columns are the keys of all rows, in the order of their first appearance.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("w", newline="") as file:
         writer = csv.DictWriter(file, list(dict.fromkeys(key for row in rows for key in row)), restval="")
@@ -226,7 +240,10 @@ def write_csv(path: Path, rows: list[dict]) -> None:
 
 
 def write_png(path: Path, figure: Figure, *, dpi: int = 100, colours: int = 128) -> None:
-    """A small PNG: few colours, which plots and sheets of grey images do not miss."""
+    """Write a figure as a small PNG of few colours.
+
+    Plots and sheets of grey images do not need more.
+    """
     from PIL import Image
 
     buffer = io.BytesIO()
@@ -237,17 +254,17 @@ def write_png(path: Path, figure: Figure, *, dpi: int = 100, colours: int = 128)
 
 
 def markdown(header: list[str], rows: list[list[str]]) -> str:
-    """A Markdown table; rows may be shorter than the header."""
+    """Return a Markdown table; rows may be shorter than the header."""
     lines = [header, ["---"] * len(header), *([*row, *[""] * (len(header) - len(row))] for row in rows)]
     return "\n".join("| " + " | ".join(cell.replace("|", "/") for cell in line) + " |" for line in lines)
 
 
 def number(value: object) -> str:
-    """A cell: three digits of a float, nothing for None."""
+    """Return a table cell: three digits of a float, nothing for None."""
     return "" if value is None else f"{value:.3g}" if isinstance(value, float) else str(value)
 
 
 def table(rows: list[dict]) -> str:
-    """A Markdown table of dicts; columns that some lack stay empty there."""
+    """Return a Markdown table of dicts; a missing value leaves its cell empty."""
     names = list(dict.fromkeys(name for row in rows for name in row))
     return markdown(names, [[number(row.get(name)) for name in names] for row in rows])

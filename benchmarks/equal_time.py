@@ -1,27 +1,26 @@
-"""Equal time on the same images: our trainer against an independent one, by Frechet distance and bits/dim.
+"""Equal time on the same images: our trainer against independent ones.
 
     python -m benchmarks.equal_time [--quick] [--data FOLDER] [--minutes 30] [--threads 2] [--out FOLDER]
         [--trainer denoising-diffusion-pytorch,smalldiffusion] [--ours PRESET | CONFIG.yaml | RUNFOLDER]
         [--set train.lr=1e-3] [--peer-set train_batch_size=32] [--parts train,evaluate]
 
-Each trainer has a process of its own and the same seconds of the wall clock, counted from its first step: reading data,
-steps, averages and logs all count, saving at the end does not. They take turns of a minute (``--slice``), so that a
-machine that slows down does so for all. Our learning rate falls with the clock; theirs is what they make of it. Then
-everything is measured in one process, with one classifier, the same test images, dequantisation and probes:
+Each trainer has its own process and the same seconds of wall clock, counted from its first step. Reading data, steps,
+averages and logs count; saving at the end does not. The trainers take turns of a minute (``--slice``), so that a change
+of the machine's speed affects all of them. Our learning rate falls with the clock; theirs follows their own rule. Then
+one process measures everything, with one classifier and the same test images, dequantisation and probes:
 
-- Frechet distance: our samplers on our network; their own sampler; and our sampler on their network.
-- bits/dim: the probability flow of each network under the process it was trained for. Below the lowest level that a
-  peer was trained at its network is not asked, unless asking it comes out better. A discrete chain has a bound of its
-  own besides (P4, with Ho et al.'s discretised decoder).
+- Frechet distance: our samplers on our network, their sampler on theirs, and our sampler on theirs.
+- bits/dim: the probability flow of each network under the process it was trained for. The flow ends at the lowest level
+  that a peer was trained at, or at ours, whichever is better for the peer. A discrete chain also has its own bound (P4,
+  with Ho et al.'s discretised decoder).
 
-The peers need torchvision, which has to be the release that belongs to the installed torch, and hence an environment of
-their own::
+The peers need torchvision, in the release that belongs to the installed torch, and hence their own environment::
 
     python3.11 -m venv peers && . peers/bin/activate
     python -m pip install torch==2.13.0 torchvision==0.28.0
     python -m pip install -e . denoising-diffusion-pytorch==2.3.4 smalldiffusion==0.5.0
 
-A torchvision from another index than torch's (torch for the CPU alone, say) will do: its operators are not used.
+A torchvision built for another torch will do (a CUDA build beside a CPU build, say): its operators are not used.
 """
 
 from __future__ import annotations
@@ -70,7 +69,7 @@ QUICK_SECONDS = 60
 OURS = "scoresde"
 PARTS = ("train", "evaluate")
 TOLERANCE = 1e-5  # of a wrapped network's denoising loss, relative
-DEFECT = 0.01  # bits/dim of the multistep path's defect, beyond which an adaptive method is taken
+DEFECT = 0.01  # bits/dim: with a larger defect of the multistep path an adaptive method is used
 TRIED = 32  # images on which the ways to end a peer's flow are compared
 
 
@@ -78,16 +77,19 @@ TRIED = 32  # images on which the ways to end a peer's flow are compared
 
 
 class Turn:
-    """A trainer's share of the wall clock: call it after each step; it waits while it is another's turn.
+    """A trainer's share of the wall clock.
+
+    The trainer calls it after each step; the call waits while it is another trainer's turn.
 
     Args:
-        wait: returns when it is this trainer's turn.
-        give: ends the turn.
+        wait: function that returns when it is this trainer's turn.
+        give: function that ends the turn.
         budget: seconds in all.
         slice_: seconds of a turn.
+        clock: function that returns the time in seconds.
 
     Attributes:
-        seconds: used so far, while it was this trainer's turn.
+        seconds: seconds used so far in this trainer's turns.
         steps: calls so far.
     """
 
@@ -108,7 +110,7 @@ class Turn:
         self.begun = self.clock()
 
     def __call__(self) -> bool:
-        """Whether the time is over."""
+        """Return True when the time is over."""
         used = self.clock() - self.begun
         self.seconds, self.steps = self.before + used, self.steps + 1
         if self.seconds >= self.budget:
@@ -121,13 +123,13 @@ class Turn:
 
 
 def take_turns(trainers: Mapping[str, Connection]) -> dict[str, dict[str, Any]]:
-    """Let trainers go on in turn until all are done; what each has to say at its end.
+    """Run trainers in turn until all are done; return their final facts.
 
-    A trainer says ``("ready",)``, then after each ``"go"`` it is sent either ``("pause",)`` or ``("done", facts)``; at
-    any time ``("failed", text)``.
+    A trainer first sends ``("ready",)``. After each ``"go"`` it sends ``("pause",)`` or ``("done", facts)``. At any
+    time it may send ``("failed", text)``.
 
     Raises:
-        RuntimeError: one has failed, or ended without a word.
+        RuntimeError: a trainer failed, or ended without a message.
     """
 
     def hear(name: str) -> tuple:
@@ -184,7 +186,7 @@ def train_peer(
 def process(
     connection: Connection, log: str, threads: int, budget: float, slice_: float, data: Data, work: Callable, *others
 ) -> None:
-    """A trainer's process: train when told, and say how it went."""
+    """Run a trainer's process: wait for the first turn, train, report."""
     with open(log, "w", buffering=1) as file:
         os.dup2(file.fileno(), 1)
         os.dup2(file.fileno(), 2)
@@ -210,7 +212,7 @@ def process(
 
 
 def train_part(options: argparse.Namespace, data: Data) -> None:
-    """Train all, each in its process, and keep what they say in ``trained.json``."""
+    """Train all, each in its process; keep their facts in ``trained.json``."""
     works: dict[str, tuple] = {
         name: (train_peer, options.out / name, name, options.peer_set[name], options.seed) for name in options.peers
     }
@@ -248,10 +250,10 @@ def train_part(options: argparse.Namespace, data: Data) -> None:
 def flow_bits(
     model: Model, raw: Tensor, options: argparse.Namespace, what: str, t_min: float | None = None
 ) -> tuple[Tensor, str]:
-    """Bits/dim ``(N,)`` by the probability flow, and how; image i has the same dequantisation for every model.
+    """Return bits/dim ``(N,)`` by the probability flow, and the method used.
 
-    By ``"multistep"``, and where the path's defect says that it did not converge by ``"dopri5"``. NaN where that does
-    not get through either.
+    Image i has the same dequantisation for every model. The method is ``"multistep"``, or ``"dopri5"`` where the path's
+    defect shows that multistep did not converge. The result is NaN where dopri5 fails too.
     """
     ways = [{"steps": options.flow_calls}]
     if options.tolerance:
@@ -282,7 +284,10 @@ def flow_bits(
 
 
 def peer_bits(peer: Peer, model: Model, raw: Tensor, options: argparse.Namespace) -> dict[str, Tensor]:
-    """Bits/dim ``(N,)`` of a peer's network: by the flow, at its better end, and by its own bound if it has one."""
+    """Return bits/dim ``(N,)`` of a peer's network, by method.
+
+    The flow is taken at its better end; the network's own bound is added if it has one.
+    """
     name, tried = peer.package, {}
     for t_min in peer.ends if len(peer.ends) > 1 else ():
         what = f"{name}, the first images, to t = {t_min or 0:.3g}"
@@ -305,12 +310,15 @@ def peer_bits(peer: Peer, model: Model, raw: Tensor, options: argparse.Namespace
 
 
 def row_of(part: str, model: str, how: str, value: float, stderr: float, n: int, **others: Any) -> dict[str, Any]:
-    """A measurement."""
+    """Return one measurement as a row."""
     return {"part": part, "model": model, "how": how, "value": value, "stderr": stderr, "n": n, **others}
 
 
 def bits_rows(bits: Mapping[tuple[str, str], Tensor]) -> list[dict[str, Any]]:
-    """Means over the images, and ours less each of theirs, pair by pair, from ``{(model, how): (N,)}``."""
+    """Return means over the images and paired differences, ours minus theirs.
+
+    The argument is ``{(model, method): (N,)}``.
+    """
     (ours, first), *others = bits.items()
     rows = []
     for (model, how), values in bits.items():
@@ -323,7 +331,7 @@ def bits_rows(bits: Mapping[tuple[str, str], Tensor]) -> list[dict[str, Any]]:
 
 
 def evaluate_part(options: argparse.Namespace, training: Data, test: Data) -> list[dict[str, Any]]:
-    """All measurements of the trained networks."""
+    """Measure the trained networks."""
     run = options.run or RunFolder.open(options.out / OURS)
     models: dict[str, Model] = {OURS: run.model()}
     peers = {name: load_peer(options.out / name)[0] for name in options.peers}
@@ -367,12 +375,15 @@ def evaluate_part(options: argparse.Namespace, training: Data, test: Data) -> li
 
 
 def frechet_row(model: str, how: str, found: Distance, **others: Any) -> dict[str, Any]:
-    """A distance as a measurement."""
+    """Return a distance as a measurement."""
     return row_of("frechet", model, how, found.value, found.stderr, found.n, bias=found.bias, **others)
 
 
 def say_plan(models: Mapping[str, Model], peers: Mapping[str, Peer], test: Data, options: argparse.Namespace) -> None:
-    """How long the evaluation will take, from the time of a network call."""
+    """Print how long the evaluation will take.
+
+    The estimate comes from the time of a network call.
+    """
     seconds = 0.0
     for name, model in models.items():
         plain, gradient = (real_measures.cost(model, test.shape, options.batch, each) for each in (False, True))
@@ -390,7 +401,7 @@ def say_plan(models: Mapping[str, Model], peers: Mapping[str, Peer], test: Data,
 
 
 def page(rows: list[dict[str, Any]], trained: Mapping[str, Any], options: argparse.Namespace) -> str:
-    """The tables below the head."""
+    """Return the tables below the head."""
     lines = []
     for name, facts in trained["trainers"].items():
         images = facts["steps"] * facts["batch"]
@@ -447,7 +458,7 @@ def page(rows: list[dict[str, Any]], trained: Mapping[str, Any], options: argpar
 
 
 def figure_of(rows: list[dict[str, Any]]) -> Figure:
-    """Frechet distance against calls."""
+    """Draw the Frechet distance against the number of calls."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(6, 3.6), layout="constrained")
@@ -469,7 +480,7 @@ def figure_of(rows: list[dict[str, Any]]) -> Figure:
 
 
 def parse(arguments: list[str] | None) -> argparse.Namespace:
-    """The options, checked."""
+    """Parse and check the options."""
     parser = common.parser("equal_time", __doc__, quick="seconds of everything, to see that it runs", threads=2)
     training = parser.add_argument_group("training")
     training.add_argument(
@@ -487,7 +498,10 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     figures.add_argument("--images", type=int, default=256, help="test images to score (default: %(default)s)")
     figures.add_argument("--flow-calls", type=int, default=100, help="calls of a likelihood (default: %(default)s)")
     figures.add_argument(
-        "--tolerance", type=float, default=1e-4, help="where so many do not converge, 0: no more (default: %(default)s)"
+        "--tolerance",
+        type=float,
+        default=1e-4,
+        help="of dopri5 where multistep does not converge; 0: none (default: %(default)s)",
     )
     figures.add_argument("--probes", type=int, default=1, help="at each of them (default: %(default)s)")
     figures.add_argument("--bound-levels", type=int, default=100, help="of a chain's bound, 0: none (%(default)s)")
@@ -521,7 +535,7 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
 
 
 def quick_settings(options: argparse.Namespace) -> None:
-    """Sizes at which everything ends at once; the numbers then mean nothing."""
+    """Return sizes at which everything ends at once; the numbers mean nothing."""
     small = {"minutes": 0.05, "slice": 1.0, "images": 8, "flow_calls": 12, "bound_levels": 4, "samples": 32}
     small |= {"calls": [5, 10], "own_calls": 12, "epochs": 1, "tolerance": 0.0}
     vars(options).update(small)
@@ -534,7 +548,10 @@ def quick_settings(options: argparse.Namespace) -> None:
 
 
 def config_of(options: argparse.Namespace) -> RunConfig:
-    """The settings of our training: a preset's or a file's, with the clock in place of steps."""
+    """Return the settings of our training: a preset's or a file's.
+
+    A training time replaces the number of steps.
+    """
     file = options.ours if Path(options.ours).suffix in (".yaml", ".yml") else None
     overrides = [f"data.source={json.dumps(str(options.data))}", f"train.minutes={options.minutes}"]
     overrides += [f"train.seed={options.seed}", "train.device=cpu", "train.checkpoint_every=1000000000"]

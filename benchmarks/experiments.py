@@ -1,9 +1,9 @@
-"""What matters in training: variants of one setting, each given the same processor time, paired on the same images.
+"""What matters in training: variants at equal processor time, paired.
 
-Each variant trains for ``--minutes`` of its own processor time on one thread, which busy neighbours do not shorten;
-learning rate and average of the weights follow the time, not the steps. All are scored on the same held-out images
-with the same noise: the variational bound in bits/dim, which differs from the base's by a paired difference, and the
-Frechet distance of samples. Every variant is kept in a folder of its own; one that is there is not run again. ::
+Each variant trains for ``--minutes`` of processor time on one thread. Other processes do not shorten that time.
+Learning rate and weight average follow the time, not the steps. All variants are scored on the same held-out images
+with the same noise. The scores are the variational bound in bits/dim, as a paired difference from the base, and the
+Frechet distance of samples. Each variant has its own folder; a variant found there is not trained again. ::
 
     python -m benchmarks.experiments --minutes 3 --work runs/experiments base fourier lr-low
 """
@@ -86,13 +86,13 @@ VARIANTS = {
 
 
 class _Timed(Trainer):
-    """A trainer whose clock is the processor time of this process, which busy neighbours do not shorten."""
+    """A trainer that measures processor time instead of wall-clock time."""
 
     timer = staticmethod(time.process_time)
 
 
 def train(name: str, data, config) -> tuple[ScoreModel, dict]:
-    """The averaged model of a variant, and what its training was."""
+    """Train a variant; return its averaged model and facts on the training."""
     model = build.model(config, data)
     made = build.trainer(config, model, None)
     trainer = _Timed(model, made.objective, made.config)
@@ -108,7 +108,7 @@ def train(name: str, data, config) -> tuple[ScoreModel, dict]:
 
 
 def score(model: ScoreModel, test, classifier, reference, options) -> dict:
-    """The bound of the first held-out images, and the Frechet distance of samples."""
+    """Return the bound of the first held-out images and the Frechet distance."""
     generator = torch.Generator().manual_seed(1)
     bound = variational_bound(model, test.raw[: options.items], levels=16, batch=64, generator=generator)
     raw, _ = real.draw(model, options.samples, test.shape, options.calls, autocast=torch.bfloat16)
@@ -117,10 +117,10 @@ def score(model: ScoreModel, test, classifier, reference, options) -> dict:
 
 
 def changes_of(name: str) -> dict:
-    """What a variant changes of the base; of several joined by +, all of it.
+    """Return the settings that a variant changes; ``a+b`` combines two.
 
     Raises:
-        UnknownNameError: there is no such variant.
+        UnknownNameError: a name is not a variant.
     """
     parts = name.split("+")
     for part in parts:
@@ -130,10 +130,10 @@ def changes_of(name: str) -> dict:
 
 
 def measure(name: str, options, train_data, test, classifier, reference) -> dict:
-    """Train and score a variant, or read what was found before.
+    """Train and score a variant, or read earlier results.
 
     Raises:
-        ArgumentError: what was found before is of other sizes.
+        ArgumentError: the earlier results have other sizes.
     """
     folder = options.work / name
     sizes = {size: getattr(options, size) for size in ("minutes", "items", "samples", "calls")}
@@ -156,7 +156,7 @@ def measure(name: str, options, train_data, test, classifier, reference) -> dict
 
 
 def shared_classifier(folder: Path, data) -> frechet.Classifier:
-    """The one of all variants, trained where there is none yet."""
+    """Return the classifier of all variants; train it if it is missing."""
     if not folder.exists():
         classifier = frechet.fit_classifier(data)
         classifier.save(folder)
@@ -164,7 +164,7 @@ def shared_classifier(folder: Path, data) -> frechet.Classifier:
 
 
 def rows_of(results: dict[str, dict]) -> list[dict]:
-    """One row a variant, with its paired difference from the base."""
+    """Return one row per variant, with its paired difference from the base."""
     base, rows = results["base"], []
     for name, found in results.items():
         bits = torch.tensor(found["bits"], dtype=torch.float64)

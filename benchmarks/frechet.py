@@ -1,8 +1,8 @@
-"""The Frechet distance between two sets of images, in the features of a small classifier of the very same data.
+"""The Frechet distance of two sets of images in a classifier's features.
 
-The Inception network of the usual distance knows photographs; for gray images of 28 x 28 pixels the 64 penultimate
-features of a classifier trained on the labels tell more, and take a minute to make. Such distances compare models
-under one classifier only: save it (:meth:`Classifier.save`) and give it to every model.
+The Inception network of the usual distance knows photographs. For grey images of 28 x 28 pixels, the 64 penultimate
+features of a classifier trained on the labels say more. Such a classifier takes a minute to train. Distances are
+comparable under one classifier only: save it (:meth:`Classifier.save`) and use it for every model.
 """
 
 from __future__ import annotations
@@ -28,12 +28,14 @@ Update = Callable[[int, int], None]
 
 
 class Classifier(nn.Module):
-    """Three convolutions and two linear maps; the input of the last, after its ReLU, is the features.
+    """Three convolutions and two linear maps.
+
+    The features are the input of the last map, after its ReLU.
 
     Args:
-        shape: (C, H, W) of an image, sides of 4 or more.
-        classes: how many.
-        num_values: of the raw images, which are divided by num_values - 1.
+        shape: shape (C, H, W) of an image, sides of 4 or more.
+        classes: number of classes.
+        num_values: number of grey values; raw images are divided by num_values - 1.
     """
 
     def __init__(self, shape: tuple[int, int, int], classes: int, num_values: int = 256):
@@ -56,25 +58,25 @@ class Classifier(nn.Module):
         self.head = nn.Linear(FEATURES, classes)
 
     def features(self, raw: Tensor) -> Tensor:
-        """Features ``(B, 64)`` of raw integer images ``(B, C, H, W)``."""
+        """Return features ``(B, 64)`` of raw integer images ``(B, C, H, W)``."""
         return self.body(raw.to(self.head.weight) / (self.config["num_values"] - 1))
 
     def forward(self, raw: Tensor) -> Tensor:
-        """Logits ``(B, classes)``."""
+        """Return logits ``(B, classes)``."""
         return self.head(self.features(raw))
 
     def save(self, folder: str | Path, **facts) -> None:
-        """Write weights and architecture, and facts about its training, to ``folder``."""
+        """Write weights, architecture and facts on the training to ``folder``."""
         with atomic_folder(folder) as new:
             save_tensors(self.state_dict(), new / "classifier.safetensors")
             (new / "classifier.json").write_text(json.dumps({"config": self.config, **facts}, indent=2) + "\n")
 
     @classmethod
     def load(cls, folder: str | Path) -> tuple[Classifier, dict]:
-        """A saved classifier, and the facts saved with it.
+        """Return a saved classifier and the facts saved with it.
 
         Raises:
-            CheckpointError: not a classifier's folder, or a damaged one.
+            CheckpointError: the folder holds no classifier, or a damaged one.
         """
         folder = Path(folder)
         facts = read_json(folder / "classifier.json", "classifier")
@@ -96,16 +98,19 @@ def fit_classifier(
     device: str | torch.device = "cpu",
     callback: Update | None = None,
 ) -> Classifier:
-    """A classifier trained by Adam on cross-entropy; the rate rises for a tenth of the steps, then falls as a cosine.
+    """Train a classifier by Adam on cross-entropy.
+
+    The learning rate rises for a tenth of the steps and then falls as a cosine. The result depends only on the
+    arguments and on the number of threads.
 
     Args:
-        train: labelled images of integer num_values.
+        train: labelled images of integers.
         epochs: passes over them.
-        batch, lr, seed: of the training, which depends on nothing else but the number of threads.
-        callback: called with (images seen, images in all) after each batch.
+        batch, lr, seed: batch size, largest learning rate, seed of weights and batches.
+        callback: function of (images seen, images in all), called after each batch.
 
     Raises:
-        DataError: no labels, or not images of integers.
+        DataError: there are no labels, or the data are not images of integers.
     """
     if train.labels is None or train.num_values is None or len(train.shape) != 3:
         raise DataError("train", repr(train), "labelled images (C, H, W) of integer num_values")
@@ -131,7 +136,7 @@ def fit_classifier(
 
 @torch.no_grad()
 def accuracy(classifier: Classifier, data: Data, batch: int = 500) -> tuple[float, float]:
-    """The share of images whose class is recognised, and its standard error."""
+    """Return the share of images classified correctly, and its standard error."""
     device = classifier.head.weight.device
     right = [
         classifier(raw.to(device)).argmax(1).cpu() == labels
@@ -143,13 +148,16 @@ def accuracy(classifier: Classifier, data: Data, batch: int = 500) -> tuple[floa
 
 @torch.no_grad()
 def features(classifier: Classifier, raw: Tensor, batch: int = 500) -> Tensor:
-    """Features ``(N, 64)``, float64 on the CPU, of raw integer images ``(N, C, H, W)``."""
+    """Return features ``(N, 64)`` of raw images ``(N, C, H, W)``."""
     device = classifier.head.weight.device
     return torch.cat([classifier.features(part.to(device)).cpu().double() for part in raw.split(batch)])
 
 
 class Gaussian(NamedTuple):
-    """The mean ``(d,)`` and covariance ``(d, d)`` of a set of features, and how many there were."""
+    """A Gaussian fitted to a set of features.
+
+    It has their mean ``(d,)``, covariance ``(d, d)`` and number.
+    """
 
     mean: Tensor
     covariance: Tensor
@@ -157,7 +165,9 @@ class Gaussian(NamedTuple):
 
     @classmethod
     def of(cls, features: Tensor) -> Gaussian:
-        """Of features ``(N, d)``, N >= 2; the covariance is divided by N - 1.
+        """Return the Gaussian of features ``(N, d)``, N >= 2.
+
+        The covariance is divided by N - 1.
 
         Raises:
             ShapeError: another shape, or a single row.
@@ -169,14 +179,16 @@ class Gaussian(NamedTuple):
 
     @property
     def spread(self) -> float:
-        """tr C, the mean squared distance from the mean: the scale for distances."""
+        """Return tr C, the mean squared distance from the mean."""
         return self.covariance.trace().item()
 
 
 def frechet_distance(p: Gaussian, q: Gaussian) -> float:
-    """|m_p - m_q|^2 + tr(C_p + C_q - 2 (C_p^{1/2} C_q C_p^{1/2})^{1/2}), the squared 2-Wasserstein distance.
+    """Return the squared 2-Wasserstein distance of two Gaussians.
 
-    Source: Dowson & Landau 1982; Heusel et al. 2017, eq. 6.
+        |m_p - m_q|^2 + tr(C_p + C_q - 2 (C_p^{1/2} C_q C_p^{1/2})^{1/2})
+
+    References: Dowson & Landau 1982; Heusel et al. 2017, eq. 6.
     """
     values, vectors = torch.linalg.eigh(p.covariance)
     root = (vectors * values.clamp(min=0).sqrt()) @ vectors.T
@@ -188,11 +200,11 @@ class Distance(NamedTuple):
     """The Frechet distance of ``n`` images from a reference.
 
     Attributes:
-        value: as it is computed, which is too large: the expectation falls to its limit as 1/n.
-        stderr: its standard error, by bootstrap over the images.
-        bias: an estimate of what ``value`` is above the limit of many images: the mean distance of the two halves of
-            the images, which err twice as much, less ``value`` (the reference is taken as it is).
-        n: how many images.
+        value: computed distance. It is too large: its expectation falls to the limit as 1/n.
+        stderr: standard error by bootstrap over the images.
+        bias: estimate of ``value`` minus the limit of many images. It is the mean distance of the two halves of the
+            images, whose bias is twice as large, minus ``value``. The reference is taken as exact.
+        n: number of images.
     """
 
     value: float
@@ -205,13 +217,16 @@ class Distance(NamedTuple):
 
 
 def distance(features: Tensor, reference: Gaussian, *, resamples: int = 100, seed: int = 0) -> Distance:
-    """The Frechet distance of a set of features ``(n, d)`` from a reference, n >= 4.
+    """Return the Frechet distance of features from a reference.
 
     Args:
-        resamples: of the bootstrap, drawn by ``seed``.
+        features: features ``(n, d)``, n >= 4.
+        reference: Gaussian of the reference's features.
+        resamples: bootstrap resamples, drawn with ``seed``.
+        seed: seed of the bootstrap.
 
     Raises:
-        ShapeError: fewer than 4 rows.
+        ShapeError: there are fewer than 4 rows.
     """
     n = len(features)
     if features.ndim != 2 or n < 4:
@@ -229,11 +244,17 @@ def distance(features: Tensor, reference: Gaussian, *, resamples: int = 100, see
 
 
 def noisy(raw: Tensor, num_values: int = 256, std: float = NOISE, seed: int = 0) -> Tensor:
-    """Images with Gaussian noise of ``std`` num_values added, rounded and held to 0..num_values-1."""
+    """Return images with Gaussian noise, rounded and clamped.
+
+    ``std`` is the noise's standard deviation in grey values, which run from 0 to num_values - 1.
+    """
     noise = torch.randn(raw.shape, generator=torch.Generator().manual_seed(seed))
     return (raw + std * noise).round().clamp(0, num_values - 1).to(raw.dtype)
 
 
 def blurred(raw: Tensor) -> Tensor:
-    """Images ``(N, C, H, W)`` whose pixels are the means of the 3 x 3 around them, as far as there are any, rounded."""
+    """Return images ``(N, C, H, W)`` blurred by a 3 x 3 mean, rounded.
+
+    At the border the mean is over the pixels that exist.
+    """
     return F.avg_pool2d(raw.float(), 3, 1, 1, count_include_pad=False).round().to(raw.dtype)

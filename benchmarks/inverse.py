@@ -1,15 +1,15 @@
-"""Inverse problems on Gaussian mixtures, whose posteriors are known: how far each method's samples are from them.
+"""Inverse problems with known posteriors: how far each method is off.
 
-For data of 8 dimensions (the mixtures of benchmarks/quality.py) and y = A x + 0.1 n with a random A of 4 x 8, each
-method is given the exact score and the same number of network calls. Distances to as many exact draws of p(x_0 | y):
-the sliced Wasserstein-1 distance, and the energy distance (its unbiased estimate, which may be negative). The floor is
-a second set of exact draws, the prior draws of p(x_0).
+The data are the mixtures of benchmarks/quality.py in 8 dimensions, and y = A x + 0.1 n with a random 4 x 8 matrix A.
+Each method gets the exact score and the same number of network calls. Its samples are compared with equally many exact
+draws of p(x_0 | y). One distance is the sliced Wasserstein-1 distance. The other is the energy distance, whose unbiased
+estimate may be negative. The floor is a second set of exact draws; the prior draws of p(x_0) are shown too.
 
-``bias`` is the distance of the samples' mean from the posterior's, |E x - E[x_0 | y]|, as a fraction of the posterior's
-standard deviation (the root of its covariance's trace); the prior's is 1.5 to 4 times as large. Its square is estimated
-without bias, by taking off the variance of a mean of so many samples, and may be negative; the table shows the root of
-the mean over the problems, one standard error either way. ``weighted``: the same for the mean with the weights of
-:class:`scoresde.sampling.Particles`. ``rows`` are the rows of the network that a call and sample take.
+``bias`` is |E x - E[x_0 | y]| over the posterior's standard deviation, the root of its covariance's trace. The prior's
+bias is 1.5 to 4. The square of the bias is estimated without bias, by subtracting the variance of a sample mean; it may
+be negative. The table shows the root of the mean over the problems, with one standard error either way. ``weighted`` is
+the same for the mean with the weights of :class:`scoresde.sampling.Particles`. ``rows`` counts the network's rows for
+each call and sample.
 """
 
 from __future__ import annotations
@@ -33,16 +33,16 @@ from scoresde.sampling import Particles, Resampling, Sampler
 
 SDES = QUALITY_SDES | {"subvp": SubVPSDE}
 D, SEEN, NOISE = 8, 4, 0.1
-LARGEST_DRAWN = 1e3  # floors beyond leave the picture
+LARGEST_DRAWN = 1e3  # in floors; larger distances are not drawn
 QUICK_SECONDS = 30
 DISTANCES = {"sliced_w1": "sliced W1 (floors)", "energy": "energy"}
 BIASES = {"bias2": "bias, %", "weighted2": "weighted, %"}  # squares
-#: name: (method, sampler, steps for so many calls, rows of the network a call and sample)
+#: name: (method, sampler, steps for a number of calls, rows of the network a call and sample)
 Method = tuple[Callable, Sampler, Callable[[int], int], int]
 
 
 def methods() -> dict[str, Method]:
-    """What the table compares."""
+    """Return the methods that the table compares."""
     stochastic, every = DPMSolver(stochastic=True), lambda calls: calls
 
     def ancestral(calls: int) -> int:
@@ -80,7 +80,7 @@ def methods() -> dict[str, Method]:
 
 
 def problem(seed: int) -> tuple[GaussianMixture, Matrix, Tensor, GaussianMixture]:
-    """``(mixture, operator, y, posterior)`` of a seed."""
+    """Return ``(mixture, operator, y, posterior)`` of a seed."""
     prior, g = mixture(D, seed), torch.Generator().manual_seed(seed)
     operator = Matrix(torch.randn(SEEN, D, generator=g, dtype=torch.float64) / math.sqrt(D))
     y = operator.observe(prior.sample(1, g), NOISE, g)[0]
@@ -88,7 +88,10 @@ def problem(seed: int) -> tuple[GaussianMixture, Matrix, Tensor, GaussianMixture
 
 
 def sliced_w1(x: Tensor, y: Tensor, directions: int = 200) -> float:
-    """The mean Wasserstein-1 distance of x and y ``(N, n)`` along random directions, the same for all."""
+    """Return the sliced Wasserstein-1 distance of x and y ``(N, n)``.
+
+    The random directions are the same for all methods.
+    """
     g = torch.Generator().manual_seed(0)
     v = torch.randn(x.shape[1], directions, generator=g, dtype=x.dtype)
     v = v / v.norm(dim=0)
@@ -96,7 +99,7 @@ def sliced_w1(x: Tensor, y: Tensor, directions: int = 200) -> float:
 
 
 def energy(x: Tensor, y: Tensor) -> float:
-    """2 E|x - y| - E|x - x'| - E|y - y'|, without bias."""
+    """Return the unbiased energy distance, 2 E|x - y| - E|x - x'| - E|y - y'|."""
 
     def within(z: Tensor) -> Tensor:
         return torch.cdist(z, z).sum() / (len(z) * (len(z) - 1))
@@ -105,7 +108,10 @@ def energy(x: Tensor, y: Tensor) -> float:
 
 
 def squared_bias(x: Tensor, posterior: GaussianMixture, w: Tensor | None = None) -> tuple[float, float]:
-    """|E x - mean|^2 over the posterior's variance, without bias, and its standard error; ``w``: weights ``(N,)``."""
+    """Return |E x - mean|^2 over the posterior's variance, and its stderr.
+
+    The estimate is unbiased. ``w`` are weights ``(N,)`` of the samples.
+    """
     moments = posterior.moments
     w = torch.full((len(x),), 1 / len(x), dtype=x.dtype) if w is None else w
     error, spread = w @ x - moments.mean, w[:, None] * (x - w @ x)
@@ -116,7 +122,10 @@ def squared_bias(x: Tensor, posterior: GaussianMixture, w: Tensor | None = None)
 
 
 def distances(x: Tensor, exact: Tensor, posterior: GaussianMixture, log_w: Tensor | None = None) -> dict[str, float]:
-    """A row's measurements; with the logarithms of the samples' weights also those of their weighted mean."""
+    """Return one row's measurements.
+
+    With the log-weights of the samples, the row also has those of their weighted mean.
+    """
     row = {"sliced_w1": sliced_w1(x, exact), "energy": energy(x[:2000], exact[:2000])}
     for name, w in (("bias2", None), ("weighted2", log_w)):
         if name == "bias2" or w is not None:
@@ -125,7 +134,10 @@ def distances(x: Tensor, exact: Tensor, posterior: GaussianMixture, log_w: Tenso
 
 
 def measure(sde: SDE, calls: int, seeds: list[int], n: int, which: str = "") -> list[dict]:
-    """A row for each method and problem; ``which`` picks the methods whose name has it."""
+    """Return one row per method and problem.
+
+    ``which`` selects the methods whose name contains it.
+    """
     rows = []
     for seed in seeds:
         prior, operator, y, posterior = problem(seed)
@@ -148,7 +160,10 @@ def measure(sde: SDE, calls: int, seeds: list[int], n: int, which: str = "") -> 
 
 
 def summary(rows: list[dict]) -> list[dict]:
-    """For each method the means over the problems and their standard errors, and distances over the floor's."""
+    """Return each method's means and standard errors.
+
+    Distances are also given over the floor's.
+    """
     lines, floor = [], {}
     for name in dict.fromkeys(row["method"] for row in rows):
         mine = [row for row in rows if row["method"] == name]
@@ -171,7 +186,10 @@ def summary(rows: list[dict]) -> list[dict]:
 
 
 def picture(rows: list[dict], title: str):
-    """The sliced Wasserstein distance of each method in units of the floor, a dot a problem."""
+    """Draw the sliced Wasserstein distances in units of the floor.
+
+    Each problem is a dot.
+    """
     from matplotlib.figure import Figure
 
     names = list(dict.fromkeys(row["method"] for row in rows))
@@ -200,7 +218,7 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Measure, and write the table, a figure and a CSV file to the output folder."""
+    """Measure; write the table, a figure and a CSV file to the output folder."""
     options = parse(arguments)
     torch.set_num_threads(options.threads)
     calls, problems, n = (50, 1, 100) if options.quick else (options.calls, options.problems, options.samples)

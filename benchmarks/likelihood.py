@@ -1,16 +1,17 @@
-"""Error and cost of log p: ours and the peers', on exact scores and on a trained network.
+"""Error and cost of log p, ours and the peers'.
 
 1. The exact trace on Gaussian mixtures: mean absolute error in nats against the known density, by network calls.
-2. The estimated trace in 64 dimensions: bias, standard deviation over repeats and, where a standard error is stated,
-   how often the 95 % interval covers the truth, at no more than 200 calls.
-3. A U-Net trained on digits (``--run``, or trained first): time of an evaluation in forward passes, peak memory above a
-   forward's, and how far bits/dim are from the converged ones, by the whole cost in forward passes.
+2. The estimated trace in 64 dimensions, at no more than 200 calls: bias, standard deviation over repeats, and the
+   coverage of the 95 % interval for methods that state a standard error.
+3. A U-Net trained on digits (``--run``, or trained first): time of an evaluation in forward passes, and peak memory
+   above a forward's. Also the error of bits/dim against converged ones, by the total cost in forward passes.
 
-Every forward pass is counted. A peer's settings are swept and its best within the budget is shown; ours is one setting.
-torchdiffeq's recipe and flow_matching leave the ends to the caller. They come with the usual ones and, for the exact
-trace, with t from 1e-9 and the prior matched to the data, as ours is: then only the integration errs. The "score_sde
-recipe" is written here from the paper's description (Song et al. 2021, appendix D.2): one probe for the whole path,
-scipy's RK45 on the batch as one system at tolerance 1e-5, t from 1e-5 to 1, the prior N(0, I).
+Every forward pass is counted. Each peer's best setting within the budget is shown; ours is one setting. torchdiffeq's
+recipe and flow_matching leave the ends of the path to the caller. They are shown with the usual ends. For the exact
+trace they are also shown with our ends: t from 1e-9, and the prior matched to the data. Then only the integration errs.
+The "score_sde recipe" is written here from the paper's description (Song et al. 2021, appendix D.2). It has one probe
+for the whole path and t from 1e-5 to 1, with the prior N(0, I). scipy's RK45 solves the batch as one system at
+tolerance 1e-5.
 """
 
 from __future__ import annotations
@@ -49,7 +50,10 @@ STEPS = {"midpoint": (10, 20, 34, 50, 100), "rk4": (5, 10, 17, 26, 50)}
 
 
 class Method(NamedTuple):
-    """A way to log p: ``run(model, x, setting, generator)`` gives log p ``(B,)`` and its standard errors or None."""
+    """A way to compute log p.
+
+    ``run(model, x, setting, generator)`` returns log p ``(B,)`` and its standard errors, or None for them.
+    """
 
     package: str
     name: str
@@ -58,14 +62,14 @@ class Method(NamedTuple):
 
 
 class Ends(NamedTuple):
-    """Where the flow begins, and whether the prior is matched to mean and covariance of the data."""
+    """Where the flow begins, and whether the prior matches the data's moments."""
 
     name: str
     t_min: float
     matched: bool
 
     def prior(self, model: Model) -> Callable[[Tensor], Tensor]:
-        """log p_1(z), ``(B,)``."""
+        """Return log p_1(z), ``(B,)``."""
         if not self.matched:
             return standard_normal
         last = model.sde.levels(torch.ones(1, dtype=torch.float64))[0]
@@ -79,7 +83,10 @@ ENDS = (Ends("t from 1e-5, N(0, I)", 1e-5, False), Ends("t from 1e-9, matched pr
 
 
 def velocity(model: Model, x: Tensor, t: float) -> Tensor:
-    """dx/dt of the probability flow at one time; torchdiffeq steps over the end and interpolates: there the end's."""
+    """Return dx/dt of the probability flow at one time.
+
+    torchdiffeq steps over the end and interpolates. Past the end, the velocity is that of the end.
+    """
     time_ = torch.tensor(min(t, 1.0), dtype=torch.float64)
     level = model.sde.levels(time_.reshape(1))[0]
     alpha_rate, sigma_rate = model.sde.log_alpha_rate(time_).item(), model.sde.log_sigma_rate(time_).item()
@@ -88,12 +95,15 @@ def velocity(model: Model, x: Tensor, t: float) -> Tensor:
 
 
 def standard_normal(z: Tensor) -> Tensor:
-    """log N(z; 0, I)."""
+    """Return log N(z; 0, I)."""
     return -0.5 * (z.square() + math.log(2 * math.pi)).flatten(1).sum(1)
 
 
 def score_sde_field(model: Model, x: Tensor, generator, *, exact: bool = False) -> Callable:
-    """The recipe's right-hand side: the batch and its log-determinants as one vector of NumPy."""
+    """Return the right-hand side of the score_sde recipe.
+
+    The batch and its log-determinants are one vector of NumPy.
+    """
     probe = torch.randint(0, 2, x.shape, generator=generator).to(x) * 2 - 1
     n = x[0].numel()
 
@@ -121,12 +131,15 @@ def score_sde_field(model: Model, x: Tensor, generator, *, exact: bool = False) 
 
 
 def score_sde_start(x: Tensor):
-    """The recipe's state at the data."""
+    """Return the recipe's state at the data."""
     return torch.cat([x.flatten(), x.new_zeros(len(x))]).double().numpy()
 
 
 def score_sde(model: Model, x: Tensor, tolerance: float, generator, *, exact: bool = False):
-    """The recipe of the paper's code; with ``exact`` its trace is exact, which it does not offer."""
+    """Compute log p by the recipe of the paper's code.
+
+    ``exact`` makes its trace exact, which the paper's code does not offer.
+    """
     from scipy.integrate import solve_ivp
 
     field = score_sde_field(model, x, generator, exact=exact)
@@ -136,7 +149,10 @@ def score_sde(model: Model, x: Tensor, tolerance: float, generator, *, exact: bo
 
 
 def torchdiffeq_exact(method: str, ends: Ends):
-    """torchdiffeq's recipe for a continuous normalising flow: in t on (x, log det), the exact trace."""
+    """Return torchdiffeq's recipe for a continuous normalising flow.
+
+    It integrates (x, log det) in t with the exact trace.
+    """
     from torchdiffeq import odeint
 
     def run(model: Model, x: Tensor, tolerance: float, generator):
@@ -155,7 +171,10 @@ def torchdiffeq_exact(method: str, ends: Ends):
 
 
 def flow_matching_method(solver, wrapper, *, exact: bool, method: str, ends: Ends):
-    """flow_matching's own ODESolver on our velocity: its time runs from the noise at 0 to the data at 1."""
+    """Return flow_matching's ODESolver on our velocity.
+
+    Its time runs from the noise at 0 to the data at 1.
+    """
 
     def run(model: Model, x: Tensor, setting, generator):
         t_min = ends.t_min
@@ -182,7 +201,10 @@ def flow_matching_method(solver, wrapper, *, exact: bool, method: str, ends: End
 
 
 def k_diffusion_method(sampling):
-    """k-diffusion's log_likelihood on the exact denoiser, from sigma = 1e-3 to the process's end."""
+    """Return k-diffusion's log_likelihood on the exact denoiser.
+
+    It runs from sigma = 1e-3 to the process's end.
+    """
 
     def run(model: Model, x: Tensor, tolerance: float, generator):
         denoiser = peers.Denoiser(model)
@@ -202,10 +224,10 @@ PEERS = {
 
 
 def load(packages: list[str]) -> tuple[dict[str, object], dict[str, str]]:
-    """``({package: what is used of it}, {package left out: reason})``.
+    """Return ``({package: what is used of it}, {missing package: reason})``.
 
     Raises:
-        UnknownNameError: no such peer.
+        UnknownNameError: a name is not a peer.
     """
     for package in packages:
         if package not in PEERS:
@@ -214,7 +236,7 @@ def load(packages: list[str]) -> tuple[dict[str, object], dict[str, str]]:
 
 
 def ours(exact: bool) -> list[Method]:
-    """The default at numbers of calls; nothing else is set."""
+    """Return our default at several numbers of calls; nothing else is set."""
     divergence = Exact() if exact else Hutchinson()
 
     def run(model: Model, x: Tensor, calls: int, generator):
@@ -226,7 +248,7 @@ def ours(exact: bool) -> list[Method]:
 
 
 def methods(modules: dict[str, object], *, exact: bool) -> list[Method]:
-    """Ours first, then the recipes and the peers."""
+    """Return our method first, then the recipes and the peers."""
     found = ours(exact)
     tolerances = TOLERANCES if exact else ESTIMATED_TOLERANCES
     if exact:
@@ -253,7 +275,7 @@ def methods(modules: dict[str, object], *, exact: bool) -> list[Method]:
 
 
 class PeakMemory(TorchDispatchMode):
-    """The most bytes of tensors made inside the block that were alive at once."""
+    """The peak bytes of tensors made inside the block and alive at once."""
 
     def __init__(self):
         super().__init__()
@@ -285,7 +307,10 @@ class PeakMemory(TorchDispatchMode):
 
 
 def exact_errors(found: list[Method], d: int, seeds: list[int], n: int, budget: int) -> Iterable[dict]:
-    """A row a method and setting: mean and worst absolute error in nats over points of the mixtures, and the calls."""
+    """Yield a row per method and setting: errors and calls.
+
+    The errors are the mean and worst absolute error in nats over points of the mixtures.
+    """
     problems = [(mixture(d, seed), torch.Generator().manual_seed(seed)) for seed in seeds]
     problems = [(truth, truth.sample(n, generator)) for truth, generator in problems]
     for method in found:
@@ -311,7 +336,7 @@ def exact_errors(found: list[Method], d: int, seeds: list[int], n: int, budget: 
 
 
 def estimated_errors(found: list[Method], d: int, seed: int, n: int, repeats: int) -> Iterable[dict]:
-    """A row a method and setting: bias, standard deviation over repeats, coverage, calls."""
+    """Yield a row per method and setting: bias, deviation, coverage, calls."""
     truth = mixture(d, seed)
     x = truth.sample(n, torch.Generator().manual_seed(seed))
     exact = truth.log_prob(x)
@@ -342,7 +367,10 @@ def estimated_errors(found: list[Method], d: int, seed: int, n: int, repeats: in
 
 
 def trained(run: Path | None, out: Path, steps: int):
-    """The model of a run, and raw held-out images; without a run a small one is trained, in the folder ``out``."""
+    """Return the model of a run, and raw held-out images.
+
+    Without a run a small model is trained, in the folder ``out``.
+    """
     from scoresde.app import build
     from scoresde.app.config_files import load_config
     from scoresde.app.runs import RunFolder
@@ -359,9 +387,10 @@ def trained(run: Path | None, out: Path, steps: int):
 def network_costs(
     model, raw: Tensor, images: int, repeats: int, rounds: int, converged: int
 ) -> tuple[list[dict], list[dict]]:
-    """``(cost of an evaluation, error of bits/dim by the whole cost)``, ours and the score_sde recipe's.
+    """Return an evaluation's cost, and bits/dim errors by total cost.
 
-    The yardstick is the exact trace with so many calls as ``converged``.
+    Both are given for our method and for the score_sde recipe. The reference is the exact trace with ``converged``
+    calls.
     """
     generator = torch.Generator().manual_seed(0)
     x = model.scaling.to_model(raw[:images], generator, model.dtype)
@@ -433,7 +462,10 @@ def network_costs(
 
 
 def _best(rows: list[dict], key: str, budget: int) -> list[dict]:
-    """Of each method the setting with the smallest ``key`` within the budget of calls."""
+    """Return each method's setting with the smallest ``key``.
+
+    Only settings within the budget of calls count.
+    """
     chosen: dict[tuple[str, str], dict] = {}
     for row in rows:
         name = row["package"], row["method"]
@@ -443,7 +475,7 @@ def _best(rows: list[dict], key: str, budget: int) -> list[dict]:
 
 
 def figure_of(rows: list[dict]) -> Figure:
-    """A panel a table: error or deviation against what it costs; ours in colour."""
+    """Draw a panel per table: error or deviation against cost, ours in colour."""
     from matplotlib.figure import Figure
 
     exact, estimated, network = (
@@ -482,7 +514,7 @@ def figure_of(rows: list[dict]) -> Figure:
 
 
 def parse(arguments: list[str] | None) -> argparse.Namespace:
-    """The options."""
+    """Parse the options."""
     parser = common.parser("likelihood", __doc__, quick="fewer mixtures, points, repeats and training steps")
     parser.add_argument("--dims", help="dimensions of the mixtures of the first table (default 2,64; quick 2,16)")
     parser.add_argument("--seeds", type=int, help="number of mixtures, seeds 0, 1, ...")

@@ -1,10 +1,10 @@
-"""Overhead per network call: the samplers of scoresde and its peers, on a network of a few microseconds.
+"""Overhead per network call of the samplers of scoresde and its peers.
 
-Every sampler runs whole, with its levels and coefficients, at two lengths. Samplers are interleaved, and the figures
-are medians over the rounds. The columns are:
+The network takes a few microseconds. Every sampler runs whole, with its levels and coefficients, at two lengths.
+Samplers are interleaved, and the figures are medians over the rounds. The columns are:
 
 - "a call": time of the long run divided by its calls;
-- "beyond the network": the same minus the time of one network call;
+- "overhead": the same minus the time of one network call;
 - "set-up": time that a run without calls would take.
 
 The bare loop x <- a x + b net(x, t) is the lower bound.
@@ -50,7 +50,7 @@ class Tiny(nn.Module):
 
 
 def bare(net: nn.Module, x: Tensor) -> dict[tuple[str, str], Runner]:
-    """Return runners of the network alone and of the loop that any sampler contains."""
+    """Return runners of the network alone and of the loop inside any sampler."""
     time_input = torch.ones(len(x))
 
     def network(calls: int) -> None:
@@ -67,7 +67,10 @@ def bare(net: nn.Module, x: Tensor) -> dict[tuple[str, str], Runner]:
 
 
 def ours(net: nn.Module, x: Tensor) -> dict[tuple[str, str], Runner]:
-    """Return runners of scoresde's samplers; DDIM's last step and PC's corrector are calls too."""
+    """Return runners of scoresde's samplers.
+
+    DDIM's last step and PC's corrector are calls too.
+    """
     model, generator = ScoreModel(net, VPSDE()), torch.Generator().manual_seed(0)
     pc = PredictorCorrector(ReverseDiffusion(), Langevin())
     table = {
@@ -86,7 +89,10 @@ def ours(net: nn.Module, x: Tensor) -> dict[tuple[str, str], Runner]:
 
 
 def of_diffusers(diffusers: ModuleType, net: nn.Module, x: Tensor) -> dict[tuple[str, str], Runner]:
-    """Return runners of the schedulers of diffusers; ``set_timesteps`` is part of a run."""
+    """Return runners of the schedulers of diffusers.
+
+    ``set_timesteps`` is part of a run.
+    """
     dpm = diffusers.DPMSolverMultistepScheduler
     table = {
         "DDIM": diffusers.DDIMScheduler(),
@@ -109,7 +115,10 @@ def of_diffusers(diffusers: ModuleType, net: nn.Module, x: Tensor) -> dict[tuple
 
 
 def of_k_diffusion(sampling: ModuleType, net: nn.Module, x: Tensor) -> dict[tuple[str, str], Runner]:
-    """Return runners of k-diffusion's functions; dpmpp_2m_sde with a Brownian tree and with independent noise."""
+    """Return runners of k-diffusion's functions.
+
+    dpmpp_2m_sde runs with a Brownian tree and with independent noise.
+    """
 
     def denoise(y: Tensor, sigma: Tensor) -> Tensor:
         return y - sigma[:, None] * net(y / (sigma[:, None] ** 2 + 1).sqrt(), sigma)
@@ -163,7 +172,10 @@ RUNNERS = {"diffusers": of_diffusers, "k-diffusion": of_k_diffusion, "azula": of
 
 
 def measure(runners: dict[tuple[str, str], Runner], rounds: int) -> list[dict]:
-    """Measure the runners, in microseconds: in each round every runner at both lengths, in turn."""
+    """Measure the runners, in microseconds.
+
+    In each round every runner runs at both lengths, in turn.
+    """
     short, long = LENGTHS
     for run in runners.values():
         run(short)
@@ -181,7 +193,7 @@ def measure(runners: dict[tuple[str, str], Runner], rounds: int) -> list[dict]:
             "package": key[0],
             "sampler": key[1],
             "a_call": median[key, long] / long,
-            "beyond_the_network": median[key, long] / long - network,
+            "overhead": median[key, long] / long - network,
             "set_up": max(0.0, median[key, short] - short * (median[key, long] - median[key, short]) / (long - short)),
         }
         for key in runners
@@ -207,13 +219,13 @@ def real_network(batch: int, rounds: int) -> tuple[str, list[dict]]:
     tiny = Tiny()
     rows = measure(bare(tiny, x) | ours(tiny, x), rounds)
     for row in rows:
-        row["share_of_unet"] = row["beyond_the_network"] / (call + row["beyond_the_network"])
+        row["share_of_unet"] = row["overhead"] / (call + row["overhead"])
     size = sum(p.numel() for p in net.parameters())
     return f"U-Net of {size} parameters, batch {batch} x 1 x 8 x 8: {call / 1000:.1f} ms a call", rows[1:]
 
 
 def figure_of(rows: list[dict]) -> Figure:
-    """Draw the time beyond the network as bars, one a sampler, ours in colour."""
+    """Draw the overhead as bars, one a sampler, ours in colour."""
     from matplotlib.figure import Figure
 
     rows = [row for row in rows if row["sampler"] != "the network alone"][::-1]
@@ -221,8 +233,8 @@ def figure_of(rows: list[dict]) -> Figure:
     axes = figure.subplots()
     names = [f"{row['package']}: {row['sampler']}".removeprefix(": ") for row in rows]
     colours = [{"scoresde": "C0", "": "0.3"}.get(row["package"], "0.65") for row in rows]
-    axes.barh(names, [row["beyond_the_network"] for row in rows], color=colours)
-    axes.set(xscale="log", xlabel="microseconds a call beyond the network")
+    axes.barh(names, [row["overhead"] for row in rows], color=colours)
+    axes.set(xscale="log", xlabel="overhead, microseconds a call")
     axes.tick_params(labelsize=8)
     axes.grid(alpha=0.3, axis="x")
     return figure
@@ -242,7 +254,7 @@ def main(arguments: list[str] | None = None) -> None:
     record = common.Record(
         "overhead",
         options,
-        "Time per call beyond the network",
+        "Overhead per network call",
         arguments=arguments,
         seeds="0 for inputs, weights and noise",
         peers=modules,
@@ -255,18 +267,15 @@ def main(arguments: list[str] | None = None) -> None:
     rows = measure(runners, rounds)
     title, shares = real_network(64, rounds)
     lines = [
-        [r["package"], r["sampler"], f"{r['a_call']:.1f}", f"{r['beyond_the_network']:.1f}", f"{r['set_up']:.0f}"]
-        for r in rows
+        [r["package"], r["sampler"], f"{r['a_call']:.1f}", f"{r['overhead']:.1f}", f"{r['set_up']:.0f}"] for r in rows
     ]
     lines += [[package, reason] for package, reason in left_out.items()]
-    share_lines = [
-        [r["sampler"], f"{r['beyond_the_network']:.1f}", f"{100 * r['share_of_unet']:.2f} %"] for r in shares
-    ]
+    share_lines = [[r["sampler"], f"{r['overhead']:.1f}", f"{100 * r['share_of_unet']:.2f} %"] for r in shares]
     text = [
         f"## 16 x 2, a network of one multiplication\n\nMicroseconds, medians of {rounds} rounds.",
-        common.markdown(["package", "sampler", "a call", "beyond the network", "set-up, a run"], lines),
+        common.markdown(["package", "sampler", "a call", "overhead", "set-up, a run"], lines),
         f"## {title}",
-        common.markdown(["sampler", "microseconds beyond the network", "share of the time"], share_lines),
+        common.markdown(["sampler", "overhead, microseconds", "share of the time"], share_lines),
     ]
     measured = [{"part": "16 x 2", **row} for row in rows] + [{"part": "U-Net", **row} for row in shares]
     record.write(measured, "\n\n".join(text), figure_of(rows))

@@ -1,8 +1,9 @@
-"""Peers behind one face: a solver takes a denoiser, the start noise and a number of calls, and gives the end point.
+"""Peers' solvers behind one interface.
 
-All of them know an exact denoiser D(y; rho) of y = x0 + rho eps; what their own state is (x of a VP process, or y) and
-which levels they take is their business. A peer that is not installed, or does not import, is left out with the reason;
-docs/benchmarks.md says how to install them.
+A solver takes a denoiser, the start noise and a number of calls, and returns the end point. All solvers get the exact
+denoiser D(y; rho) of y = x0 + rho eps. Their internal state (x of a VP process, or y) and their noise levels are
+their own choice. A peer that is not installed, or fails to import, is left out with the reason. docs/benchmarks.md says
+how to install them.
 """
 
 from __future__ import annotations
@@ -29,7 +30,10 @@ TRAIN_LEVELS = (1000, 20000)  # lengths of the discrete schedule that diffusers 
 
 
 class Denoiser:
-    """D(y; rho) and eps(y; rho) of a model, whatever its process: x = alpha y where sigma/alpha = rho."""
+    """A denoiser D(y; rho) and its noise eps(y; rho).
+
+    They come from a model: x = alpha y where sigma/alpha = rho.
+    """
 
     def __init__(self, model: Model):
         self.model, self.sde = model, model.sde
@@ -42,7 +46,10 @@ class Denoiser:
 
 
 class Solver(NamedTuple):
-    """One setting of one solver; ``run(model, x, calls)`` spends at most ``calls`` calls from x at t = 1."""
+    """One setting of one solver.
+
+    ``run(model, x, calls)`` spends at most ``calls`` network calls, starting from x at t = 1.
+    """
 
     package: str
     name: str
@@ -51,7 +58,7 @@ class Solver(NamedTuple):
 
 
 def _start(denoiser: Denoiser, x: Tensor) -> Tensor:
-    """y at t = 1."""
+    """Return y at t = 1."""
     return x / denoiser.sde.levels(torch.tensor([1.0], dtype=torch.float64))[0].alpha
 
 
@@ -66,7 +73,7 @@ def _levels(rho_max: float, rho_min: float, n: int, kind: str) -> Tensor:
 
 
 def discrete_betas(sde, levels: int) -> list[float]:
-    """Betas of a DDPM whose sigma/alpha are those of ``sde`` at the times i/N."""
+    """Return betas of a DDPM whose sigma/alpha match ``sde`` at the times i/N."""
     times = torch.arange(levels + 1, dtype=torch.float64) / levels
     alphas_bar = torch.sigmoid(sde.log_snr(times))  # 1/(1 + rho^2)
     alphas_bar[0] = 1.0
@@ -93,7 +100,7 @@ def _diffusers(cls, options: dict, train_levels: int, *, second: bool = False):
 
 
 def diffusers_solvers(diffusers: ModuleType, stochastic: bool) -> Iterator[Solver]:
-    """DPM-Solver++ 2M/3M, UniPC, DEIS, Heun; or SDE-DPM-Solver++ 2M."""
+    """Yield DPM-Solver++ 2M/3M, UniPC, DEIS and Heun, or SDE-DPM-Solver++ 2M."""
     spacing = {"karras": {"use_karras_sigmas": True}, "uniform": {}, "exponential": {"use_exponential_sigmas": True}}
     lu = {"lu": {"use_lu_lambdas": True}}
     multistep = (diffusers.DPMSolverMultistepScheduler, {"lower_order_final": True}, spacing | lu)
@@ -120,10 +127,10 @@ def diffusers_solvers(diffusers: ModuleType, stochastic: bool) -> Iterator[Solve
 
 
 def import_k_diffusion() -> ModuleType:
-    """``k_diffusion.sampling`` alone: the package's own ``__init__`` imports what only its training needs.
+    """Import ``k_diffusion.sampling`` alone.
 
-    Its ``utils`` asks for torchvision, for images from files; without a torchvision that imports beside this torch
-    an empty module stands in for it while ``utils`` is read.
+    The package's ``__init__`` imports what only its training needs. Its ``utils`` imports torchvision, to read images
+    from files. Where no torchvision imports beside this torch, an empty module stands in for it meanwhile.
     """
     spec = util.find_spec("k_diffusion")
     if spec is None:
@@ -158,10 +165,16 @@ def _k_diffusion(function, grid: str, rho_min: float, options: dict, *, second: 
 
 
 def k_diffusion_solvers(sampling: ModuleType, stochastic: bool) -> Iterator[Solver]:
-    """dpmpp_2m, heun, lms; or dpmpp_2m_sde, dpmpp_3m_sde, euler_ancestral with independent noise."""
+    """Yield the deterministic or the stochastic solvers of k-diffusion.
+
+    These are dpmpp_2m, heun and lms; or dpmpp_2m_sde, dpmpp_3m_sde and euler_ancestral with independent noise.
+    """
 
     class Noise:
-        """One normal draw a step (for fixed steps the same law as the Brownian tree, and far cheaper)."""
+        """One normal draw per step.
+
+        With fixed steps this has the same law as the Brownian tree and is far cheaper.
+        """
 
         like: Tensor
 
@@ -225,7 +238,10 @@ def _rho(denoiser: Denoiser, grid: str, rho_min: float, t: Tensor) -> Tensor:
 
 
 def azula_solvers(azula: ModuleType, stochastic: bool) -> Iterator[Solver]:
-    """zAB, vAB, xEAB, zEAB, REAB of orders 2 and 3, Heun; or DDPM and Ito (the end is what is left at sigma_min)."""
+    """Yield the deterministic or the stochastic solvers of azula.
+
+    These are zAB, vAB, xEAB, zEAB and REAB of orders 2 and 3, and Heun; or DDPM and Ito, whose end is at sigma_min.
+    """
     sample = azula.sample
     if stochastic:
         families = [("DDPM", sample.DDPMSampler, {}, 1), ("Ito", sample.ItoSampler, {}, 1)]
@@ -250,10 +266,10 @@ PEERS = {
 
 
 def load(packages: list[str]) -> tuple[dict[str, ModuleType], dict[str, str]]:
-    """``({package: module}, {package left out: reason})``.
+    """Return ``({package: module}, {missing package: reason})``.
 
     Raises:
-        UnknownNameError: no such peer.
+        UnknownNameError: a name is not a peer.
     """
     for package in packages:
         if package not in PEERS:
@@ -262,5 +278,5 @@ def load(packages: list[str]) -> tuple[dict[str, ModuleType], dict[str, str]]:
 
 
 def solvers(modules: dict[str, ModuleType], stochastic: bool) -> list[Solver]:
-    """Every setting of every solver of the loaded peers."""
+    """Yield every setting of every solver of the loaded peers."""
     return [solver for package, module in modules.items() for solver in PEERS[package][1](module, stochastic)]

@@ -1,6 +1,6 @@
-"""Quality per network call of scoresde and its peers, on Gaussian mixtures with exact scores and the same noise.
+"""Quality per network call of scoresde and its peers.
 
-The measures are:
+The problems are Gaussian mixtures with exact scores; all solvers start from the same noise. The measures are:
 
 - ODE solvers: mean distance over sqrt(d) of the end points from the probability flow's, solved to 1e-10 in float64
   from the same start noise;
@@ -53,7 +53,10 @@ LARGEST_STD = {2: 0.4}  # of the mixtures' stds, which begin at .05; 1 in other 
 
 
 class Ours:
-    """One of our samplers; ``steps`` gives the number of steps that a number of calls pays for."""
+    """One of our samplers.
+
+    ``steps`` returns the number of steps for a number of calls.
+    """
 
     def __init__(self, sampler: Sampler, steps: Callable[[int], int]):
         self.sampler, self.steps = sampler, steps
@@ -110,7 +113,10 @@ class Counted(Model):
 
 
 def mixture(d: int, seed: int) -> GaussianMixture:
-    """Return 8 Gaussians with means from N(0, I), random axes, stds uniform in [.05, .4] (d = 2) or [.05, 1]."""
+    """Return a mixture of 8 Gaussians with random axes.
+
+    Means are from N(0, I), stds uniform in [.05, .4] (d = 2) or [.05, 1].
+    """
     g = torch.Generator().manual_seed(1000 * d + seed)
     draw = partial(torch.randn, generator=g, dtype=torch.float64)
     axes = torch.linalg.qr(draw(8, d, d))[0]
@@ -119,7 +125,10 @@ def mixture(d: int, seed: int) -> GaussianMixture:
 
 
 def run(solver: peers.Solver, model: Model, x: Tensor, calls: int) -> tuple[Tensor, int] | None:
-    """Return the end points in float64 and the calls spent; None if the solver cannot run with this few calls."""
+    """Return the end points in float64 and the calls spent.
+
+    The result is None if the solver cannot run with this few calls.
+    """
     counted = Counted(model)
     torch.manual_seed(calls)  # the peers' noise
     try:
@@ -132,10 +141,10 @@ def run(solver: peers.Solver, model: Model, x: Tensor, calls: int) -> tuple[Tens
 def ode_errors(
     solvers: list[peers.Solver], sde: SDE, d: int, calls: list[int], seeds: list[int], n: int
 ) -> Iterable[dict]:
-    """Yield a row for each solver, setting and number of calls: the error's mean and maximum over the mixtures.
+    """Yield a row for each solver, setting and number of calls.
 
-    In many dimensions with few calls, the few samples that end in another Gaussian than the flow dominate the mean. The
-    CSV therefore has the median too.
+    The row has the error's mean and maximum over the mixtures. In many dimensions with few calls, a few samples
+    end in another Gaussian than the flow and dominate the mean. The CSV therefore has the median too.
     """
     problems = []
     for seed in seeds:
@@ -166,9 +175,10 @@ def ode_errors(
 def nll_gaps(
     solvers: list[peers.Solver], sde: SDE, d: int, calls: list[int], seeds: list[int], n: int
 ) -> Iterable[dict]:
-    """Yield a row for each solver, setting and number of calls: the NLL gap in nats and its standard error.
+    """Yield a row for each solver, setting and number of calls.
 
-    Mean and worst are over the mixtures. The standard error is that of the mean, from the samples and the entropy.
+    The row has the NLL gap in nats and its standard error. Mean and worst are over the mixtures. The standard error is
+    that of the mean, from the samples and the entropy.
     """
     problems = []
     for seed in seeds:
@@ -198,7 +208,10 @@ def nll_gaps(
 
 
 def best(rows: list[dict]) -> dict[tuple[str, str, int], dict]:
-    """Return by package, solver and calls the row of the setting with the smallest absolute mean."""
+    """Return the best setting by package, solver and calls.
+
+    It is the row with the smallest absolute mean.
+    """
     chosen: dict[tuple[str, str, int], dict] = {}
     for row in rows:
         key, value = (row["package"], row["solver"], row["calls"]), abs(row["mean"])
@@ -208,7 +221,7 @@ def best(rows: list[dict]) -> dict[tuple[str, str, int], dict]:
 
 
 def table(rows: list[dict], calls: list[int], text: Callable[[dict], str], left_out: dict[str, str]) -> str:
-    """Return a Markdown table: a line for each solver, a column for each number of calls.
+    """Return a Markdown table: solvers by numbers of calls.
 
     The last lines are the best peer of each column, and the reasons why peers are left out.
     """
@@ -228,7 +241,7 @@ def table(rows: list[dict], calls: list[int], text: Callable[[dict], str], left_
 
 
 def settings(rows: list[dict], calls: list[int]) -> str:
-    """Return a Markdown table of the peers' settings, cell by cell as in :func:`table`."""
+    """Return a Markdown table of the peers' settings, as in :func:`table`."""
     chosen = best(rows)
     solvers = dict.fromkeys((row["package"], row["solver"]) for row in rows if row["setting"])
     lines = [[*key, *(chosen[*key, n]["setting"] if (*key, n) in chosen else "" for n in calls)] for key in solvers]
@@ -236,7 +249,10 @@ def settings(rows: list[dict], calls: list[int]) -> str:
 
 
 def figure_of(rows: list[dict]) -> Figure:
-    """Draw error against calls: a row of panels a kind of solver, a column a dimension; peers in grey."""
+    """Draw error against calls.
+
+    A row of panels is a kind of solver, a column a dimension; peers are grey.
+    """
     from matplotlib.figure import Figure
 
     kinds, dims = (list(dict.fromkeys(row[name] for row in rows)) for name in ("part", "d"))
@@ -277,7 +293,10 @@ def _gap(row: dict) -> str:
 
 
 class Kind(NamedTuple):
-    """A kind of solver: its measure, the measure's name, and the text of a table's cell."""
+    """A kind of solver.
+
+    It has a measure, the measure's name, and the text of a table's cell.
+    """
 
     measure: Callable[..., Iterable[dict]]
     title: str

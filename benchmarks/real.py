@@ -1,21 +1,24 @@
-"""Fashion-MNIST: a model trained for a stated time, its bits/dim, Frechet distance, speed and nearest neighbours.
+"""Fashion-MNIST: what a model reaches in a stated training time.
 
     python -m benchmarks.real [--quick] [--data FOLDER] [--minutes 30] [--config FILE | --preset NAME]
         [--set train.lr=1e-3] [--out RUNFOLDER] [--parts train,likelihood,frechet,sheet] [--against RUNFOLDER]
 
-Under ``torchrun --nproc-per-node 2 -m benchmarks.real`` two processes share the training's batches, and the threads of
-``--threads``; for small batches that is faster than two threads of one process. The first goes on with the other parts.
+Under ``torchrun --nproc-per-node 2 -m benchmarks.real`` two processes share the training's batches and the threads of
+``--threads``. For small batches that is faster than two threads of one process. The first process goes on with the
+other parts.
 
-All is kept in the run folder, which ``scoresde sample``, ``likelihood``, ``report``... take too; on a finished one each
-part can be run again by itself. The minutes are those of the training steps alone: measuring the loss on held-out data,
-checkpoints and the parts below come on top. No choice is made by the test images: the model is the averaged one at the
-end of the time.
+The run folder holds everything, and ``scoresde sample``, ``likelihood`` and ``report`` accept it. Each part can be run
+again on a finished run. The minutes count training steps alone; measuring the loss on held-out data, checkpoints and
+the parts below are extra. The test images influence no choice: the model is the averaged one at the end of the time.
 
-likelihood   bits/dim of the first test images by the probability flow, with uniform dequantisation; again with twice
-             the calls for some of them; and the difference to another run (``--against``), on the same noise and probes
-frechet      distance of samples from the 10000 test images in the features of a classifier trained in the same run, or
-             taken from another one (``--classifier``); beside it what real images get, whole, noisy and blurred
-sheet        samples, real images, the samples' nearest training images; whether they are nearer than test images are
+The parts are:
+
+- likelihood: bits/dim of the first test images by the probability flow, with uniform dequantisation. Some images are
+  scored again with twice the calls. ``--against`` adds the difference from another run, on the same noise and probes.
+- frechet: distance of samples from the 10000 test images in the features of a classifier. It is trained in the same
+  run, or taken from another one (``--classifier``). The distances of real images, whole, noisy and blurred, are added.
+- sheet: samples, real images and the samples' nearest training images. The part also compares how near samples and test
+  images are to the training images.
 """
 
 from __future__ import annotations
@@ -56,7 +59,7 @@ PARTS = ("train", "likelihood", "frechet", "sheet")
 
 
 def parse(arguments: list[str] | None) -> argparse.Namespace:
-    """The options."""
+    """Parse the options."""
     parser = common.parser("real", __doc__, quick="seconds of everything, to see that it runs", threads=2)
     settings = parser.add_argument_group("training")
     settings.add_argument("--data", type=Path, help=f"folder of idx files (default: the run's, or {FASHION})")
@@ -94,7 +97,7 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
 
 
 def quick_settings(options: argparse.Namespace) -> argparse.Namespace:
-    """Sizes at which everything ends at once; the numbers then mean nothing."""
+    """Return sizes at which everything ends at once; the numbers mean nothing."""
     small = {"images": 16, "flow_calls": 12, "check": 8, "samples": 48, "calls": [5, 8], "epochs": 2, "minutes": 0.05}
     options.set = [
         "data.n=512",
@@ -106,7 +109,7 @@ def quick_settings(options: argparse.Namespace) -> argparse.Namespace:
 
 
 def config_of(options: argparse.Namespace) -> RunConfig:
-    """The settings of the training that the options ask for."""
+    """Return the training settings that the options describe."""
     overrides = [f"data.source={json.dumps(str(options.data))}"]
     overrides += [] if options.seed is None else [f"train.seed={options.seed}"]
     overrides += [] if options.minutes is None else [f"train.minutes={options.minutes}"]
@@ -118,11 +121,13 @@ def config_of(options: argparse.Namespace) -> RunConfig:
 
 
 def open_run(options: argparse.Namespace) -> tuple[RunFolder, Data, Data]:
-    """The run folder, a new one where a training is asked for, and its training and test images.
+    """Return the run folder and its training and test images.
+
+    The folder is new if it holds no run and the options include a training.
 
     Raises:
-        RunFolderError: no run, and no training is asked for.
-        ArgumentError: the folder's run has other settings than the options ask for.
+        RunFolderError: there is no run, and the options include no training.
+        ArgumentError: the run has other settings than the options say.
     """
     if not (options.out / "config.yaml").is_file() and "train" in options.parts:
         options.data = FASHION if options.data is None else options.data
@@ -137,7 +142,7 @@ def open_run(options: argparse.Namespace) -> tuple[RunFolder, Data, Data]:
 
 
 def check_settings(run: RunFolder, options: argparse.Namespace) -> None:
-    """Raise an ArgumentError if the options ask for other settings than a run has."""
+    """Raise an ArgumentError if the options disagree with the run's settings."""
     options.data = options.data or run.config.data.source
     given = (options.config, options.preset, options.seed, options.minutes, *options.set)
     asked = {"data": {"source": str(options.data)}}
@@ -152,14 +157,14 @@ def check_settings(run: RunFolder, options: argparse.Namespace) -> None:
 
 
 def begin(options: argparse.Namespace) -> RunFolder:
-    """The run folder to train in; a quick one starts anew."""
+    """Return the run folder to train in; a quick run replaces an earlier one."""
     if options.quick and (options.out / "config.yaml").is_file():
         shutil.rmtree(options.out)
     return open_run(options)[0]
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Run the parts, and write and print what all parts of the folder have found so far."""
+    """Run the parts; write and print the results of all parts in the folder."""
     options = parse(arguments)
     if options.quick:
         options = quick_settings(options)

@@ -1,4 +1,7 @@
-"""What benchmarks/real.py measures of any model: bits/dim, samples, Frechet distances, nearest neighbours."""
+"""Measures of a model of images, for benchmarks/real.py.
+
+They are bits/dim, samples, Frechet distances and nearest neighbours.
+"""
 
 from __future__ import annotations
 
@@ -45,7 +48,9 @@ NEAR = 0.01  # quantile of the test images' distances below which a sample count
 
 
 def load(folder: str | Path) -> tuple[Data, Data]:
-    """Training and test images of a folder of idx files, in their own order, with labels.
+    """Return training and test images of a folder of idx files, with labels.
+
+    The order is that of the files.
 
     Raises:
         DataError: there are none, or no test images; says where they come from.
@@ -69,15 +74,20 @@ def likelihood(
     seed: int = SEED,
     what: str = "bits/dim",
 ) -> BitsPerDim:
-    """Bits/dim of raw integer images ``(N, C, H, W)`` by the multistep flow, one uniform dequantisation each.
+    """Return bits/dim of raw images ``(N, C, H, W)`` by the multistep flow.
 
-    Image i has the same dequantisation and starts from the same stream of probes whatever the model, ``calls``, N and
-    ``batch``: results for the same images are paired.
+    Each image has one uniform dequantisation. Image i has the same dequantisation and the same stream of probes for
+    every model, ``calls``, N and ``batch``. Results for the same images are therefore paired.
 
     Args:
-        calls: network calls an image, each with ``probes`` vector-Jacobian products.
-        scaling: from raw images to the model's space; None: the model's own.
-        what: is shown with the progress.
+        model: a score model.
+        raw: raw integer images ``(N, C, H, W)``.
+        calls: network calls per image, each with ``probes`` vector-Jacobian products.
+        probes: random probes per call.
+        scaling: map from raw images to the model's space. None: the model's own.
+        batch: images per network call.
+        seed: seed of dequantisation and probes.
+        what: text shown with the progress.
     """
     with progress(what, len(raw)) as update:
         return bits_per_dim(
@@ -104,14 +114,23 @@ def draw(
     batch: int = 250,
     seed: int = SEED,
 ) -> tuple[Tensor, float]:
-    """``n`` samples as raw integer images ``(n, *shape)`` in uint8, and the seconds they took.
+    """Draw ``n`` raw images ``(n, *shape)`` in uint8, and time it.
 
-    Sample i starts from the same noise whatever the model, ``calls``, n and ``batch``.
+    Sample i starts from the same noise for every model, ``calls``, n and ``batch``.
 
     Args:
-        calls: network calls a sample (steps of the sampler; the default one makes one call a step).
-        autocast: a low precision for the network, such as ``torch.bfloat16``.
-        scaling: between raw images and the model's space; None: the model's own.
+        model: a score model.
+        n: number of samples.
+        shape: shape of an image.
+        calls: steps of the sampler; the default sampler makes one network call per step.
+        sampler: the sampler. None: the default of :func:`scoresde.sample`.
+        scaling: map between raw images and the model's space. None: the model's own.
+        autocast: low precision for the network, such as ``torch.bfloat16``. None: its own.
+        batch: samples per network call.
+        seed: seed of the noise.
+
+    Returns:
+        The images and the seconds they took.
     """
     scaling = model.scaling if scaling is None else scaling
     generator, drawn, begun = torch.Generator().manual_seed(seed), [], time.perf_counter()
@@ -127,9 +146,10 @@ def draw(
 
 
 def classifier_in(folder: str | Path, train: Data, test: Data, epochs: int) -> tuple[Classifier, dict[str, Any]]:
-    """The classifier saved in ``folder``, or a new one, which is saved there; and what is known of it.
+    """Return the classifier saved in ``folder``, and facts about it.
 
-    The facts are ``epochs``, ``trained_on`` (images), ``seconds``, ``accuracy`` and its ``stderr`` on the test images.
+    If there is none, train one and save it there. The facts are ``epochs``, ``trained_on`` (images), ``seconds``,
+    ``accuracy`` and its ``stderr`` on the test images.
     """
     if (Path(folder) / "classifier.json").is_file():
         return Classifier.load(folder)
@@ -143,9 +163,10 @@ def classifier_in(folder: str | Path, train: Data, test: Data, epochs: int) -> t
 
 
 def yardsticks(classifier: Classifier, train: Data, test: Data, n: int) -> dict[str, Distance]:
-    """Distances of ``n`` real images, whole and spoiled, from the test images; by what they are.
+    """Return distances of ``n`` real images from the test images, by kind.
 
-    ``"test images"`` are those of n (at most half) of them from the others: what a perfect model would get.
+    The images are whole, noisy and blurred training images. ``"test images"`` compares n of the test images (at most
+    half) with the others: a perfect model would get this distance.
     """
     reference = Gaussian.of(features(classifier, test.raw))
     order = torch.randperm(len(test), generator=torch.Generator().manual_seed(SEED))
@@ -162,7 +183,10 @@ def yardsticks(classifier: Classifier, train: Data, test: Data, n: int) -> dict[
 
 
 def nearest(queries: Tensor, items: Tensor, chunk: int = 500) -> tuple[Tensor, Tensor]:
-    """Euclidean distances ``(n,)``, float64, of queries ``(n, d)`` to the nearest of items ``(N, d)``, and which."""
+    """Return the distance of each query to its nearest item, and the index.
+
+    Distances ``(n,)`` are Euclidean, in float64; queries are ``(n, d)``, items ``(N, d)``.
+    """
     items = items.flatten(1).float()
     half, found = items.square().sum(1) / 2, []
     for part in queries.flatten(1).float().split(chunk):
@@ -175,10 +199,10 @@ class Memory(NamedTuple):
     """Whether samples are nearer to training images than test images are.
 
     Attributes:
-        near: the share of the samples that are nearer than the 1st percentile of the test images' distances; 1 % for
-            fresh images.
-        area: P(a test image is farther from the training images than a sample): 1/2 for fresh images. Blurred ones are
-            nearer in pixels too.
+        near: share of the samples that are nearer than the 1st percentile of the test images' distances; 1 % for fresh
+            images.
+        area: probability that a test image is farther from the training images than a sample; 1/2 for fresh images. In
+            pixels, blurred images are nearer too.
     """
 
     near: Measured
@@ -186,7 +210,10 @@ class Memory(NamedTuple):
 
 
 def memory(samples: Tensor, test: Tensor) -> Memory:
-    """From the distances to the nearest training image, of samples ``(n,)`` and of test images ``(m,)``."""
+    """Compare distances to the nearest training image.
+
+    They are those of samples ``(n,)`` and of test images ``(m,)``.
+    """
     share = (samples < test.quantile(NEAR)).double().mean().item()
     # the percentile is itself known to sqrt(q (1 - q) / m)
     error = math.sqrt(share * (1 - share) / len(samples) + NEAR * (1 - NEAR) / len(test))
@@ -194,7 +221,7 @@ def memory(samples: Tensor, test: Tensor) -> Memory:
 
 
 def cost(model: Model, shape: Sequence[int], batch: int, gradient: bool) -> float:
-    """Seconds an image of a network call, without or with a gradient with respect to x."""
+    """Return seconds per image of a network call, optionally with a gradient."""
     x = torch.randn((batch, *shape), generator=torch.Generator().manual_seed(0)).to(model.device)
     times = []
     for _ in range(3):

@@ -1,4 +1,4 @@
-"""The page of benchmarks/real.py: its table, its text and its sheet of images."""
+"""The page of benchmarks/real.py: table, text and sheet of images."""
 
 from __future__ import annotations
 
@@ -18,7 +18,10 @@ if TYPE_CHECKING:
 
 
 def mosaic(images: Tensor, columns: int) -> np.ndarray:
-    """Images ``(N, C, H, W)``, means over C, as one ``(rows H, columns W)``; what does not fill a row is left out."""
+    """Return images ``(N, C, H, W)`` as one picture ``(rows H, columns W)``.
+
+    The picture has the means over C. Images that do not fill a row are left out.
+    """
     tiles = torch.nn.functional.pad(images.double().mean(1), (1, 1, 1, 1))
     return torch.cat([torch.cat(list(row), 1) for row in tiles.split(columns) if len(row) == columns]).numpy()
 
@@ -26,9 +29,10 @@ def mosaic(images: Tensor, columns: int) -> np.ndarray:
 def sheet(
     samples: Tensor, real: Tensor, neighbours: dict[str, Tensor], distances: dict[str, tuple[Tensor, Tensor]]
 ) -> Figure:
-    """Samples and real images; the samples above their nearest training images, by each distance; all the distances.
+    """Draw samples, real images, nearest training images and distances.
 
-    Of the pairs of rows the upper has the first samples, the lower those that are nearest to a training image.
+    In each pair of rows samples stand above their nearest training images. The upper pair has the first samples. The
+    lower pair has those that are nearest to a training image.
     """
     from matplotlib.figure import Figure
 
@@ -64,7 +68,7 @@ def sheet(
 
 
 def rows_of(parts: dict[str, dict[str, Any]]) -> list[dict[str, Any]]:
-    """All figures, one a row."""
+    """Return all figures, one per row."""
     rows = []
     if found := parts.get("likelihood"):
         for row in found["prefixes"]:
@@ -82,7 +86,7 @@ def rows_of(parts: dict[str, dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def page(run: RunFolder, parts: dict[str, dict[str, Any]]) -> str:
-    """Write what the parts found, in Markdown: a section for each part that has run."""
+    """Write the results of the parts in Markdown, a section for each."""
     sections = {
         "train": lambda found: _training(found, run),
         "likelihood": _bits_per_dim,

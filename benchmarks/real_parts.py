@@ -1,4 +1,7 @@
-"""The parts of benchmarks/real.py: each measures a run and keeps what it found in the run's folder."""
+"""The parts of benchmarks/real.py.
+
+Each part measures a run and keeps its results in the run's folder.
+"""
 
 from __future__ import annotations
 
@@ -32,11 +35,14 @@ if TYPE_CHECKING:
 from benchmarks.real_measures import SEED, classifier_in, cost, draw, likelihood, memory, nearest, yardsticks
 from benchmarks.real_page import sheet
 
-PREFIXES = (256, 1000)  # numbers of test images whose bits/dim are stated, where so many were scored
+PREFIXES = (256, 1000)  # numbers of test images whose bits/dim are stated, if that many were scored
 
 
 class Results:
-    """``results.json`` of a run folder: what each part found, with the settings it was found by."""
+    """``results.json`` of a run folder.
+
+    It holds the results of each part, with the settings.
+    """
 
     def __init__(self, run: RunFolder):
         self.path = run.path / "results.json"
@@ -44,7 +50,7 @@ class Results:
         self.run = run
 
     def put(self, part: str, **found: Any) -> None:
-        """Keep what a part found, in place of what it had found before."""
+        """Keep the results of a part; they replace its earlier ones."""
         self.parts[part] = {"step": self.run.step, "date": time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime()), **found}
         self.run.write("results.json", json.dumps(self.parts, indent=1) + "\n")
 
@@ -54,7 +60,7 @@ def _say_plan(what: str, seconds: float) -> None:
 
 
 def train_part(run: RunFolder, results: Results) -> None:
-    """Note what the training was."""
+    """Note the facts of the training."""
     if results.parts.get("train", {}).get("step") == run.step:
         return
     stage, last = run.meta["stages"]["train"], run.records()[-1]
@@ -72,7 +78,7 @@ def train_part(run: RunFolder, results: Results) -> None:
 
 
 def likelihood_part(run: RunFolder, results: Results, test: Data, options: argparse.Namespace) -> None:
-    """Bits/dim, converged, and against another run."""
+    """Measure bits/dim, their convergence and the difference from another run."""
     model, n = run.model(run.config.train.device), min(options.images, len(test))
     check, calls, probes = min(options.check, n), options.flow_calls, options.probes
     raw, known = test.raw[:n], known_bits(results, n, options) if options.against else None
@@ -116,7 +122,10 @@ def likelihood_part(run: RunFolder, results: Results, test: Data, options: argpa
 
 
 def known_bits(results: Results, n: int, options: argparse.Namespace) -> Tensor | None:
-    """Bits/dim ``(n,)`` that a run folder has, of its newest checkpoint and by the same settings; None: not so many."""
+    """Return bits/dim ``(n,)`` that a run folder already holds, or None.
+
+    They must be of its newest checkpoint, by the same settings, for at least n images.
+    """
     found = results.parts.get("likelihood", {"n": 0})
     wanted = {"calls": options.flow_calls, "probes": options.probes, "seed": SEED, "step": results.run.step}
     if found["n"] < n or any(found[name] != value for name, value in wanted.items()):
@@ -125,7 +134,7 @@ def known_bits(results: Results, n: int, options: argparse.Namespace) -> Tensor 
 
 
 def prefixes(n: int) -> list[int]:
-    """How many of the first n images a mean is taken of, in turn."""
+    """Return the numbers of images over which means are taken."""
     return sorted({*(prefix for prefix in PREFIXES if prefix < n), n})
 
 
@@ -138,7 +147,10 @@ def _measured(found: Measured) -> dict[str, float]:
 
 
 def samples_of(run: RunFolder, model: Model, calls: int, options: argparse.Namespace) -> tuple[Tensor, float]:
-    """Samples of the run's model, and images a second: from its folder, if it has so many, or new ones."""
+    """Return samples of the run's model and images per second.
+
+    They come from the run's folder if it has enough of them; otherwise they are drawn.
+    """
     n, low = options.samples, options.bfloat16
     path = run.path / f"samples-{calls}{'-bfloat16' if low else ''}.npz"
     if path.is_file():
@@ -152,7 +164,10 @@ def samples_of(run: RunFolder, model: Model, calls: int, options: argparse.Names
 
 
 def classifier_of(run: RunFolder, train: Data, test: Data, options: argparse.Namespace) -> tuple[Classifier, dict]:
-    """The run's own classifier, or that of ``--classifier``: a run folder, or a classifier's."""
+    """Return the run's own classifier, or that of ``--classifier``.
+
+    ``--classifier`` names a run folder or a classifier's folder.
+    """
     folder = run.path if options.classifier is None else options.classifier
     nested = folder / "classifier"
     if options.classifier is not None and not nested.is_dir():
@@ -162,7 +177,10 @@ def classifier_of(run: RunFolder, train: Data, test: Data, options: argparse.Nam
 
 
 def frechet_part(run: RunFolder, results: Results, train: Data, test: Data, options: argparse.Namespace) -> None:
-    """Distances of samples by each number of calls, beside those of real images; and the speed."""
+    """Measure the distance of samples for each number of calls, and the speed.
+
+    The distances of real images stand beside them.
+    """
     classifier, facts = classifier_of(run, train, test, options)
     model, n = run.model(run.config.train.device), options.samples
     each = cost(model, test.shape, min(n, 250), gradient=False)
@@ -188,7 +206,7 @@ def frechet_part(run: RunFolder, results: Results, train: Data, test: Data, opti
 
 
 def sheet_part(run: RunFolder, results: Results, train: Data, test: Data, options: argparse.Namespace) -> None:
-    """The picture, and the check for memorised images."""
+    """Draw the sheet and check for memorised images."""
     classifier, _ = classifier_of(run, train, test, options)
     model, calls = run.model(run.config.train.device), max(options.calls)
     raw, _ = samples_of(run, model, calls, options)

@@ -1,8 +1,8 @@
-"""Independent trainers of image models behind one face, for :mod:`benchmarks.equal_time`.
+"""Independent trainers of image models behind one interface.
 
-Each peer builds its own network, trains it by its own trainer or loop with its own settings, samples with its own
-sampler, and then hands its network over as a :class:`~scoresde.ScoreModel` over the process it was trained for, which
-everything of ours can sample from and score. :meth:`Peer.check` proves that the hand-over is exact.
+Each peer builds its network, trains it by its trainer or loop with its settings, and samples with its sampler. Then it
+hands the network over as a :class:`~scoresde.ScoreModel` under the process it was trained for, so that our samplers and
+likelihoods apply. :meth:`Peer.check` proves that the hand-over is exact. :mod:`benchmarks.equal_time` uses them.
 """
 
 from __future__ import annotations
@@ -38,10 +38,10 @@ Stop = Callable[[], bool]  # called after each step; whether the time is over
 
 
 def import_with_torchvision(name: str) -> ModuleType:
-    """A module that needs torchvision's Python code, not its compiled operators.
+    """Import a module that needs torchvision's Python code, not its operators.
 
-    torchvision from another index than torch's may lack the library its operators are in, and then does not import: it
-    describes two of them all the same. They are declared here, without a body.
+    A torchvision that does not belong to the installed torch may lack the library of its operators. Its import then
+    fails, because it describes two of them all the same. They are declared here, without a body.
     """
     try:
         return import_module(name)
@@ -55,7 +55,7 @@ def import_with_torchvision(name: str) -> ModuleType:
 
 
 def defaults(function: Callable, *names: str) -> dict[str, Any]:
-    """The default values of some parameters, as the function states them."""
+    """Return the default values of some parameters of a function."""
     parameters = inspect.signature(function).parameters
     return {name: parameters[name].default for name in names}
 
@@ -64,16 +64,16 @@ class Peer(ABC):
     """A network of another package, and that package's way to train it.
 
     Args:
-        shape: (C, H, W) of the images.
-        settings: in place of some of :attr:`settings`.
-        seed: of the weights.
+        shape: shape (C, H, W) of the images.
+        settings: values that replace some of :attr:`settings`.
+        seed: seed of the weights.
 
     Attributes:
-        settings: everything the training was given, by the package's own names.
-        net: the network; its averaged weights once :meth:`train` is over.
+        settings: all settings of the training, by the package's own names.
+        net: the network; after :meth:`train` it has its averaged weights.
 
     Raises:
-        UnknownNameError: a setting that is none.
+        UnknownNameError: a setting is not one of the package's.
     """
 
     package: str
@@ -82,7 +82,7 @@ class Peer(ABC):
     remarks: str
     #: settings at which a run of seconds makes sense
     quick: ClassVar[Mapping[str, Any]]
-    #: the calls of its own sampler that its documentation uses
+    #: calls of the peer's sampler in its documentation
     own_calls: int
 
     def __init__(self, shape: Sequence[int], settings: Mapping[str, Any] | None = None, seed: int = 0):
@@ -97,32 +97,41 @@ class Peer(ABC):
 
     @classmethod
     def load(cls) -> ModuleType:
-        """The package."""
+        """Import the package."""
         return import_with_torchvision(cls.module)
 
     @abstractmethod
     def default_settings(self) -> dict[str, Any]:
-        """All settings, the package's own defaults where it has them."""
+        """Return all settings, with the package's own defaults where it has them."""
 
     @abstractmethod
     def build(self) -> nn.Module:
-        """The untrained network."""
+        """Return the untrained network."""
 
     @abstractmethod
     def prepare(self, data: Data, folder: Path) -> Callable[[Stop], None]:
-        """What trains on ``data`` until it is told to stop; ``folder`` is for files. This itself is not timed."""
+        """Return a function that trains on ``data`` until it is stopped.
+
+        ``folder`` is for files. This preparation is not timed.
+        """
 
     @abstractmethod
     def score_model(self) -> ScoreModel:
-        """The network under its process."""
+        """Return the network under its process."""
 
     @abstractmethod
     def own_samples(self, n: int, calls: int) -> Tensor:
-        """``n`` images in [0, 1] by the package's own sampler, from torch's own generator."""
+        """Return ``n`` images in [0, 1] by the package's own sampler.
+
+        It draws from torch's default generator.
+        """
 
     @abstractmethod
     def check(self, raw: Tensor) -> dict[str, float]:
-        """The greatest differences between the package's results and ours, in losses of ``raw`` images and samples."""
+        """Return the largest differences between the package's results and ours.
+
+        They are taken over losses of ``raw`` images and over samples.
+        """
 
     @property
     @abstractmethod
@@ -131,22 +140,25 @@ class Peer(ABC):
 
     @property
     def ends(self) -> tuple[float | None, ...]:
-        """Where its flow may end: at the lowest level it was trained at, or (None) where ours would by default."""
+        """Return where its flow may end.
+
+        One end is the lowest level it was trained at; None stands for our default.
+        """
         times = getattr(self.score_model().sde, "times", None)
         return (None,) if times is None else (times[0].item(), None)
 
     @property
     def weights(self) -> int:
-        """The number of trained numbers."""
+        """The number of trained weights."""
         return sum(p.numel() for p in self.net.parameters())
 
     @property
     def scaling(self) -> Scaling:
-        """2 raw/255 - 1 at the middle of each bin, as all of them scale 8-bit images."""
+        """The map 2 raw/255 - 1 at bin centres, as all of them scale 8-bit images."""
         return Scaling(2 / 255, -1 - 1 / 255, 256)
 
     def model(self, data: Data) -> ScoreModel:
-        """:meth:`score_model`, with the moments of the training data in its units."""
+        """Return :meth:`score_model` with the moments of the training data."""
         mean, covariance = data.moments()
         ratio = self.scaling.scale / data.scaling.scale
         shift = self.scaling.shift - ratio * data.scaling.shift
@@ -155,7 +167,10 @@ class Peer(ABC):
         return model.eval().requires_grad_(False)
 
     def draw(self, n: int, calls: int, batch: int = 250, seed: int = 0) -> tuple[Tensor, float]:
-        """Raw samples ``(n, C, H, W)`` in uint8 by the package's own sampler, and the seconds they took."""
+        """Return raw samples ``(n, C, H, W)`` in uint8, and the seconds they took.
+
+        The package's own sampler draws them.
+        """
         torch.manual_seed(seed)
         begun, drawn = time.perf_counter(), []
         for begin in range(0, n, batch):
@@ -165,7 +180,7 @@ class Peer(ABC):
         return torch.cat(drawn), time.perf_counter() - begun
 
     def save(self, folder: Path, **facts) -> None:
-        """Weights, settings and facts."""
+        """Save weights, settings and facts."""
         with atomic_folder(folder) as new:
             save_tensors(self.net.state_dict(), new / "peer.safetensors")
             found = {"package": self.package, "version": common.version(self.package), "shape": list(self.shape)}
@@ -173,7 +188,10 @@ class Peer(ABC):
 
 
 class DenoisingDiffusion(Peer):
-    """denoising-diffusion-pytorch: its Unet, GaussianDiffusion and Trainer, which reads PNG files."""
+    """The peer denoising-diffusion-pytorch.
+
+    It has its own Unet, GaussianDiffusion and Trainer, which reads PNG files.
+    """
 
     package, module = "denoising-diffusion-pytorch", "denoising_diffusion_pytorch.denoising_diffusion_pytorch"
     remarks = (
@@ -202,7 +220,7 @@ class DenoisingDiffusion(Peer):
         return self.peer.Unet(self.settings["dim"], dim_mults=self.settings["dim_mults"], channels=self.shape[0])
 
     def diffusion(self, **others):
-        """Their diffusion around the network; ``others`` in place of the settings."""
+        """Return their diffusion around the network; ``others`` replace settings."""
         names = ("timesteps", "objective", "beta_schedule", "min_snr_loss_weight", "ddim_sampling_eta")
         options = {name: self.settings[name] for name in names} | others
         return self.peer.GaussianDiffusion(self.net, image_size=self.shape[1:], **options).eval()
@@ -293,7 +311,10 @@ class _Sigma(nn.Module):
 
 
 class SmallDiffusion(Peer):
-    """smalldiffusion: its U-Net, schedule, training loop and sampler, as its example for Fashion-MNIST puts them."""
+    """The peer smalldiffusion.
+
+    It has its own U-Net, schedule, training loop and sampler, as in its example for Fashion-MNIST.
+    """
 
     package, module = "smalldiffusion", "smalldiffusion"
     remarks = (
@@ -328,7 +349,7 @@ class SmallDiffusion(Peer):
         return self.peer.Scaled(self.peer.Unet)(H, C, C, **{name: self.settings[name] for name in names})
 
     def schedule(self):
-        """Their schedule."""
+        """Return their schedule."""
         return self.peer.ScheduleLogLinear(**{name: self.settings[name] for name in ("N", "sigma_min", "sigma_max")})
 
     def prepare(self, data, folder):
@@ -381,10 +402,10 @@ PEERS: dict[str, type[Peer]] = {peer.package: peer for peer in (DenoisingDiffusi
 
 
 def load_peer(folder: Path) -> tuple[Peer, dict[str, Any]]:
-    """A trained peer as :meth:`Peer.save` left it, and the facts saved with it.
+    """Return a trained peer as :meth:`Peer.save` left it, and the saved facts.
 
     Raises:
-        CheckpointError: none, or one that does not fit.
+        CheckpointError: there is none, or it does not fit.
     """
     facts = read_json(folder / "peer.json", "peer")
     try:

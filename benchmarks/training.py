@@ -1,11 +1,11 @@
-"""Steps per second and memory of the trainer: beside a loop written by hand, in low precision, and compiled.
+"""Steps per second and memory of the trainer, as ratios to a plain loop.
 
-The hand-written loop does what the trainer does with the same network (batch, times, noise, loss, clipping, fused Adam,
-one average of the weights) and nothing else: no records, no checks. Both advance in turn by the same number of steps;
-the ratio is the median over the rounds of the time by hand over the trainer's. The variants of precision are timed in
-the same way against float32. On a CPU with one thread the clock is that of the process, so that other work on the
-machine does not count; elsewhere it is the wall's. Memory is the peak of a process of its own: allocated by torch on
-CUDA, resident on a CPU.
+The hand-written loop does what the trainer does with the same network: batch, times, noise, loss, clipping, fused Adam
+and one average of the weights. It keeps no records and checks nothing. Both advance in turn by the same number of
+steps. The ratio is the median over the rounds of the loop's time over the trainer's. Low precision and compiled networks
+are timed in the same way against float32. On a CPU with one thread the time is that of the process, so that other work on
+the machine does not count; elsewhere it is wall-clock time. Memory is the peak of a separate process: allocated by
+torch on CUDA, resident on a CPU.
 """
 
 from __future__ import annotations
@@ -53,10 +53,12 @@ VARIANTS = {
 
 
 def network(name: str) -> tuple[dict[str, Any], int]:
-    """A network of ``NETS`` or a preset's, for ``build_net``, and its batch.
+    """Return a network's options for ``build_net``, and its batch size.
+
+    The name is one of ``NETS`` or a preset's.
 
     Raises:
-        UnknownNameError: neither.
+        UnknownNameError: the name is neither.
     """
     if name in NETS:
         return NETS[name], BATCHES[name]
@@ -66,7 +68,10 @@ def network(name: str) -> tuple[dict[str, Any], int]:
 
 
 def data_for(name: str) -> Data:
-    """What the network is trained on: random bytes for a preset, which cost as much as pictures."""
+    """Return the training data.
+
+    A preset is trained on random bytes, which cost as much as pictures.
+    """
     if name in NETS:
         return load_data("digits" if "digits" in name else "two-moons")[0]
     raw = torch.randint(256, (512, *PRESETS[name].net["shape"]), generator=torch.Generator().manual_seed(0))
@@ -74,7 +79,7 @@ def data_for(name: str) -> Data:
 
 
 def by_hand(name: str, data: Data, steps: int, device: torch.device) -> Iterator[None]:
-    """A plain loop; yields every ``steps`` steps."""
+    """Run a plain loop; yield every ``steps`` steps."""
     torch.manual_seed(0)
     config, B = network(name)
     net = build_net(config, seed=0).to(device)
@@ -103,7 +108,7 @@ def by_hand(name: str, data: Data, steps: int, device: torch.device) -> Iterator
 
 
 def by_trainer(name: str, data: Data, steps: int, device: torch.device, **settings) -> Iterator[None]:
-    """The trainer; yields with each of its records, one every ``steps`` steps."""
+    """Run the trainer; yield with each record, one every ``steps`` steps."""
     net, B = network(name)
     model = ScoreModel(build_net(net, seed=0), VPSDE(), scaling=data.scaling)
     config = TrainerConfig(
@@ -114,7 +119,10 @@ def by_trainer(name: str, data: Data, steps: int, device: torch.device, **settin
 
 
 def race(runners: dict[str, Iterator[None]], rounds: int, device: torch.device) -> dict[str, list[float]]:
-    """Seconds of each runner in each round; they take turns, in changing order."""
+    """Return the seconds of each runner in each round.
+
+    The runners take turns in changing order.
+    """
     times: dict[str, list[float]] = {name: [] for name in runners}
     for runner in runners.values():
         next(runner)  # warm-up, and compilation
@@ -130,19 +138,19 @@ def race(runners: dict[str, Iterator[None]], rounds: int, device: torch.device) 
 
 
 def ratio(times: dict[str, list[float]], name: str, base: str) -> float:
-    """How many times as fast as ``base``: the median over the rounds."""
+    """Return the speed over that of ``base``: the median over the rounds."""
     return statistics.median(b / a for a, b in zip(times[name], times[base], strict=True))
 
 
 def memory(name: str, variant: str, device: torch.device) -> float:
-    """MiB at the peak of a few steps in a process of their own."""
+    """Return the peak MiB of a few steps in a separate process."""
     command = [sys.executable, "-m", "benchmarks.training", "--memory-of", name, variant, "--device", device.type]
     root = Path(__file__).resolve().parents[1]
     return json.loads(subprocess.run(command, cwd=root, capture_output=True, text=True, check=True).stdout)
 
 
 def peak(name: str, variant: str, device: torch.device) -> float:
-    """MiB at the peak of this process after a few steps."""
+    """Return the peak MiB of this process after a few steps."""
     runner = by_trainer(name, data_for(name), 3, device, **VARIANTS[variant])
     next(runner)
     if device.type == "cuda":
@@ -154,7 +162,10 @@ def peak(name: str, variant: str, device: torch.device) -> float:
 
 
 def figure_of(rows: list[dict]) -> Figure:
-    """Bars of speed over the base's, one a variant and network; the bases themselves are left out."""
+    """Draw the speed over the base's, a bar per variant and network.
+
+    The bases themselves are left out.
+    """
     from matplotlib.figure import Figure
 
     first = next((row["variant"] for row in rows if row["part"] == "variants"), None)

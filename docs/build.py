@@ -1,11 +1,11 @@
-"""Run the code of the teaching pages: their outputs and their figures come from here.
+"""Run the code of the teaching pages; write their outputs and figures.
 
     python docs/build.py [PAGE ...]
 
-runs the pages (all of them by default), rewrites the ``text`` blocks with what the code printed and writes the figures
-to docs/figures. tests/docs runs the same code and compares.
+runs the pages (all by default), rewrites the ``text`` blocks with the output of the code and writes the figures to
+docs/figures. tests/docs runs the same code and compares.
 
-On a page, the ``python`` blocks run in order in one namespace. What a block prints stands in the ``text`` block that
+The ``python`` blocks of a page run in order in one namespace. The output of a block stands in the ``text`` block that
 follows it. A block opened by ``python figure=NAME.png`` leaves a matplotlib figure in the variable ``figure``.
 """
 
@@ -32,7 +32,10 @@ _BLOCK = re.compile(
 
 
 class Block(NamedTuple):
-    """A ``python`` block, the output shown below it (None: no ``text`` block), and where both lie in the page."""
+    """A ``python`` block and its place in the page.
+
+    ``output`` is the text shown below it, None without a ``text`` block.
+    """
 
     code: str
     output: str | None
@@ -49,19 +52,19 @@ class Result(NamedTuple):
 
 
 def pages() -> list[Path]:
-    """The pages with code, by name."""
+    """Return the pages with code, by name."""
     return sorted(path for path in DOCS.glob("*.md") if "\n```python" in path.read_text())
 
 
 def blocks(text: str) -> Iterator[Block]:
-    """The ``python`` blocks of a page."""
+    """Yield the ``python`` blocks of a page."""
     for match in _BLOCK.finditer(text):
         line = text.count("\n", 0, match.start("code")) + 1
         yield Block(match["code"], match["output"], match["figure"], line, match.span())
 
 
 def run(page: Path, figures: Path) -> list[Result]:
-    """Run the code of ``page`` and write its figures into the folder ``figures``.
+    """Run the code of ``page``; write its figures into a folder.
 
     Raises:
         RuntimeError: a block failed; names the page and the line of the block.
@@ -95,7 +98,7 @@ def _execute(program, namespace: dict, figures: Path, name: str | None) -> None:
 
 
 def _save(figure, path: Path) -> None:
-    """The figure as a PNG of few colours."""
+    """Save the figure as a PNG of few colours."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from PIL import Image
 
@@ -106,7 +109,7 @@ def _save(figure, path: Path) -> None:
 
 
 def rewritten(text: str, results: list[Result]) -> str:
-    """The page with every ``text`` block as its code printed it."""
+    """Return the page with every ``text`` block as its code printed it."""
     parts, end = [], 0
     for block, printed in results:
         figure = f" figure={block.figure}" if block.figure else ""
