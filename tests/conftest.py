@@ -1,4 +1,4 @@
-"""What every test shares: one thread a worker, fixed seeds, the mixtures that serve as ground truth."""
+"""Shared by all tests: one thread a worker, fixed seeds, mixtures as ground truth."""
 
 import os
 
@@ -11,7 +11,7 @@ from hypothesis import settings
 from scoresde import GaussianMixture
 
 if "PYTEST_XDIST_WORKER" in os.environ:
-    torch.set_num_threads(1)  # workers that each use every core spend their time waiting for one another
+    torch.set_num_threads(1)  # workers that each use every core wait for one another
 
 settings.register_profile("scoresde", derandomize=True, deadline=None, max_examples=60)
 settings.load_profile("scoresde")
@@ -33,7 +33,7 @@ def float64():
 
 
 def _mixture(K: int, n: int, spread: float, seed: int) -> GaussianMixture:
-    """K components in n dimensions, each with standard deviations between .05 and .4 along axes of its own."""
+    """Return K components in n dimensions, with standard deviations from .05 to .4 along random axes."""
     g = torch.Generator().manual_seed(seed)
     axes = torch.linalg.qr(torch.randn(K, n, n, generator=g, dtype=torch.float64))[0]
     stds = 0.05 + 0.35 * torch.rand(K, n, generator=g, dtype=torch.float64)

@@ -1,7 +1,7 @@
-"""Run by test_fake_device.py in a process of its own: torch's meta device, as a pretended accelerator.
+"""Torch's meta device as a pretended accelerator; test_fake_device.py runs this in a separate process.
 
-Tensors on it have shapes but no values: what asks for one (``.item()``, ``bool()``, a copy to the host) fails where a
-host sync would stall; what is on the CPU is real. DeviceCheck refuses operations that mix the two.
+Tensors on it have shapes but no values. Code that reads a value (``.item()``, ``bool()``, a copy to the host) fails
+where a host sync would stall. Tensors on the CPU are real. DeviceCheck refuses operations that mix the two.
 """
 
 import copy
@@ -29,7 +29,7 @@ DEVICE = "meta"
 
 
 class DeviceCheck(TorchDispatchMode):
-    """Every tensor with dimensions in one operation is on one device; a generator is where it draws."""
+    """Refuse operations on several devices, and draws on another device than the generator's."""
 
     crossing = ("copy_", "_to_copy", "copy", "device_put", "set_", "_local_scalar_dense", "detach")
 
@@ -62,12 +62,12 @@ def network(predicts="edm", sde="vp"):
 
 
 def on_device(module):
-    """A copy of it there."""
+    """Return a copy of a module on the device."""
     return copy.deepcopy(module).to(DEVICE)
 
 
 def training_step():
-    """The trainer's whole step on every SDE: labels dropped, pieces, loss, clipping, Adam and averages."""
+    """The trainer's step on every SDE: dropped labels, pieces, loss, clipping, optimiser and averages."""
     settings = {"batch_size": 4, "accumulate": 2, "conditional": True, "label_dropout": 0.5}
     config = S.TrainerConfig(**settings, ema_half_life={"fast": 10.0, "slow": 100.0})
     batch = {"x": torch.zeros(4, 1, 8, 8), "label": torch.zeros(4, dtype=torch.long)}
@@ -125,7 +125,7 @@ def switches():
 
 
 def likelihood():
-    """The flow and its divergence on a fixed grid: field evaluations and steps, without a sync."""
+    """The flow and its divergence on a fixed grid, without a sync."""
     for sde in SDES:
         model = network("edm", sde)
         x = torch.empty(2, 1, 8, 8, device=DEVICE)
@@ -144,7 +144,7 @@ def likelihood():
 
 
 def inverse():
-    """Guidance by observations and by classes, weighted particles and repeated steps: each operator, each method."""
+    """Each operator and each method of guidance, weighted particles and repeated steps."""
     shape = (1, 8, 8)
     plain = S.ScoreModel(S.ResidualMLP(shape, width=8, blocks=1, classes=3), SDES["vp"], "edm", time_input="log_snr")
     operators = (
@@ -205,7 +205,7 @@ def refused(what):
 
 
 def control():
-    """The check itself can fail: it refuses what it is for."""
+    """The check refuses what it is for."""
     with refused("a host sync"):
         torch.empty(3, device=DEVICE).sum().item()
     with refused("mixed devices"):

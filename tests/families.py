@@ -1,4 +1,4 @@
-"""Every family of forward processes, for tests whose statement is about all of them."""
+"""Every family of forward processes, for statements about all of them."""
 
 import torch
 
@@ -11,7 +11,7 @@ def quadratic_rate(t):
 
 
 class UserSDE(SDE):
-    """A process as a user writes one: two functions and nothing else. alpha = exp(-t^2), sigma = t (1 + t)."""
+    """A process as a user writes one, with alpha = exp(-t^2) and sigma = t (1 + t)."""
 
     def log_alpha(self, t):
         return -(t**2)

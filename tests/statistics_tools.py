@@ -7,9 +7,10 @@ from torch import Tensor
 
 
 def energy_test(x: Tensor, y: Tensor, permutations: int = 999, seed: int = 0) -> float:
-    """p-value of the two-sample energy-distance permutation test (Szekely & Rizzo 2013) of x ``(N, n)`` against y.
+    """Return the p-value of the two-sample energy test of x ``(N, n)`` against y.
 
-    Under equal laws P(p <= a) <= a for every a: ``assert energy_test(x, y) > 0.001`` raises a false alarm once in 1000.
+    A permutation test (Szekely & Rizzo 2013). If the laws are equal, P(p <= a) <= a for every a, so that
+    ``assert energy_test(x, y) > 0.001`` raises a false alarm once in 1000.
     """
     pooled = torch.cat([x, y]).double()
     distances = torch.cdist(pooled, pooled)
@@ -24,7 +25,7 @@ def energy_test(x: Tensor, y: Tensor, permutations: int = 999, seed: int = 0) ->
 
 
 def measured_order(errors, sizes) -> float:
-    """The least-squares slope of log error against log step size."""
+    """Return the least-squares slope of log error against log step size."""
     x, y = (torch.as_tensor(v, dtype=torch.float64).log() for v in (sizes, errors))
     x = x - x.mean()
     return float((x @ y) / (x @ x))

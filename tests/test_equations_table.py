@@ -1,4 +1,4 @@
-"""docs/equations.md tells the truth: every row is there once, every function resolves, every test exists."""
+"""docs/equations.md is right: every row is there once, every function resolves, every test exists."""
 
 import ast
 import importlib
@@ -16,7 +16,7 @@ ROW = re.compile(r"[PDSNE]\d+")
 
 @cache
 def table():
-    """``[(row, functions, tests)]``; None for both where a row is not yet there."""
+    """Return ``[(row, functions, tests)]``, with None for both where a row is not yet there."""
     entries = []
     for line in (ROOT / "docs" / "equations.md").read_text().splitlines():
         cells = [cell.strip() for cell in line.strip().strip("|").split("|")]
@@ -38,7 +38,7 @@ def names_in(path):
 
 
 def rows_of(test):
-    """The rows a test is named after: P9 and D3 for ``test_P9_D3_ancestral_...``."""
+    """Return the rows in a test's name: P9 and D3 for ``test_P9_D3_ancestral_...``."""
     rows = []
     for word in test.removeprefix("test_").split("_"):
         if not ROW.fullmatch(word):
@@ -65,7 +65,7 @@ def test_every_row_is_there_once():
 
 
 @pytest.mark.parametrize("row", ROWS)
-def test_a_row_tells_the_truth(row):
+def test_a_row_is_right(row):
     _, functions, tests = next(entry for entry in table() if entry[0] == row)
     if functions is None:
         assert tests is None, f"{row} has tests and no function"
@@ -88,7 +88,7 @@ def test_a_row_tells_the_truth(row):
     assert any(row in rows_of(test.partition("::")[2]) for test in tests), f"no test of {row} is named after it"
 
 
-def test_a_row_that_is_not_there_would_be_noticed():
+def test_a_missing_name_is_noticed():
     with pytest.raises((ModuleNotFoundError, AttributeError)):
         resolve("scoresde.sde.base.SDE.no_such_method")
     assert rows_of("test_P9_D3_ancestral_steps") == ["P9", "D3"]

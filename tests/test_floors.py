@@ -1,4 +1,4 @@
-"""The house stands: rooms import only from the floors below them, and importing the package stays light."""
+"""Rooms import only from lower floors, files of a room in no circle, and the package imports fast."""
 
 import ast
 import subprocess
@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 PACKAGE = Path(__file__).parents[1] / "scoresde"
-#: from the ground up; rooms of one floor do not know each other
+#: from the ground up; rooms of one floor do not import each other
 FLOORS = (
     {"errors", "version"},
     {"checks", "random", "files"},
@@ -36,7 +36,7 @@ def room_of(path):
 
 
 def imported(tree, path):
-    """The full names a module imports anywhere in it, also inside functions, with the node that does."""
+    """Yield the full names that a module imports, inside functions too, and their nodes."""
     package = ("scoresde", *path.relative_to(PACKAGE).parts[:-1])
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
@@ -64,7 +64,7 @@ def test_a_room_imports_only_from_lower_floors(path):
 
 
 def face(room):
-    """Where the names come from that a room shows: name -> file of the room."""
+    """Return the names that a room shows, and the file of each."""
     stub = PACKAGE / room / "__init__.pyi"
     tree = ast.parse(stub.read_text() if stub.exists() else "")
     return {alias.name: node.module for node in tree.body for alias in node.names}
@@ -78,7 +78,7 @@ def files_of(room):
 
 
 def imports_within(room):
-    """file -> the files of the same room that it imports, at the top or inside functions."""
+    """Return for every file of a room the files of the room that it imports, inside functions too."""
     shown, files, graph = face(room), files_of(room), {}
     for name, path in files.items():
         targets = graph.setdefault(name, set())
@@ -104,7 +104,7 @@ def test_a_circle_is_seen():
 
 @pytest.mark.parametrize("room", sorted(path.parent.name for path in PACKAGE.glob("*/__init__.py")))
 def test_no_file_is_called_as_a_name_that_its_room_shows(room):
-    """Importing such a file would put the module in the place of the name."""
+    """Importing such a file would replace the name by the module."""
     assert not set(face(room)) & {path.stem for path in (PACKAGE / room).glob("*.py")}
 
 

@@ -20,7 +20,7 @@ def awake(*shape, **options):
 
 
 def _from_ours(net, peer, grid):
-    """Our weights in the peer, which embeds time and class in each block; its positions and features, ours."""
+    """Load our weights into the peer, which embeds time and class in each block, and give it our positions."""
     weights = {"pos_embed.proj.weight": net.stem.weight.view(-1, 2, 2, 2), "pos_embed.proj.bias": net.stem.bias}
     modulations = {p: getattr(net.modulation, p).split(net._sizes) for p in ("weight", "bias")}
     for k, block in enumerate(net.blocks):

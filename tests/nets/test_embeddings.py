@@ -1,3 +1,5 @@
+"""Features of the time input and of the class: closed forms, seeds, typed errors."""
+
 import math
 
 import pytest
@@ -9,15 +11,15 @@ from scoresde.nets import Conditioning, Fourier, LabelEmbedding, Sinusoidal
 
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 2e-4), (torch.float64, 1e-12)])
 def test_sinusoidal_features_equal_their_closed_form(dtype, tolerance):
-    labels = [0.0, 0.37, 1.0, 999.5]
-    out = Sinusoidal(8, max_period=500.0, scale=1.5)(torch.tensor(labels, dtype=dtype))
+    time_inputs = [0.0, 0.37, 1.0, 999.5]
+    out = Sinusoidal(8, max_period=500.0, scale=1.5)(torch.tensor(time_inputs, dtype=dtype))
     assert out.dtype == dtype
-    for row, time_input in zip(out.tolist(), labels, strict=True):
+    for row, time_input in zip(out.tolist(), time_inputs, strict=True):
         phases = [1.5 * time_input * 500.0 ** (-k / 4) for k in range(4)]
         assert row == pytest.approx([math.sin(p) for p in phases] + [math.cos(p) for p in phases], abs=tolerance)
 
 
-def test_sinusoidal_features_of_low_precision_labels_are_computed_in_float32():
+def test_sinusoidal_features_are_at_least_float32():
     time_input = torch.tensor([500.0], dtype=torch.bfloat16)
     assert torch.equal(Sinusoidal(8)(time_input), Sinusoidal(8)(time_input.float()))
 
@@ -30,7 +32,7 @@ def test_fourier_features_equal_their_closed_form_in_float64():
         assert row == pytest.approx([math.sin(p) for p in phases] + [math.cos(p) for p in phases], abs=1e-12)
 
 
-def test_fourier_frequencies_follow_the_seed_and_leave_the_global_state_alone():
+def test_fourier_frequencies_follow_the_seed():
     torch.manual_seed(0)
     before = torch.get_rng_state()
     a, b, c = Fourier(64, seed=1), Fourier(64, seed=1), Fourier(64, seed=2)
@@ -43,12 +45,12 @@ def test_fourier_frequencies_follow_the_seed_and_leave_the_global_state_alone():
 
 def test_fourier_frequencies_have_the_declared_scale():
     w = Fourier(20_000, scale=5.0, seed=0).w
-    # 10^4 draws: the standard deviation of std / scale is 1 / sqrt(2e4); 5 sigma, false alarm 6e-7 were the seed random
+    # 10^4 draws: the standard deviation of std / scale is 1 / sqrt(2e4); 5 sigma: 6e-7 false alarms
     assert abs(w.std().item() / 5.0 - 1) < 5 / math.sqrt(2e4)
     assert abs(w.mean().item()) < 5 * 5.0 / math.sqrt(1e4)
 
 
-def test_label_embedding_maps_minus_one_and_none_to_the_same_vector():
+def test_minus_one_and_none_have_one_class_vector():
     embedding = LabelEmbedding(3, 4)
     rows = embedding(torch.tensor([0, 2, -1]))
     assert torch.equal(rows[2], embedding(None)[0])

@@ -1,4 +1,4 @@
-"""What every network promises: shapes, dtypes, conditioning, derivatives, devices, typed errors."""
+"""Every network: shapes, dtypes, conditioning, derivatives, devices, typed errors."""
 
 import copy
 import json
@@ -39,7 +39,7 @@ every_net = pytest.mark.parametrize("config", [c for c, _ in CASES], ids=[i for 
 
 
 def awake(config, dtype=torch.float32, seed=0):
-    """The network with its zero-initialised layers set to small random numbers, as after some training."""
+    """Return the network with small random numbers added, as after some training."""
     net = build_net(config, seed=seed).to(dtype)
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
@@ -134,7 +134,7 @@ def test_empty_batches_and_strided_inputs(config):
 
 @every_net
 def test_first_and_second_derivatives(config):
-    """The divergence by vjp, and its gradient in the parameters, against finite differences of the divergence."""
+    """The gradient of the divergence (by vjp) in the parameters agrees with finite differences."""
     config = {**config, "fused_attention": False} if "fused_attention" in config else config
     net = awake(config, torch.float64)
     x, time_input = inputs(config, batch=2, dtype=torch.float64)
@@ -165,7 +165,7 @@ def test_forward_mode_agrees_with_reverse_mode(config):
 
 @pytest.mark.parametrize("name", ["unet", "dit"])
 def test_fused_attention_differentiates_twice_with_the_math_kernel(name):
-    """The penalty of sliced score matching, |J'v|^2: torch's unfused kernel against attention written out."""
+    """Gradients of sliced score matching's penalty |J'v|^2: torch's unfused kernel against attention written out."""
     config = {"unet": {**SMALL_UNET, "attention": [0, 1]}, "dit": SMALL_DIT}[name] | {"shape": [2, 4, 4]}
     x, time_input = inputs(config, batch=2, dtype=torch.float64)
     v = torch.randn(x.shape, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
@@ -197,7 +197,7 @@ def test_compiles_as_one_graph(config):
 
 @pytest.mark.parametrize("config", [c for c, i in CASES if i.startswith("unet") and len(c["shape"]) == 3])
 def test_channels_last_is_kept(config):
-    """Every convolution reads and writes channels last; the result is the same function."""
+    """Every convolution keeps channels last, and the function is the same."""
     config = {**config, "shape": [3, *config["shape"][1:]]}
     net = awake(config)
     x, time_input = inputs(config)
@@ -228,7 +228,7 @@ def test_learned_variances_are_a_second_set_of_channels(config):
 
 @every_net
 def test_training_on_a_pretended_accelerator(config):
-    """Built, called and differentiated on the meta device: no mixed devices, and nothing that would wait for one."""
+    """Building, calling and differentiating mix no devices and wait for none."""
     from tests.fake_device import DeviceCheck
 
     config = {**config, "classes": 3, "dropout": 0.1}
@@ -433,7 +433,7 @@ def test_attention_reaches_across_the_whole_input():
 
 @pytest.mark.parametrize("attention", [[], [1]])
 def test_unet_moves_with_its_input(attention):
-    """A bump moved by one cell of the coarsest level gives the same output, moved, away from the borders."""
+    """Away from the borders, moving a bump by one cell of the coarsest level moves the output with it."""
     config = {**SMALL_UNET, "shape": [1, 512], "multipliers": [1, 1, 1], "attention": attention}
     net = awake(config, torch.float64)
     time_input = torch.tensor([3.0], dtype=torch.float64)

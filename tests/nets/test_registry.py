@@ -1,3 +1,5 @@
+"""Networks by name: configurations, options, classes of a user."""
+
 import re
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""The U-Net's options: against a peer's network with the same weights, and one by one."""
+"""The U-Net against a peer with the same weights, and its options one by one."""
 
 import math
 
@@ -13,7 +13,7 @@ COMPACT = {"name": "unet", "shape": [2, 8, 8], "channels": 8, "multipliers": [1,
 
 
 def test_old_networks_still_load():
-    """A config without the later options, and the names and shapes of its parameters as they have always been."""
+    """A configuration without the later options has the old names and shapes of parameters."""
     net = build_net(COMPACT)
     stages = {"down.0.0": (8, 8), "down.1.0": (8, 16), "middle": (16, 16), "up.0.0": (32, 16), "up.1.0": (24, 8)}
     shapes = {"stem": (8, 2, 3, 3), "halve.1": (8, 8, 3, 3), "head.0": (8,), "head.2": (2, 8, 3, 3)}
@@ -31,7 +31,7 @@ def test_old_networks_still_load():
 
 
 def _from_diffusers(peer, ours):
-    """Load the peer's weights: the same layers by other names; projections that we compute as one, side by side."""
+    """Load the peer's weights: the layers have other names, and we compute some projections as one."""
     theirs, weights, projections, qkv = peer.state_dict(), ours.state_dict(), {}, {}
     levels = len(ours.down)
     names = {"conv_in": "stem", "conv_norm_out": "head.0", "conv_out": "head.2"}
@@ -128,7 +128,7 @@ def test_ddpm_layout_is_the_peers_network(resample, scale_shift, head_channels):
 
 
 def test_attentions_of_each_layout():
-    """Two levels, two blocks each: which modules attend."""
+    """Which modules attend, for two levels of two blocks."""
     where = {}
     for layout in ("compact", "ddpm", "ddpm++"):
         net = UNet((1, 8), channels=8, blocks=2, attention=(0, 1), layout=layout)
@@ -140,7 +140,7 @@ def test_attentions_of_each_layout():
 
 
 def _filtered(x, taps, start):
-    """sum_k taps[k] x[i + start + k], the last entry of either border going on for ever."""
+    """Return sum_k taps[k] x[i + start + k], with the border entries repeated."""
     n = len(x)
     return [sum(t * x[min(max(i + start + k, 0), n - 1)] for k, t in enumerate(taps)) for i in range(n)]
 
@@ -170,7 +170,7 @@ def test_resampling_keeps_constants_and_rounds_up(fir, size):
 
 
 def test_skip_rescale_keeps_the_variance():
-    """Where the residual is as large as the skip and independent of it, the sum has the variance of each."""
+    """The sum of an equal, independent skip and residual has the variance of each."""
     kinds = {}
     for rescale in (False, True):
         torch.manual_seed(0)
@@ -185,7 +185,7 @@ def test_skip_rescale_keeps_the_variance():
 
 
 def test_fourier_inputs_have_the_declared_period():
-    """With the raw channel cut off, the network sees x modulo 2^(1 - n) for the smallest n."""
+    """Without the raw channel the network sees x modulo 2^(1 - n), n the smallest exponent."""
     net = UNet((1, 16), channels=8, num_groups=4, fourier_inputs=(3, 4), zero_init=False).double()
     x = torch.rand(2, 1, 16, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     time_input = torch.ones(2, dtype=torch.float64)
@@ -197,7 +197,7 @@ def test_fourier_inputs_have_the_declared_period():
 
 
 def test_xavier_weights_have_the_variance_of_their_own_layer():
-    """Uniform within sqrt(6 / (fan_in + fan_out)), layer by layer, also where several are computed as one."""
+    """Weights are uniform within sqrt(6 / (fan_in + fan_out)) of their own layer, also where layers are joined."""
     torch.manual_seed(0)
     net = UNet((2, 8, 8), channels=32, attention=(0,), layout="ddpm", init="xavier", zero_init=False)
     conv, qkv = net.down[1][0].block.conv1, net.down[0][0].attend.qkv

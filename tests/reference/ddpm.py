@@ -1,6 +1,6 @@
 """Discrete DDPM in NumPy, as the papers count: levels 1..T, lists that start at level 0 (abar_0 = 1).
 
-Ho, Jain & Abbeel (2020); Nichol & Dhariwal (2021). Tables are in extended precision: written as printed, 1 - abar_i
+Ho, Jain & Abbeel (2020); Nichol & Dhariwal (2021). Tables are in extended precision, since the printed 1 - abar_i
 cancels.
 """
 

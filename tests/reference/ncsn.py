@@ -21,7 +21,7 @@ def annealed_langevin(score, x, sigmas, e, K, noises):
 
 
 def variance_ratio(e, sigma_L, gamma, T):
-    """N5, technique 4: s_T^2 / sigma_i^2 after T steps that start from the level before."""
+    """N5, technique 4: s_T^2 / sigma_i^2 after T steps that start from the previous level."""
     shrink = 1 - e / sigma_L**2
     fixed = 2 * e / (sigma_L**2 - sigma_L**2 * shrink**2)
     return shrink ** (2 * T) * (gamma**2 - fixed) + fixed

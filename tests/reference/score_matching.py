@@ -1,4 +1,4 @@
-"""Score matching in NumPy, as the papers print it: sums over the entries, one sample after another.
+"""Score matching in NumPy as the papers print it: sums over entries, one sample at a time.
 
 Vincent (2011); Song & Ermon (2019); Ho, Jain & Abbeel (2020); Song, Meng & Ermon (2021); Nichol & Dhariwal (2021).
 """
@@ -71,8 +71,10 @@ def vlb_terms(noise_model, v, x_0, betas, noises):
 
 
 class LossSecondMoment:
-    """P8: the level t in proportion to sqrt(E[L_t^2]), of the last ten losses of each level; uniform until all have
-    ten. A share of the draws stays uniform."""
+    """P8: draw level t in proportion to sqrt(E[L_t^2]), from the last ten losses of each level.
+
+    The draw is uniform until all levels have ten. A share of the draws stays uniform.
+    """
 
     def __init__(self, levels, history=10, uniform_share=0.001):
         self.losses, self.history, self.share = [[] for _ in range(levels)], history, uniform_share

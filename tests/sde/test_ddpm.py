@@ -1,4 +1,4 @@
-"""Discrete DDPM as a VP SDE: the papers' tables, diffusers' schedulers, respacing, and the limit of E4."""
+"""Discrete DDPM as a VP SDE: the papers, diffusers, respacing, and the limit of E4."""
 
 import math
 
@@ -21,7 +21,7 @@ SCHEDULES = pytest.mark.parametrize("schedule", list(DDPMS))
 
 
 def ends(ddpm, i):
-    """Times (s, t) of levels i-1 and i."""
+    """Return the times (s, t) of levels i-1 and i."""
     return ddpm.time(i - 1), ddpm.time(i)
 
 
@@ -30,7 +30,7 @@ def pair(seed=0, shape=(6, 3)):
 
 
 def predicted(x, i):
-    """A stand-in for a network's noise."""
+    """Return some noise estimate, in place of a network."""
     return np.sin(3 * x + i)
 
 
@@ -65,7 +65,7 @@ def test_P3_posterior_is_the_papers(schedule):
 
 
 @SCHEDULES
-def test_P5_posterior_of_the_predicted_x0_is_the_mean_parametrisation(schedule):
+def test_P5_predicted_x0_gives_the_mean_parametrisation(schedule):
     ddpm, (x, _) = DDPMS[schedule], pair()
     x = torch.tensor(x)
     model = ScoreModel(lambda x, time_input: torch.sin(3 * x + time_input[:, None] + 1), ddpm, time_input="ddpm")
@@ -91,8 +91,8 @@ def test_P7_variances_are_the_papers(schedule, v):
     assert ddpm.posterior_variance(0.0, *ends(ddpm, 1)).item() == 0  # beta~_1 = 0: the last step has no noise
 
 
-def test_P7_the_fixed_variances_are_optimal_for_a_point_and_for_white_data():
-    """The posterior variance Var(x_{i-1} | x_i) for data of variance c: beta if c = 1, beta~ if c = 0."""
+def test_P7_fixed_variances_are_optimal_at_both_extremes():
+    """For data of variance c, Var(x_{i-1} | x_i) is beta if c = 1 and beta~ if c = 0."""
     ddpm = DDPMS["linear"]
     for i in (2, 500):
         s, t = ends(ddpm, i)
@@ -109,7 +109,7 @@ def test_P10_schedules_are_the_papers(schedule):
     assert DDPMS[schedule].N == 1000
 
 
-def test_P10_the_cosine_schedule_is_the_cosine_clock_up_to_its_cap():
+def test_P10_cosine_betas_follow_the_cosine_schedule():
     ddpm, sde = DDPM.cosine(400), VPSDE.cosine()
     torch.testing.assert_close(ddpm.alpha(ddpm.times[:-1]), sde.alpha(ddpm.times[:-1]), rtol=1e-11, atol=0)
     assert ddpm.betas[-1].item() == pytest.approx(0.999)
@@ -127,8 +127,8 @@ def test_P12_respacing_keeps_the_marginals(schedule, data):
     assert torch.equal(ddpm.respace([0, *C]).betas, short.betas)
 
 
-def test_P12_respaced_network_is_told_the_step_it_was_trained_on():
-    """And x0, eps and the score at level i of the respaced process are those of level C(i)."""
+def test_P12_respaced_models_evaluate_the_trained_step():
+    """The network gets step C(i) at level i, and x0, eps and the score are those of level C(i)."""
     C, ddpm, seen = [1, 2, 50, 333, 1000], DDPMS["linear"], []
 
     def net(x, time_input):
@@ -186,7 +186,7 @@ def test_D3_update_is_the_papers(schedule, eta):
 
 
 def scheduler(kind, schedule, **options):
-    """A scheduler of diffusers, its tables recomputed in float64 from our betas (equal to its own to float32)."""
+    """Return a scheduler of diffusers with float64 tables from our betas, which equal its own to float32."""
     if kind == "ddpm":
         from diffusers.schedulers.scheduling_ddpm import DDPMScheduler as Scheduler
     else:
@@ -203,7 +203,7 @@ def scheduler(kind, schedule, **options):
 
 @SCHEDULES
 def test_P3_P7_ancestral_steps_equal_diffusers(schedule):
-    """Mean, and both fixed variances, at 1e-6; diffusers counts steps from 0."""
+    """Means and both fixed variances agree to 1e-6; diffusers counts steps from 0."""
     ddpm, (x, _) = DDPMS[schedule], pair()
     x = torch.tensor(x)
     for v, variance_type in ((0.0, "fixed_small"), (1.0, "fixed_large")):
@@ -242,7 +242,7 @@ def test_D3_D5_fifty_ddim_steps_equal_diffusers(schedule, eta):
 
 
 @SCHEDULES
-def test_E4_a_ddpm_is_a_vp_sde_with_piecewise_constant_beta(schedule):
+def test_E4_a_ddpm_has_piecewise_constant_beta(schedule):
     ddpm, N = DDPMS[schedule], 1000
     expected = -N * np.log1p(-BETAS[schedule])
     np.testing.assert_allclose(ddpm.beta(ddpm.times), expected, rtol=1e-9)
@@ -255,13 +255,13 @@ def test_E4_a_ddpm_is_a_vp_sde_with_piecewise_constant_beta(schedule):
 @pytest.mark.parametrize("N", [1, 7, 49, 50, 100, 232, 999, 1000, 4000])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_E4_a_level_belongs_to_the_piece_that_ends_at_it(N, dtype):
-    """(i/N) N rounds above i for some i and N: beta(i/N) is beta_i all the same."""
+    """For some i and N, (i/N) N rounds to above i. Still beta(i/N) is beta_i."""
     ddpm = DDPM(torch.linspace(1e-3, 0.5, N, dtype=torch.float64))
     beta = ddpm.beta(ddpm.times.to(dtype))
     torch.testing.assert_close(beta.double(), -N * torch.log1p(-ddpm.betas), rtol=1e-6, atol=0)
 
 
-def test_E4_song_sde_discretisation_is_the_ddpm_of_the_same_betas():
+def test_E4_song_sde_discretises_to_a_ddpm():
     song = song_sde.VP()
     ddpm = DDPM(song.discrete_betas)
     for i in LEVELS:
@@ -271,8 +271,8 @@ def test_E4_song_sde_discretisation_is_the_ddpm_of_the_same_betas():
         assert std.item() == pytest.approx(g, rel=1e-12)
 
 
-def test_E4_ddpm_approaches_the_linear_vp_sde_at_rate_one_over_N():
-    """Largest error of alpha over the levels for the paper's betas: 1.02e-2, 9.93e-4, 9.90e-5, 9.90e-6."""
+def test_E4_ddpm_approaches_vp_at_rate_one_over_N():
+    """The largest errors of alpha with the paper's betas are 1.02e-2, 9.93e-4, 9.90e-5 and 9.90e-6."""
     sde, sizes, errors = VPSDE(), [100, 1000, 10_000, 100_000], []
     for N in sizes:
         ddpm = DDPM(song_sde.VP(N=N).discrete_betas)
@@ -290,7 +290,7 @@ def test_E4_a_ddpm_made_from_an_sde_has_its_marginals(sde):
     torch.testing.assert_close(again.betas, ddpm.betas, rtol=1e-9, atol=0)
 
 
-def test_E4_other_processes_are_no_ddpm():
+def test_E4_other_processes_have_no_ddpm():
     for sde in (SubVPSDE(), VPSDE.cosine()):
         with pytest.raises(ValueError, match=r"`sde` must be .*, got"):
             DDPM.from_sde(sde, 10)

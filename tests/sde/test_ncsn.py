@@ -1,4 +1,4 @@
-"""Discrete NCSN as a VE SDE, and the techniques that choose its levels."""
+"""Discrete NCSN as a VE SDE, and the choice of its levels."""
 
 import math
 
@@ -32,7 +32,7 @@ def test_N1_levels_are_geometric(L):
     assert torch.equal(NCSN(ncsn.sigmas.flip(0)).sigmas, ncsn.sigmas)  # either order
 
 
-def test_E3_ncsn_is_a_ve_sde_whose_variance_interpolates_the_levels():
+def test_E3_ncsn_interpolates_the_variances_of_its_levels():
     ncsn = NCSN.geometric(0.01, 50.0, 232)
     variance = np.concatenate([[0], ncsn.sigmas.numpy() ** 2])
     t = torch.rand(1000, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
@@ -41,7 +41,7 @@ def test_E3_ncsn_is_a_ve_sde_whose_variance_interpolates_the_levels():
     np.testing.assert_allclose(ncsn.diffusion(ncsn.times) ** 2, 232 * np.diff(variance), rtol=1e-9)
 
 
-def test_E3_the_chain_of_song_sde_is_the_ncsn_of_the_same_levels():
+def test_E3_song_sde_discretises_to_an_ncsn():
     song = song_sde.VE(N=100)
     ncsn = NCSN(song.discrete_sigmas)
     for i in (1, 2, 50, 100):
@@ -51,8 +51,8 @@ def test_E3_the_chain_of_song_sde_is_the_ncsn_of_the_same_levels():
         assert std.item() == pytest.approx(g, rel=1e-10)
 
 
-def test_E3_ncsn_approaches_the_geometric_ve_sde_at_rate_one_over_L():
-    """Largest error of log sigma over the levels (log(5000)/L), and of g^2 for a chain with the SDE's marginals."""
+def test_E3_ncsn_approaches_ve_at_rate_one_over_L():
+    """The largest error of log sigma is log(5000)/L. That of g^2 is for a chain with the SDE's marginals."""
     sde, sizes = VESDE(0.01, 50.0), [100, 1000, 10_000, 100_000]
     levels, rates = [], []
     for L in sizes:
@@ -95,7 +95,7 @@ def test_N5_largest_sigma_does_not_depend_on_an_offset():
 
 
 def test_N5_number_of_levels_for_cifar10():
-    """At overlap 1/2 CIFAR-10 needs 220 levels; the published 232 are a little denser: their overlap is .567."""
+    """At overlap 1/2 CIFAR-10 needs 220 levels. The published 232 are denser, with overlap .567."""
     gamma = level_ratio(3072)
     assert paper.overlap(gamma, 3072) == pytest.approx(0.5, abs=1e-10)
     L = number_of_levels(3072, 0.01, 50.0)
@@ -118,8 +118,8 @@ def test_N5_step_size_for_cifar10_is_the_published_one():
 
 
 @pytest.mark.parametrize(("r", "gamma", "steps"), [(0.062, 5000 ** (1 / 231), 5), (0.3, 1.4, 3)])
-def test_N5_variance_ratio_is_that_of_simulated_langevin_steps(r, gamma, steps, generator):
-    """x <- x + a s(x) + sqrt(2a) z from the level before; a z-test of the variance at 5 sigma (6e-7 false alarms)."""
+def test_N5_variance_ratio_is_that_of_a_simulation(r, gamma, steps, generator):
+    """Steps x <- x + a s(x) + sqrt(2a) z from the level before. Variance at 5 sigma: 6e-7 false alarms."""
     sigma, n = 0.7, 200_000
     a = r * sigma**2
     x = gamma * sigma * torch.randn(n, generator=generator, dtype=torch.float64)

@@ -15,7 +15,7 @@ EACH = pytest.mark.parametrize("sde", FAMILIES.values(), ids=FAMILIES)
 
 @EACH
 def test_sigma_is_accurate_in_float32_near_the_data(sde):
-    """Within 1e-6 relative at t = 1e-6; 1 - exp(.) as written is off by 100 % there."""
+    """The relative error at t = 1e-6 is below 1e-6; a plain 1 - exp(.) is off by 100 % there."""
     t = torch.tensor([1e-6, 1e-6, 2.7e-6, 1e-5])
     exact = sde.sigma(t.double())
     assert ((sde.sigma(t).double() - exact).abs() / exact).max().item() < 1e-6
@@ -33,7 +33,7 @@ def test_functions_are_accurate_in_float32_everywhere(sde):
 
 @EACH
 def test_squared_diffusion_is_accurate_in_float32(sde):
-    """At mid-piece for the piecewise processes: their steps are stored, not recovered from differences."""
+    """Piecewise processes are tested at mid-piece. They store their steps and do not recover them from differences."""
     N = 1000 if sde.times is None else len(sde.times)
     t = ((torch.arange(N) + 0.5) / N)[: N * 99 // 100]
     exact = sde.squared_diffusion(t.double())
@@ -42,7 +42,7 @@ def test_squared_diffusion_is_accurate_in_float32(sde):
 
 @EACH
 def test_log_snr_and_its_inverse(sde):
-    """Both ways to 1e-9; log-SNR is decreasing."""
+    """The two are inverse to 1e-9, and log-SNR decreases."""
     t = torch.cat([torch.logspace(-9, -1, 300), torch.linspace(0.1, 1, 300)]).double().clamp(max=1)
     log_snr = sde.log_snr(t)
     torch.testing.assert_close(sde.time_of(log_snr), t, rtol=0, atol=1e-9)
@@ -67,7 +67,7 @@ def test_time_of_any_number_is_a_time(name, value):
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("t", [0.0, 1.0])
 def test_no_nan_at_the_ends(sde, t, dtype):
-    """At t = 0 and t = 1 everything is a number, or an infinity where the process has one."""
+    """At t = 0 and t = 1 values are numbers, or infinite where the process is."""
     time = torch.full((2,), t, dtype=dtype)
     x = torch.ones(2, 3, dtype=dtype)
     values = [

@@ -1,4 +1,4 @@
-"""What holds for every forward process: algebra, derivatives, laws. Statements for all inputs are property-based."""
+"""Algebra, derivatives and laws of every forward process. Statements for all inputs are property-based."""
 
 import copy
 import dataclasses
@@ -37,14 +37,14 @@ PAPER = {"vp": (VPSDE(), song_sde.VP()), "subvp": (SubVPSDE(), song_sde.SubVP())
 
 
 def inside(sde, n=50, low=1e-3, high=0.97):
-    """Times away from both ends, and from the corners of a piecewise process."""
+    """Return times away from both ends and from the corners of a piecewise process."""
     t = torch.linspace(low, high, n, dtype=torch.float64)
     N = 1 if sde.times is None else len(sde.times)
     return (torch.floor(t * N) + 0.3 + 0.4 * (t * N).frac()) / N if N > 1 else t
 
 
 def slope(function, t, N=1):
-    """Central differences, fourth order."""
+    """Return the derivative by central differences of fourth order."""
     h = 1e-3 * t.clamp(max=0.1) * (1 - t) / N
     near, far = (function(t + k * h) - function(t - k * h) for k in (1, 2))
     return (8 * near - far) / (12 * h)
@@ -94,8 +94,8 @@ def test_E1_euler_maruyama_forward_has_the_moments(name, generator):
 
 
 @EACH
-def test_E1_a_walk_of_transitions_has_the_law_of_one_perturbation(sde, generator):
-    """Nine transitions at uneven times against p(x_t | x_0): means and variances at 6 standard errors (4e-9 each)."""
+def test_E1_transitions_have_the_law_of_one_perturbation(sde, generator):
+    """Nine uneven transitions against p(x_t | x_0). Means and variances at 6 standard errors: 4e-9 each."""
     n, x_0, t = 40_000, 0.8, [0.0, 0.013, 0.02, 0.1, 0.3, 0.31, 0.5, 0.7, 0.93, 1.0]
     x = x_0 + sde.sigma(0.0) * torch.randn(n, generator=generator, dtype=torch.float64)
     for a, b in itertools.pairwise(t):
@@ -203,7 +203,7 @@ def test_E4_variance_is_preserved(name):
 
 
 def derivatives(model, x, t):
-    """log p_t, its time derivative, its gradient (the score) and Laplacian, by automatic differentiation."""
+    """Return x, t, and d/dt, gradient (the score) and Laplacian of log p_t, by automatic differentiation."""
     x, t = x.detach().requires_grad_(), t.detach().requires_grad_()
     log_p = model.log_prob(x, t)
     rate, score = torch.autograd.grad(log_p.sum(), (t, x), create_graph=True)
@@ -236,9 +236,9 @@ def test_E8_continuity_equation_on_a_mixture(sde, mixture_2d, generator):
 
 @EACH
 def test_E2_reverse_sde_carries_the_same_densities(sde, mixture_2d, generator):
-    """With b = f - g^2 score the densities solve the reverse Kolmogorov equation, d/dt p = -div(b p) - g^2/2 Laplace p.
+    """Reverse Kolmogorov equation d/dt p = -div(b p) - g^2/2 Laplace p, with b = f - g^2 score.
 
-    b and g are read off the reverse Euler-Maruyama step.
+    The reverse Euler-Maruyama step gives b and g.
     """
     model, h = mixture_2d.model(sde), 2.0**-30
     x, t, rate, score, laplacian = derivatives(model, *points(sde, mixture_2d, generator))
@@ -320,7 +320,7 @@ def test_functions_of_time_keep_any_shape(name, rank, t):
 
 @EACH
 def test_prior(sde):
-    """Draws have the stated deviation (6 standard errors: 2e-9), and the density is the normal one at any rank."""
+    """Draws have the stated deviation (6 standard errors: 2e-9 false alarms). The density is normal at any rank."""
     x = sde.prior_sample((20_000, 2), torch.Generator().manual_seed(3), dtype=torch.float64)
     assert abs(x.std().item() / sde.prior_std - 1) < 6 / math.sqrt(2 * x.numel())
     law = torch.distributions.Normal(*torch.tensor([0.0, sde.prior_std], dtype=torch.float64))
@@ -334,7 +334,7 @@ def test_prior_is_close_to_the_last_marginal(name):
     assert FAMILIES[name].sigma(1.0).item() == pytest.approx(FAMILIES[name].prior_std, rel=5e-5)
 
 
-def test_levels_are_python_floats_for_the_host_and_shaped_for_samples():
+def test_levels_are_floats_or_shaped_for_samples():
     for sde in DISCRETE.values():
         x = torch.zeros(3, 2, 2)
         host, sample = sde.level(0.5, x), sde.level(torch.tensor([0.5, 0.5, 0.5]), x)

@@ -1,4 +1,4 @@
-"""Bad input: a typed error that names the argument, what came and what was expected."""
+"""Bad input raises a typed error that names the argument."""
 
 import itertools
 import math
