@@ -1,4 +1,4 @@
-"""Settings: frozen dataclasses whose fields carry a range and one line of explanation.
+"""Settings: frozen dataclasses whose fields have a range and an explanation.
 
 :func:`setting` declares a field. Its type is the annotation, and choices are a ``Literal``. Everything else is read off
 the fields: the checks, the docstring, the keys of a YAML file, the help of the command line. ::
@@ -29,7 +29,10 @@ from scoresde.errors import ArgumentError, UnknownNameError
 T = TypeVar("T")
 
 _WORDS: dict[type, str] = {int: "an integer", float: "a number", str: "text", bool: "true or false", dict: "a mapping"}
-_SHORT = {("an integer", (">= 1",)): "a positive integer", ("a number", ("> 0",)): "a positive number"}
+_SHORT: dict[tuple[str, tuple[str, ...]], str] = {
+    ("an integer", (">= 1",)): "a positive integer",
+    ("a number", ("> 0",)): "a positive number",
+}
 
 
 def setting(
@@ -117,7 +120,7 @@ class Setting:
         raise ArgumentError(self.name, _shown(value), self.accepts)
 
     def _convert(self, kind: Any, value: Any) -> Any:
-        """Return ``value`` as one type; a TypeError or ValueError if it is no such value."""
+        """Return ``value`` as one type; raise a TypeError or ValueError if it is not one."""
         origin = get_origin(kind) or kind
         if kind is Any:
             return value
@@ -165,9 +168,13 @@ class Settings:
             object.__setattr__(self, one.name, one.check(getattr(self, one.name)))
 
 
-@cache
 def settings_of(cls: type) -> tuple[Setting, ...]:
-    """Return the settings that a class declares, in order; fields made without :func:`setting` are left out."""
+    """Return the settings that a class declares with :func:`setting`, in order."""
+    return _settings_of(cls)
+
+
+@cache
+def _settings_of(cls: Any) -> tuple[Setting, ...]:
     hints = get_type_hints(cls)
     found: list[Field[Any]] = [one for one in fields(cls) if "text" in one.metadata]
     return tuple(

@@ -1,10 +1,10 @@
-"""From settings to objects: pure wiring, one function for each part of a run."""
+"""Build the objects of a run from its settings."""
 
 from __future__ import annotations
 
 import math
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -63,12 +63,12 @@ SDE_OPTIONS: dict[str, dict[str, str]] = {
 
 
 def given(**settings: Any) -> dict[str, Any]:
-    """Return the settings that are not None, the arguments of a function whose defaults stand for the others."""
+    """Return the settings that are not None, as arguments of a function."""
     return {name: value for name, value in settings.items() if value is not None}
 
 
 def mapped(config: DataConfig) -> tuple[Mapped, Data]:
-    """Training data that stay on the disk, and held-out data in memory: the last items of the file."""
+    """Return training data on the disk, and the file's last items in memory."""
     whole = map_array(config.source, config.labels, config.num_values)
     if config.n is not None:
         raise ConfigError("data.n", config.n, "null with data.mmap")
@@ -76,7 +76,10 @@ def mapped(config: DataConfig) -> tuple[Mapped, Data]:
 
 
 def data(config: DataConfig) -> tuple[Data, Data]:
-    """Training and held-out data in memory; of training data left on the disk, 16384 at equal distances."""
+    """Return training and held-out data in memory.
+
+    Of training data on the disk these are 16384 items at equal distances.
+    """
     if config.mmap:
         train, held_out = mapped(config)
         return train.sample, held_out
@@ -95,7 +98,7 @@ def data(config: DataConfig) -> tuple[Data, Data]:
 
 
 def all_data(config: DataConfig) -> Data:
-    """All items of a file or folder in their own order; the held-out part of a named source."""
+    """Return all items of a file or folder, or the held-out part of a source."""
     if config.source.replace("_", "-") in SOURCES:
         return data(config)[1]
     return load_whole(
@@ -104,7 +107,7 @@ def all_data(config: DataConfig) -> Data:
 
 
 def sde(config: SDEConfig) -> SDE:
-    """Return the forward process; what is None takes the process's own default.
+    """Return the forward process, with its own defaults for None.
 
     Raises:
         ConfigError: settings that the process cannot have; names the key.
@@ -121,32 +124,38 @@ def sde(config: SDEConfig) -> SDE:
 
 
 def net(config: RunConfig, train: Data) -> torch.nn.Module:
-    """The network, its weights drawn with ``train.seed``. "auto" is an MLP for vectors, a U-Net otherwise."""
+    """Return the network with weights drawn by ``train.seed``.
+
+    ``"auto"`` is an MLP for vectors and a U-Net for everything else.
+    """
     name, options = config.net.name, dict(config.net.options)
     if name == "auto":
         name = "mlp" if len(train.shape) == 1 else "unet"
     if config.model.time_input == "time" and options.get("embedding", "sinusoidal") == "sinusoidal":
-        options.setdefault("embedding_scale", 1000.0)  # the sines' frequencies suit labels that span hundreds
+        options.setdefault("embedding_scale", 1000.0)  # the sines' frequencies suit inputs that span hundreds
     if config.train.conditional:
         if train.classes is None:
-            raise ConfigError("train.conditional", True, f"labelled data, which {train.name!r} is not")
+            raise ConfigError("train.conditional", True, f"false, as {train.name!r} is not labelled")
         options.setdefault("classes", train.classes)
     return build_net({"name": name, "shape": list(train.shape), **options}, seed=config.train.seed)
 
 
 def model(config: RunConfig, train: Data) -> ScoreModel:
-    """An untrained model of the training data, which keeps their scaling and moments."""
+    """Return an untrained model with the training data's scaling and moments."""
     settings = given(time_input=config.model.time_input, data_std=config.model.data_std)
     return ScoreModel.for_data(net(config, train), sde(config.sde), train, config.model.predicts, **settings)
 
 
 def dequantization(config: RunConfig, model: ScoreModel) -> tuple[Dequantization | None, float | None]:
-    """The law of the noise in the bins of integer data, and the time from which on to train; None: the default."""
+    """Return the dequantisation and the first time of training.
+
+    None: the default of either.
+    """
     name = config.train.dequantization
     if name == "uniform":
         return None, None
-    if model.scaling.num_values is None:
-        raise ConfigError("train.dequantization", repr(name), "'uniform', which does nothing: the data are continuous")
+    if model.scaling is None or model.scaling.num_values is None:
+        raise ConfigError("train.dequantization", repr(name), "'uniform' (without effect, as the data are continuous)")
     law = TruncatedNormal()
     return law, None if name == "none" else model.sde.time_of(law.log_snr(model.scaling)).item()
 
@@ -188,18 +197,25 @@ def divergence(config: LikelihoodConfig, n: int) -> Divergence:
     return Hutchinson(**given(probes=config.probes))
 
 
+def net_shape(net: torch.nn.Module) -> tuple[int, ...]:
+    """Return the shape ``(*D)`` of the items that a network of the registry takes."""
+    return tuple(cast("dict[str, Any]", net.config)["shape"])
+
+
 def labels(
     config: SampleConfig, model: ScoreModel, n: int, classifier: NoiseAwareClassifier | None = None
 ) -> Tensor | None:
-    """The classes ``(n,)`` to draw, or None for a model without classes that no classifier guides.
+    """Return the class labels ``(n,)`` to draw, or None for a model without classes.
+
+    A classifier that guides the model gives it classes.
 
     Raises:
-        ConfigError: a label for a model without classes, or one that the model or the classifier does not have.
+        ConfigError: a label for a model without classes, or a class unknown to the model or the classifier.
     """
-    known = [model.net.config.get("classes"), None if classifier is None else classifier.net.config["out_channels"]]
+    known = [model.classes, None if classifier is None else classifier.classes]
     if known == [None, None]:
         if config.label is not None:
-            expected = "null, or a sample.classifier: the model was trained without labels"
+            expected = "null without sample.classifier, as the model was trained without labels"
             raise ConfigError("sample.label", config.label, expected)
         return None
     classes = min(count for count in known if count is not None)
@@ -211,26 +227,26 @@ def labels(
 
 
 def classifier(config: SampleConfig, model: ScoreModel) -> NoiseAwareClassifier | None:
-    """The classifier to guide by, if the settings name one.
+    """Return the classifier that guides, if the settings name one.
 
     Raises:
-        CheckpointError: not a folder with a classifier.
-        ConfigError: a classifier of items of another shape or under another process than the model's.
+        CheckpointError: a folder without a classifier.
+        ConfigError: a classifier of items of another shape, or under another process than the model.
     """
     if config.classifier is None:
         return None
     found = NoiseAwareClassifier.from_pretrained(config.classifier, model.device)
-    shape = tuple(model.net.config["shape"])
-    if math.prod(found.net.config["shape"]) != math.prod(shape):
-        got = f"{config.classifier}, of {math.prod(found.net.config['shape'])} entries"
-        raise ConfigError("sample.classifier", got, f"one of items {shape}, as the model's")
+    shape = net_shape(model.net)
+    if math.prod(net_shape(found.net)) != math.prod(shape):
+        got = f"{config.classifier}, of {math.prod(net_shape(found.net))} entries"
+        raise ConfigError("sample.classifier", got, f"a classifier of items {shape}, as the model has")
     if found.sde.config != model.sde.config:
         raise ConfigError("sample.classifier", f"{config.classifier}, under {found.sde}", f"one under {model.sde}")
     return found
 
 
 def guided(config: SampleConfig, model: ScoreModel, classifier: NoiseAwareClassifier | None = None) -> Model:
-    """The model with classifier-free guidance, where a scale is set, and with that of a classifier, if there is one."""
+    """Return the model with classifier-free and classifier guidance, if set."""
     found: Model = model
     if config.guidance != 1:
         found = classifier_free_guidance(
@@ -238,36 +254,41 @@ def guided(config: SampleConfig, model: ScoreModel, classifier: NoiseAwareClassi
         )
     if classifier is None:
         return found
-    conditional = model.net.config.get("classes") is not None
+    conditional = model.classes is not None
     return classifier_guidance(found, classifier, conditional=conditional, **given(scale=config.scale))
 
 
 def cond(model: ScoreModel, labels: Tensor | None, classifier: NoiseAwareClassifier | None = None) -> Condition:
-    """What the model is told besides x and t: the labels, if its network or the classifier that guides it knows any.
+    """Return the condition: the labels, if the network or the classifier uses them.
 
     Raises:
-        DataError: the model knows classes, the data have no labels.
+        DataError: data without labels for a model with classes.
     """
-    if model.net.config.get("classes") is None and classifier is None:
+    if model.classes is None and classifier is None:
         return None
     if labels is None:
-        raise DataError("data", "items without labels", "labelled items: the model is one of each class")
+        raise DataError("data", "items without labels", "labelled items for a model with classes")
     return {"y": labels.to(model.device)}
 
 
 def check_fits(model: ScoreModel, data: Data) -> None:
-    """Refuse data that the model is no model of.
+    """Refuse data of another kind than the model's.
 
     Raises:
         ShapeError: items of another shape.
-        ArgumentError: continuous data for a model of integers, or the other way round.
+        ArgumentError: continuous data for a model of integers, or integers for one of continuous data.
     """
-    shape = tuple(model.net.config["shape"])
+    shape = net_shape(model.net)
     if data.shape != shape:
-        raise ShapeError("data", f"{data.name!r}, items of shape {data.shape}", f"{shape}, as in the model's training")
-    if (data.num_values is None) != (model.scaling.num_values is None):
-        kinds = ["continuous" if n is None else "integer" for n in (data.num_values, model.scaling.num_values)]
-        raise ArgumentError("data", f"{data.name!r}, {kinds[0]} values", f"{kinds[1]} ones, as in the model's training")
+        raise ShapeError(
+            "data", f"{data.name!r}, items of shape {data.shape}", f"of shape {shape}, as in the model's training"
+        )
+    own = None if model.scaling is None else model.scaling.num_values
+    if (data.num_values is None) != (own is None):
+        kinds = ["continuous" if n is None else "integer" for n in (data.num_values, own)]
+        raise ArgumentError(
+            "data", f"{data.name!r}, {kinds[0]} values", f"{kinds[1]} values, as in the model's training"
+        )
 
 
 def scaling(model: ScoreModel) -> Scaling:
@@ -283,5 +304,4 @@ def scaling(model: ScoreModel) -> Scaling:
 
 def item_shape(model: ScoreModel) -> tuple[int, ...]:
     """Return D, the shape of the items that the network takes."""
-    config: Any = model.net.config
-    return tuple(config["shape"])
+    return net_shape(model.net)

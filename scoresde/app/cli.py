@@ -1,4 +1,7 @@
-"""The command line. Everything heavy is imported inside the commands, so that help comes at once."""
+"""The command line.
+
+Commands import torch and the rest of the package when they run, so that ``--help`` is immediate.
+"""
 
 from __future__ import annotations
 
@@ -22,7 +25,9 @@ from scoresde.version import __version__
 
 if TYPE_CHECKING:
     from scoresde.app.config import RunConfig
+    from scoresde.app.restoring import Problem
     from scoresde.app.runs import RunFolder
+    from scoresde.data import Data
 
 F = TypeVar("F", bound=Callable[..., Any])
 BAD_INPUT, FAILURE = 2, 1
@@ -32,14 +37,17 @@ BAD_INPUT, FAILURE = 2, 1
 
 
 def exit_code(error: Exception) -> int:
-    """2 for bad input, 1 for what went wrong while running (a loss that is NaN, a full disk, a tolerance missed)."""
+    """Return 2 for bad input, and 1 for a failure of the run.
+
+    Failures are a loss that is NaN, a full disk, or a tolerance that was not reached.
+    """
     cause = error.__cause__
     broken = isinstance(cause, OSError) and cause.errno not in (errno.ENOENT, errno.ENOTDIR, errno.EISDIR)
     return BAD_INPUT if isinstance(error, ArgumentError) and not broken else FAILURE
 
 
 class _Command(click.Command):
-    """A command whose errors are one clear line, unless ``--debug`` asks for the traceback."""
+    """A command whose errors are one line, or a traceback with ``--debug``."""
 
     def invoke(self, ctx: click.Context) -> Any:
         from scoresde.app.runs import Interrupted
@@ -62,11 +70,13 @@ class _Command(click.Command):
 class _Group(click.Group):
     command_class = _Command
 
-    def resolve_command(self, ctx: click.Context, args: list[str]):
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
         if args and not args[0].startswith("-") and self.get_command(ctx, args[0]) is None:
             near = difflib.get_close_matches(args[0], self.list_commands(ctx), n=1, cutoff=0.5)
             hint = f" Did you mean {near[0]!r}?" if near else ""
-            ctx.fail(f"No such command {args[0]!r}.{hint} There are: {', '.join(self.list_commands(ctx))}.")
+            ctx.fail(f"Unknown command {args[0]!r}.{hint} Commands are {', '.join(self.list_commands(ctx))}.")
         return super().resolve_command(ctx, args)
 
 
@@ -80,7 +90,7 @@ def setting_of(key: str) -> Setting:
 
 
 def _text(setting: Setting) -> str:
-    """Return a setting's line of explanation as an option's help: a sentence, with its choices."""
+    """Return a setting's explanation as a sentence for an option's help."""
     text = setting.text.replace("; None: ", "; by default ")
     names = f": {', '.join(setting.choices)}" if setting.choices and setting.choices[0] not in text else ""
     return f"{text[0].upper()}{text[1:]}{names}."
@@ -98,18 +108,19 @@ def _option(flag: str, one: Setting, **extra: Any) -> Callable[[F], F]:
 
 
 def _settings(keys: Mapping[str, str]) -> Callable[[F], F]:
-    """Return a decorator that adds an option for each setting of a run; ``keys`` maps flags to keys."""
+    """Return a decorator that adds options; ``keys`` maps flags to settings."""
     return _options(*(_option(flag, setting_of(key)) for flag, key in keys.items()))
 
 
-def _of(cls: type[Settings], **extra: dict[str, Any]) -> Callable[[F], F]:
-    """Return a decorator that adds an option for each field of a class; ``extra`` holds more of them by name."""
+def _of(cls: type[Settings]) -> Callable[[F], F]:
+    """Return a decorator that adds an option for each field of a class."""
     return _options(
         *(
             _option(
                 f"--{one.name.replace('_', '-')}",
                 one,
-                **({"default": one.default, "show_default": one.default is not None} | extra.get(one.name, {})),
+                default=one.default,
+                show_default=one.default is not None,
             )
             for one in settings_of(cls)
         )
@@ -117,7 +128,7 @@ def _of(cls: type[Settings], **extra: dict[str, Any]) -> Callable[[F], F]:
 
 
 def _overrides(given: Sequence[str], keys: Mapping[str, str], values: Mapping[str, Any]) -> list[str]:
-    """Return the ``--set`` texts, and such texts for the options in ``keys`` (flag to key) that were given."""
+    """Return the ``--set`` texts and those of the given options in ``keys``."""
     named = {key: values[flag.lstrip("-").replace("-", "_")] for flag, key in keys.items()}
     return [*given, *(f"{key}={json.dumps(value)}" for key, value in named.items() if value is not None)]
 
@@ -193,7 +204,7 @@ _run = click.argument("run", type=click.Path(path_type=Path), metavar="RUN")
 def _begin(
     out: Path | None, config: Path | None, preset: str | None, resume: bool, overrides: Sequence[str], **given: Any
 ) -> RunFolder:
-    """Return a new run in ``out``, or with ``resume`` the one that is there, its settings changed where possible."""
+    """Return a new run in ``out``, or with ``resume`` the one that is there."""
     from scoresde.app.config_files import load_config
     from scoresde.app.runs import RunFolder, refuse_full
     from scoresde.errors import ConfigError
@@ -220,7 +231,11 @@ def _begin(
 
 
 def _with(run: RunFolder, overrides: Sequence[str], fixed: Sequence[str] = FIXED) -> RunConfig:
-    """Return the run's settings with overrides; a ConfigError if they touch a section that stays."""
+    """Return the run's settings with overrides.
+
+    Raises:
+        ConfigError: an override of a section in ``fixed``.
+    """
     from scoresde.app.config_files import load_config
     from scoresde.errors import ConfigError
 
@@ -239,9 +254,9 @@ def _with(run: RunFolder, overrides: Sequence[str], fixed: Sequence[str] = FIXED
 @click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
 @click.version_option(__version__, prog_name="scoresde")
 def main() -> None:
-    """Score-based generative models in continuous time: train them, draw from them, score data by them.
+    """Train score-based generative models, draw samples, and score data.
 
-    Begin with `scoresde demo`: in about three minutes it trains a model of handwritten digits and writes a page of
+    Start with `scoresde demo`. In about three minutes it trains a model of handwritten digits and writes a page of
     samples and likelihoods. `scoresde COMMAND --help` explains each command.
     """
 
@@ -250,10 +265,10 @@ def main() -> None:
 @click.option("--out", type=click.Path(path_type=Path), default="runs/demo", show_default=True, help="A new folder.")
 @_new_run
 @_any_setting
-def demo(out, **options) -> None:
+def demo(out: Path, **options: Any) -> None:
     """Train, sample, score and report, all in about three minutes.
 
-    Ctrl-C stops it without loss: the same command with --resume goes on.
+    Ctrl-C stops it without loss; the same command with --resume continues.
 
     \b
     Examples:
@@ -268,18 +283,18 @@ def demo(out, **options) -> None:
     page = work(run, run.config)
     spent = sum(stage["seconds"] for stage in run.meta["stages"].values())
     say(f"Done: {duration(spent)} of work. Open {page} in a browser.")
-    say(f"It ends with the commands that go on from here, such as: scoresde sample {shlex.quote(str(out))} -n 100")
+    say(f"It ends with commands to try next, such as: scoresde sample {shlex.quote(str(out))} -n 100")
 
 
 @main.command()
 @click.option("--out", type=click.Path(path_type=Path), help="A new folder; by default runs/ and the name of the data.")
 @_new_run
 @_any_setting
-def train(out, **options) -> None:
-    """Train a model; everything about it goes into one folder.
+def train(out: Path | None, **options: Any) -> None:
+    """Train a model, and keep everything about it in one folder.
 
-    Settings come from defaults for the data, then --config, then --set and the other options. Ctrl-C saves a checkpoint
-    and stops; --resume goes on as if nothing had happened.
+    Settings come from the defaults for the data, then --config, then --set and the other options. Ctrl-C saves a
+    checkpoint and stops. --resume continues as if the run had never stopped.
 
     \b
     Examples:
@@ -295,7 +310,7 @@ def train(out, **options) -> None:
     if run is None:
         return
     folder = shlex.quote(str(run.path))
-    say(f"Trained: {run.path}. Go on with:")
+    say(f"Trained: {run.path}. Next commands:")
     for following in ("sample", "evaluate", "report"):
         say(f"  scoresde {following} {folder}")
 
@@ -306,11 +321,11 @@ def train(out, **options) -> None:
 @click.option("--stochastic", is_flag=True, help="Draw noise in each step: the reverse SDE for dpm, eta = 1 for ddim.")
 @click.option("--out", type=click.Path(path_type=Path), metavar="FILE", help="Write here, not in RUN.")
 @_any_setting
-def sample(run, out, stochastic, overrides, **options) -> None:
+def sample(run: Path, out: Path | None, stochastic: bool, overrides: Sequence[str], **options: Any) -> None:
     """Draw samples from the model in RUN.
 
-    Writes samples-SAMPLER.npz in RUN (samples-SAMPLER-stochastic.npz with --stochastic) with the arrays x (the model's
-    units) and raw (the data's), and a picture. Samples drawn before by the same sampler are replaced.
+    Writes samples-SAMPLER.npz in RUN (samples-SAMPLER-stochastic.npz with --stochastic) and a picture. The file has the
+    arrays x (model units) and raw (the data's units). Earlier samples of the same sampler are replaced.
 
     \b
     Examples:
@@ -340,8 +355,16 @@ _restoring = _options(
 )
 
 
-def _restore(run: Path, data: str | None, out: Path | None, overrides: Sequence[str], device, problem, **settings):
-    """What the three commands share; ``problem(data, seed)`` is what is seen."""
+def _restore(
+    run: Path,
+    data: str | None,
+    out: Path | None,
+    overrides: Sequence[str],
+    device: str | None,
+    problem: Callable[[Data, int], Problem],
+    **settings: Any,
+) -> None:
+    """Restore items; ``problem(data, seed)`` is what a command observes of them."""
     from scoresde.app import build, restoring
     from scoresde.app.runs import RunFolder
     from scoresde.app.training import on_ranks
@@ -362,14 +385,15 @@ def _restore(run: Path, data: str | None, out: Path | None, overrides: Sequence[
     "--mask",
     required=True,
     metavar="MASK",
-    help="half, center, random:SHARE (the share that is known), an .npy file of 0 and 1, or a black and white picture.",
+    help="half, center, random:SHARE (the known share), an .npy file of 0 and 1, or a black and white picture.",
 )
 @_restoring
-def inpaint(mask, **options) -> None:
-    """Draw the unknown part of items from the rest of them.
+def inpaint(mask: str, **options: Any) -> None:
+    """Draw the unknown part of items given the rest.
 
-    Held-out items are masked, and drawn back from what is left with noise on it. Writes arrays.npz (truth, observation,
-    samples, mean, std), sheet.png and figures.json into RUN/restored/inpaint-MASK; `scoresde report` shows them.
+    Held-out items are masked, noise is added, and samples of the whole items are drawn. Writes arrays.npz (truth,
+    observation, samples, mean, std), sheet.png and figures.json into RUN/restored/inpaint-MASK. `scoresde report`
+    shows them.
 
     \b
     Examples:
@@ -385,10 +409,10 @@ def inpaint(mask, **options) -> None:
 @main.command()
 @_run
 @_restoring
-def colorize(**options) -> None:
+def colorize(**options: Any) -> None:
     """Draw the colours of grey images.
 
-    The grey image is the mean of the three channels, with noise on it. Writes arrays.npz, sheet.png and figures.json
+    The grey image is the mean of the three channels plus noise. Writes arrays.npz, sheet.png and figures.json
     into RUN/restored/colorize.
 
     \b
@@ -406,14 +430,14 @@ def colorize(**options) -> None:
     "--task",
     required=True,
     metavar="NAME",
-    help="superresolution (means of blocks), bicubic, deblur, projection (random ones) or tomography.",
+    help="superresolution (means of blocks), bicubic, deblur, projection (random) or tomography.",
 )
-@click.option("--factor", type=int, help="Of superresolution, bicubic and projection: how many entries to one (2).")
-@click.option("--width", type=float, help="Of deblur: the Gaussian's standard deviation in pixels (1).")
-@click.option("--lines", type=int, help="Of tomography: how many directions are seen (8).")
+@click.option("--factor", type=int, help="For superresolution, bicubic, projection: entries per observed number (2).")
+@click.option("--width", type=float, help="For deblur: standard deviation of the Gaussian in pixels (1).")
+@click.option("--lines", type=int, help="For tomography: number of directions (8).")
 @_restoring
-def restore(task, factor, width, lines, **options) -> None:
-    """Draw items from a small, blurred or projected version of them.
+def restore(task: str, factor: int | None, width: float | None, lines: int | None, **options: Any) -> None:
+    """Draw items given a small, blurred or projected version of them.
 
     Writes arrays.npz, sheet.png and figures.json into RUN/restored/TASK.
 
@@ -434,11 +458,11 @@ def restore(task, factor, width, lines, **options) -> None:
 @click.option("--seed", type=int, default=0, show_default=True, help="Seed of weights, batches and noise.")
 @click.option("--out", type=click.Path(path_type=Path), metavar="FOLDER", help="Write here, not in RUN/classifier.")
 @_any_setting
-def classifier(run, out, overrides, device, **options) -> None:
-    """Train a classifier of noisy data, to guide the model in RUN towards a class.
+def classifier(run: Path, out: Path | None, overrides: Sequence[str], device: str | None, **options: Any) -> None:
+    """Train a classifier of noisy data that guides the model in RUN.
 
     It learns the classes of the run's training data at every noise level. `scoresde sample RUN --label 3
-    --classifier RUN/classifier` draws by it, from a model that need not know classes itself.
+    --classifier RUN/classifier` uses it; the model itself can be unconditional.
 
     \b
     Example:
@@ -454,28 +478,35 @@ def classifier(run, out, overrides, device, **options) -> None:
 
 @main.command()
 @_run
-@click.option("--data", metavar="NAME|PATH", help="Other data to score: all of a file or folder.")
+@click.option("--data", metavar="NAME|PATH", help="Other data to score: all items of a file or folder.")
 @click.option(
     "--against",
     multiple=True,
     metavar="NAME|PATH|KIND",
-    help="A second set to tell apart from the first by log p: other data, or the first spoiled (shuffled-pixels, "
+    help="A second data set to compare log p with: other data, or the first corrupted (shuffled-pixels, "
     "rows-shuffled, inverted). May be repeated.",
 )
 @click.option(
     "--paired",
     type=click.Path(path_type=Path),
     metavar="RUN",
-    help="Another run, compared on the same items, noise and probes.",
+    help="Another run to compare on the same items, noise and probes.",
 )
 @_settings(_LIKELIHOOD)
 @_any_setting
-def likelihood(run, data, against, paired, overrides, **options) -> None:
-    """Log-likelihood of held-out data under the model in RUN.
+def likelihood(
+    run: Path,
+    data: str | None,
+    against: Sequence[str],
+    paired: Path | None,
+    overrides: Sequence[str],
+    **options: Any,
+) -> None:
+    """Compute the log-likelihood of held-out data under the model in RUN.
 
-    In bits/dim for integer data (images), in nats for continuous data, with the standard error of the mean. Each item
-    is in likelihood.csv; pictures/ has the histogram. --against adds the area under the ROC curve (AUROC), --paired the
-    difference of two models.
+    Results are in bits/dim for integer data (images) and in nats for continuous data, with the standard error of the
+    mean. Each item is in likelihood.csv, and pictures/ has the histogram. --against adds the area under the ROC curve
+    (AUROC), --paired the difference of two models.
 
     \b
     Examples:
@@ -515,10 +546,10 @@ def likelihood(run, data, against, paired, overrides, **options) -> None:
 )
 @_settings(_LIKELIHOOD)
 @_any_setting
-def evaluate(run, corrupted, overrides, **options) -> None:
-    """Compare the model in RUN with baselines, on held-out and on corrupted data.
+def evaluate(run: Path, corrupted: int, overrides: Sequence[str], **options: Any) -> None:
+    """Compare the model in RUN with baselines, and corrupted data with clean.
 
-    The baselines, a Gaussian and a mixture of 60, are fitted here to the same training data. Writes evaluation.json
+    The baselines are a Gaussian and a mixture of 60 Gaussians, fitted to the same training data. Writes evaluation.json
     and a picture.
 
     \b
@@ -535,8 +566,8 @@ def evaluate(run, corrupted, overrides, **options) -> None:
 @main.command()
 @_run
 @_any_setting
-def report(run, overrides, device) -> None:
-    """Write report.html, one page with all that RUN holds.
+def report(run: Path, overrides: Sequence[str], device: str | None) -> None:
+    """Write report.html, one page with all results in RUN.
 
     \b
     Example:

@@ -1,4 +1,4 @@
-"""The settings of a run, one frozen dataclass for each section of its ``config.yaml``.
+"""The settings of a run, one frozen dataclass for each section of a file.
 
 Each key is a field with a type, a range and one line of explanation (:mod:`scoresde.settings`). Files, the command
 line's help and the table of settings are read off these fields. The keys of ``train`` that a trainer takes come from
@@ -207,7 +207,7 @@ class LikelihoodConfig(Settings):
 
 @dataclass(frozen=True, kw_only=True)
 class RestoreConfig(Settings):
-    """Restoring items from observations; not a section of a run, but options of a command."""
+    """Restoring items from observations: options of commands, not of a run."""
 
     method: str = setting(
         "pigdm", "how observations guide the model: pigdm, gaussian-data, moment-matching, dps or replacement"
@@ -251,7 +251,7 @@ SECTIONS: dict[str, type[Settings]] = get_type_hints(RunConfig)
 
 
 class Key(NamedTuple):
-    """One key as a reader needs it: ``train.steps``, 20000, ``a positive integer``, ``optimiser steps in all``."""
+    """One key: its name, default, what it accepts, and its explanation."""
 
     key: str
     default: Any

@@ -1,4 +1,4 @@
-"""Read and write settings: defaults, a preset for the data, a YAML file, dotted overrides; the later wins."""
+"""Read and write settings as YAML."""
 
 from __future__ import annotations
 
@@ -58,11 +58,15 @@ def load_config(
 
     # 3. all of it together, checked
     values = _merge(_merge(base, given), patch)
-    return RunConfig(**{section: _section(section, block) for section, block in values.items()})
+    sections: dict[str, Any] = {section: _section(section, block) for section, block in values.items()}
+    return RunConfig(**sections)
 
 
 def save_config(config: RunConfig, path: str | os.PathLike[str]) -> Path:
-    """Write every setting, each with its explanation, as YAML that ``load_config`` reads back unchanged. Atomic."""
+    """Write every setting with its explanation, as YAML; return the path.
+
+    :func:`load_config` reads the file back unchanged. The file is written completely or not at all.
+    """
     lines = ["# All settings of this run, each with what it means."]
     for section, cls in SECTIONS.items():
         lines += ["", f"{section}:  # {summary(cls)}"]
@@ -88,7 +92,7 @@ def summary(section: type[Settings]) -> str:
 
 
 class _Loader(yaml.SafeLoader):
-    """Safe YAML that reads ``1e-4`` as a number (YAML 1.2) and refuses a key given twice."""
+    """Safe YAML that reads ``1e-4`` as a number and refuses repeated keys."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         seen = set()
@@ -142,7 +146,7 @@ def _apply(patch: dict[str, Any], override: str) -> None:
 
 
 def _merge(base: dict[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
-    """Merge ``over`` into ``base`` in place, mappings key by key, and return ``base``."""
+    """Merge ``over`` into ``base`` in place, key by key, and return ``base``."""
     for key, value in over.items():
         old = base.get(key)
         if isinstance(old, dict) and isinstance(value, Mapping):
@@ -156,7 +160,11 @@ def _merge(base: dict[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _checked(values: dict[str, Any]) -> dict[str, Any]:
-    """Return ``values`` without empty sections; raise at an unknown key or a section that is no mapping."""
+    """Return ``values`` without empty sections.
+
+    Raises:
+        ConfigError: an unknown key, or a section that is no mapping.
+    """
     for section, block in values.items():
         if section not in SECTIONS:
             raise _unknown(f"{section}.{next(iter(block))}" if isinstance(block, dict) and block else str(section))
@@ -176,7 +184,11 @@ def _takes_mapping(setting: Setting) -> bool:
 
 
 def _section(section: str, block: Mapping[str, Any]) -> Settings:
-    """Return a section with the values of ``block``; a ConfigError that names the key if one does not fit."""
+    """Return a section with the values of ``block``.
+
+    Raises:
+        ConfigError: a value that does not fit; names the key.
+    """
     try:
         return SECTIONS[section](**block)
     except ArgumentError as error:
@@ -184,13 +196,13 @@ def _section(section: str, block: Mapping[str, Any]) -> Settings:
 
 
 def _unknown(key: str) -> ConfigError:
-    """Return the error for a key that is no setting, with the nearest one that is."""
+    """Return the error for an unknown key, with the nearest known one."""
     known = [one.key for one in keys()]
     section, _, leaf = key.rpartition(".")
     if section in SECTIONS:
         pool = [name for name in known if name.startswith(f"{section}.")]
         expected = f"a key of {section}: {_listed(name.removeprefix(f'{section}.') for name in pool)}"
-        near = difflib.get_close_matches(key, pool, n=1, cutoff=0.8)  # a slip of the pen in the right section
+        near = difflib.get_close_matches(key, pool, n=1, cutoff=0.8)  # a misspelling in the right section
     else:
         expected = f"a key of a section: {_listed(SECTIONS)}"
         near = difflib.get_close_matches(key, known if section else SECTIONS, n=1, cutoff=0.8)

@@ -1,4 +1,4 @@
-"""The ``demo`` command's work: the whole road, from data to a page of results."""
+"""The work of the ``demo`` command, from data to a page of results."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import signal
 from dataclasses import replace
 from pathlib import Path
 
-from scoresde.app.config import RunConfig
+from scoresde.app.config import RunConfig, SamplerName
 from scoresde.app.drawing import sample
 from scoresde.app.pages import write_report
 from scoresde.app.runs import Interrupted, RunFolder
@@ -14,14 +14,16 @@ from scoresde.app.scoring import evaluate
 from scoresde.app.terminal import say
 from scoresde.app.training import resume_command, train
 
-PC_STEPS = 150  # where sample.steps is not set
+PC_STEPS = 150  # if sample.steps is not set
 
 
 def demo(run: RunFolder, config: RunConfig) -> Path:
-    """Train, sample by both samplers, score, compare, report. What was done with the newest checkpoint is not redone.
+    """Train, sample with both samplers, score, compare, report; return the page.
+
+    Stages that were done with the newest checkpoint are not repeated.
 
     Raises:
-        Interrupted: by Ctrl-C, or in training by SIGTERM; what was done is kept.
+        Interrupted: after Ctrl-C, or SIGTERM during training. Completed stages are kept.
     """
     try:
         return _stages(run, config)
@@ -32,7 +34,11 @@ def demo(run: RunFolder, config: RunConfig) -> Path:
 def _stages(run: RunFolder, config: RunConfig) -> Path:
     say("1/5  training")
     train(run, "demo")
-    for number, name, steps in ((2, "pc", config.sample.steps or PC_STEPS), (3, "ode", config.sample.steps)):
+    samplings: list[tuple[int, SamplerName, int | None]] = [
+        (2, "pc", config.sample.steps or PC_STEPS),
+        (3, "ode", config.sample.steps),
+    ]
+    for number, name, steps in samplings:
         say(f"{number}/5  sampling ({name})")
         if not run.done(f"samples-{name}"):
             drawn = replace(config.sample, sampler=name, steps=steps)

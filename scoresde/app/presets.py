@@ -1,4 +1,4 @@
-"""Presets: settings for kinds of data, between the defaults and what a user gives."""
+"""Presets: settings for kinds of data."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from scoresde.nets.presets import net_preset
 
 
 class Preset(NamedTuple):
-    """Settings that apply when ``data.source`` is one of ``sources`` and no preset is named."""
+    """Settings for some sources of data, unless the user names a preset."""
 
     sources: tuple[str, ...]
     settings: dict[str, dict[str, Any]]
@@ -58,15 +58,16 @@ PRESETS: dict[str, Preset] = {
 
 
 def preset_for(source: str) -> str | None:
-    """Return the name of the preset for a data source (``_`` and ``-`` alike), or None."""
+    """Return the preset for a data source (``_`` equals ``-``), or None."""
     return next((name for name, preset in PRESETS.items() if source.replace("_", "-") in preset.sources), None)
 
 
 def preset_settings(name: str | None) -> dict[str, dict[str, Any]]:
-    """Return the settings of a preset by section, to be changed at will; none for None or ``"none"``.
+    """Return a copy of a preset's settings by section; none for ``"none"``.
 
     Args:
-        name: a name in :data:`PRESETS`, or in ``scoresde.nets.PRESETS``: a network and the run it was trained in.
+        name: A name in :data:`PRESETS`, or in ``scoresde.nets.PRESETS`` (a network and the run it was trained in).
+            None: as ``"none"``.
 
     Raises:
         UnknownNameError: an unknown name.

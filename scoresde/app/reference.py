@@ -8,7 +8,7 @@ from scoresde.app.presets import PRESETS
 
 
 def config_reference() -> str:
-    """Return a table of every key, its default, what it accepts and what it does; then the presets."""
+    """Return a table of all keys, and one of the presets."""
     lines = ["# Settings", "", "A YAML file has one mapping per section; an override is `section.key=value`."]
     for section, cls in SECTIONS.items():
         lines += ["", f"## {section}", "", summary(cls), ""]

@@ -1,17 +1,19 @@
-"""The run folder: one place for all that belongs to one model.
+"""The run folder, with everything that belongs to one model.
 
-config.yaml        every setting, resolved
-meta.json          versions, the command that began the run, and what was done at which step, in how many seconds
-log.jsonl          a record of the training per line
-tensorboard/       the same for TensorBoard, if train.tensorboard is on
-checkpoints/       step-N folders, each a model for ``ScoreModel.from_pretrained`` and the state of its training
-samples-*.npz      samples, one file a sampler
-likelihood*.csv    log-likelihoods, an item a line
-restored/          items drawn from observations of them, a folder for each kind of observation
-classifier/        a classifier of noisy data, for ``NoiseAwareClassifier.from_pretrained``
-evaluation.json    the model against baselines and corrupted data
-pictures/          PNG files; in training/, samples drawn on the way
-report.html        all of it on one page
+=================  ==============================================================================
+config.yaml        all settings
+meta.json          versions, the first command, and the step and duration of each stage
+log.jsonl          one record of the training per line
+tensorboard/       the same records for TensorBoard, if train.tensorboard is on
+checkpoints/       step-N folders, each a model and the state of its training
+samples-*.npz      samples, one file per sampler
+likelihood*.csv    log-likelihoods, one item per line
+restored/          items drawn given observations, one folder per kind of observation
+classifier/        a classifier of noisy data (``NoiseAwareClassifier.from_pretrained``)
+evaluation.json    comparison with baselines and corrupted data
+pictures/          PNG files; pictures/training/ has samples drawn during the training
+report.html        all results on one page
+=================  ==============================================================================
 """
 
 from __future__ import annotations
@@ -38,14 +40,15 @@ FORMAT = "scoresde-run-1"
 
 
 class RunFolder:
-    """A folder made by :meth:`create`, or found by :meth:`open`; all writes are whole or not at all.
+    """A run folder, made by :meth:`create` or found by :meth:`open`.
 
-    Of the processes of a torchrun rank 0 alone writes; to the others it can only be read.
+    Files are written completely or not at all. Of the processes of a torchrun, rank 0 alone writes; the others only
+    read.
 
     Attributes:
         path: the folder.
-        config: its settings, a :class:`~scoresde.app.config.RunConfig`.
-        meta: what ``meta.json`` holds.
+        config: its settings.
+        meta: content of ``meta.json``.
     """
 
     def __init__(self, path: Path, config: RunConfig, meta: dict[str, Any]):
@@ -54,10 +57,10 @@ class RunFolder:
 
     @classmethod
     def create(cls, path: str | Path, config: RunConfig, command: str = "") -> RunFolder:
-        """A new run in ``path``, which must be new or empty.
+        """Return a new run in ``path``, which must be new or empty.
 
         Raises:
-            RunFolderError: the folder holds something already, or cannot be made.
+            RunFolderError: a folder that is not empty, or cannot be made.
         """
         import torch
 
@@ -78,22 +81,22 @@ class RunFolder:
             run = cls(path, config, meta)
             run.save_meta()
         except OSError as error:
-            raise RunFolderError("out", f"{path} ({error.strerror})", "a place that can be written") from error
+            raise RunFolderError("out", f"{path} ({error.strerror})", "a writable place") from error
         return run
 
     @classmethod
     def open(cls, path: str | Path) -> RunFolder:
-        """The run in ``path``.
+        """Return the run in ``path``.
 
         Raises:
-            RunFolderError: there is no such folder, or it is not a run.
-            ConfigError: its settings do not read back.
+            RunFolderError: a missing folder, or one that is not a run.
+            ConfigError: unreadable settings.
         """
         path = Path(path)
         if not path.is_dir():
             raise RunFolderError("run", f"{path}, which does not exist", "a folder that `scoresde train` made")
         if not (path / "config.yaml").is_file():
-            inside = f", which lies in one; that is {path.parent.parent}" if path.parent.name == "checkpoints" else ""
+            inside = f", which is part of the run {path.parent.parent}" if path.parent.name == "checkpoints" else ""
             raise RunFolderError(
                 "run", f"{path} (no config.yaml){inside}", "a run folder, such as `scoresde train` makes"
             )
@@ -109,7 +112,7 @@ class RunFolder:
     # ---- settings and bookkeeping ----------------------------------------------------------------------------------
 
     def save_config(self, config: RunConfig) -> None:
-        """Make ``config`` the run's settings."""
+        """Replace the run's settings by ``config``."""
         if not self.read_only:
             save_config(config, self.path / "config.yaml")
         self.config = config
@@ -120,9 +123,12 @@ class RunFolder:
 
     @contextmanager
     def stage(self, name: str, since: float = 0.0, **facts: Any) -> Iterator[None]:
-        """Note, when the block ends well, that ``name`` was done with the newest checkpoint, and how long it took.
+        """Record a stage as done with the newest checkpoint when the block ends.
 
-        ``since`` is how many seconds were spent on it before; ``facts`` are kept with the note.
+        Args:
+            name: Name of the stage.
+            since: Seconds spent on it before.
+            facts: What to record besides the step and the seconds.
         """
         begun = time.monotonic() - since
         yield
@@ -130,18 +136,18 @@ class RunFolder:
         self.save_meta()
 
     def done(self, name: str) -> bool:
-        """Whether a stage was done with the newest checkpoint."""
-        return self.meta["stages"].get(name, {}).get("step", -1) == self.step
+        """Return True if a stage was done with the newest checkpoint."""
+        return bool(self.meta["stages"].get(name, {}).get("step", -1) == self.step)
 
     def withdraw(self) -> None:
-        """Remove a run that never began: one that holds nothing but its settings."""
+        """Remove a run that holds nothing but its settings."""
         if not self.read_only and {path.name for path in self.path.iterdir()} == {"config.yaml", "meta.json"}:
             (self.path / "config.yaml").unlink()
             (self.path / "meta.json").unlink()
             self.path.rmdir()
 
     def sweep(self) -> None:
-        """Remove what a killed process left of files it was writing."""
+        """Remove the partial files of a killed process."""
         if not self.read_only:
             for path in (*self.path.glob(".*.part"), *self.path.glob("pictures/**/.*.part")):
                 path.unlink(missing_ok=True)
@@ -150,20 +156,24 @@ class RunFolder:
 
     @property
     def checkpoints(self) -> Path:
+        """Folder of the checkpoints."""
         return self.path / "checkpoints"
 
     @property
     def step(self) -> int | None:
-        """The step of the newest checkpoint, or None."""
+        """Step of the newest checkpoint, or None."""
         from scoresde.training.checkpoints import checkpoints
 
         return max((int(path.name.removeprefix("step-")) for path in checkpoints(self.checkpoints)), default=None)
 
     def model(self, device: str = "cpu") -> ScoreModel:
-        """The model of the newest checkpoint, its averaged weights, in evaluation mode; device "auto" is the fastest.
+        """Return the averaged model of the newest checkpoint, in evaluation mode.
+
+        Args:
+            device: See :func:`~scoresde.training.devices.pick_device`, default the CPU.
 
         Raises:
-            CheckpointError: none yet, or one that is damaged.
+            CheckpointError: no checkpoint yet, or a damaged one.
         """
         from scoresde.models import ScoreModel
         from scoresde.training.checkpoints import latest_checkpoint
@@ -180,7 +190,7 @@ class RunFolder:
                 file.write(json.dumps(dict(record)) + "\n")
 
     def records(self) -> list[dict[str, Any]]:
-        """The records of the log; a last line cut short by a crash is left out."""
+        """Return the records of the log, except for incomplete lines."""
         path = self.path / "log.jsonl"
         records = []
         for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else ():
@@ -191,7 +201,7 @@ class RunFolder:
         return records
 
     def rewind_log(self, step: int) -> None:
-        """Drop what was logged after ``step``, where training is taken up again; without a log nothing is done."""
+        """Remove what was logged after ``step``, from which the training continues."""
         if not (self.path / "log.jsonl").exists():
             return
         kept = [record for record in self.records() if record.get("step", 0) <= step]
@@ -200,16 +210,16 @@ class RunFolder:
     # ---- results ---------------------------------------------------------------------------------------------------
 
     def write(self, name: str, content: str | bytes) -> Path:
-        """Write a file of the run."""
+        """Write a file of the run, and return its path."""
         path = self.path / name
         return path if self.read_only else write_atomically(path, content)
 
     def picture(self, name: str, png: bytes) -> Path:
-        """Write ``pictures/name.png``."""
+        """Write ``pictures/name.png``, and return its path."""
         return self.write(f"pictures/{name}.png", png)
 
     def pictures(self) -> list[Path]:
-        """The pictures drawn so far, by name."""
+        """Return the pictures drawn so far, by name."""
         return sorted((self.path / "pictures").glob("*.png"))
 
     def __repr__(self) -> str:
@@ -217,18 +227,25 @@ class RunFolder:
 
 
 class Interrupted(Exception):
-    """Training was stopped by a signal, its state saved; ``exit_code`` is the one a shell expects (128 + signal)."""
+    """A signal stopped the training, and its state was saved.
+
+    Attributes:
+        exit_code: exit code that a shell expects, 128 + signal.
+        command: command that continues the run.
+    """
 
     def __init__(self, signum: int, command: str):
         self.exit_code, self.command = 128 + signum, command
-        super().__init__(f"Stopped. Nothing is lost; go on with:\n  {command}")
+        super().__init__(f"Stopped. Nothing is lost; continue with:\n  {command}")
 
 
 def refuse_full(path: Path) -> None:
-    """Raise a RunFolderError if ``path`` exists and is not an empty folder: nothing is ever overwritten."""
+    """Raise a RunFolderError if ``path`` exists and is not an empty folder."""
     if path.exists() and not (path.is_dir() and not any(path.iterdir())):
         if (path / "config.yaml").is_file() and (path / "meta.json").is_file():
             raise RunFolderError(
-                "out", f"{path}, which holds a run already", "another folder, or --resume to go on with that run"
+                "out",
+                f"{path}, which holds a run already",
+                "another folder, or used with --resume",
             )
         raise RunFolderError("out", f"{path}, which exists and is not empty", "a new or an empty folder")

@@ -1,4 +1,4 @@
-"""What a command says: plain lines that read well in a pipe, a file or CI, and a live bar in a terminal."""
+"""Output of commands: plain lines, and a progress bar in a terminal."""
 
 from __future__ import annotations
 
@@ -12,22 +12,22 @@ import click
 
 QUIET_SECONDS = 10.0  # at least this long between two plain lines of progress
 
-#: ``update(done, text)``: how far the work has come, and what to say about it
+#: ``update(done, text)``: the parts of the work that are done, and a text to show
 Update = Callable[[int, str], None]
 
 
 def say(text: str = "") -> None:
-    """One line."""
+    """Print one line."""
     click.echo(text)
 
 
 def is_live() -> bool:
-    """Whether standard output is a terminal that can redraw a line."""
+    """Return True if standard output is a terminal that can redraw a line."""
     return sys.stdout.isatty() and os.environ.get("TERM", "") != "dumb"
 
 
 def table(header: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
-    """Columns under their headings, the first flush left and the others flush right."""
+    """Print a table, its first column aligned left and the others right."""
     cells = [list(map(str, header)), *(list(map(str, row)) for row in rows)]
     widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
     for i, row in enumerate(cells):
@@ -42,9 +42,14 @@ def table(header: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
 
 @contextmanager
 def progress(what: str, total: int, first: int = 0) -> Iterator[Update]:
-    """Show work of ``total`` parts, of which ``first`` are done, while the block runs.
+    """Show the progress of work while the block runs.
 
-    In a terminal one line is redrawn; elsewhere a line is written every few seconds, and one at the end.
+    In a terminal one line is redrawn. Elsewhere a line is written at most every 10 seconds, and one at the end.
+
+    Args:
+        what: Name of the work.
+        total: Number of its parts.
+        first: Parts that are done already.
     """
     with (_bar if is_live() else _lines)(what, total, first) as update:
         yield update
@@ -75,11 +80,15 @@ def _bar(what: str, total: int, first: int) -> Iterator[Update]:
     columns = (TextColumn("{task.description}"), BarColumn(24), TextColumn("{task.completed:.0f}/{task.total:.0f}"))
     with Progress(*columns, TextColumn("{task.fields[text]}"), console=Console(file=sys.stdout)) as bar:
         task = bar.add_task(what, total=total, completed=first, text="")
-        yield lambda done, text="": bar.update(task, completed=done, text=text)
+
+        def update(done: int, text: str = "") -> None:
+            bar.update(task, completed=done, text=text)
+
+        yield update
 
 
 def duration(seconds: float) -> str:
-    """``75`` as ``1 min 15 s``."""
+    """Return ``1 min 15 s`` for 75."""
     if seconds < 9.95:
         return f"{seconds:.1f} s"
     minutes, rest = divmod(round(seconds), 60)

@@ -1,4 +1,4 @@
-"""The ``train`` command's work: train, checkpoint, stop when asked to, and go on later; on one device or on many."""
+"""The work of the ``train`` command, on one device or several."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import signal
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from typing import TYPE_CHECKING
 
 import torch
 
@@ -22,29 +23,38 @@ from scoresde.training import Record, Trainer
 from scoresde.training.distributed import Ranks, process_group, quiet_unless_first
 from scoresde.training.signals import on_signals
 
-GRID, GRID_STEPS = 64, 20  # samples in a picture on the way, and the steps that draw them
-POINTS = 2000  # where they are points in the plane
+if TYPE_CHECKING:
+    from scoresde.training.tensorboard import TensorBoard
+
+GRID, GRID_STEPS = 64, 20  # samples in a picture during training, and the steps that draw them
+POINTS = 2000  # samples if they are points in the plane
 
 
 def resume_command(run: RunFolder, command: str) -> str:
-    """What to type to take the run up again."""
+    """Return the command that continues the run."""
     return f"scoresde {command} --out {shlex.quote(str(run.path))} --resume"
 
 
 @contextmanager
 def on_ranks(device: str | None) -> Iterator[Ranks]:
-    """Under torchrun all its processes, of which rank 0 speaks; otherwise this one."""
+    """Join the processes of a torchrun, if there are any; rank 0 alone prints."""
     with process_group(device or "auto") as ranks, quiet_unless_first(ranks), ranks.watched():
         yield ranks
 
 
 def train_on_ranks(begin: Callable[[], RunFolder], device: str | None) -> RunFolder | None:
-    """Train the run that ``begin`` makes or finds, and return it; under torchrun, on all its processes.
+    """Train the run that ``begin`` returns, under torchrun on all its processes.
 
-    Rank 0 calls ``begin``, speaks and writes; on the others the result is None.
+    Args:
+        begin: Function that makes or finds the run; rank 0 calls it.
+        device: Device of the processes. None: the fastest.
+
+    Returns:
+        The run, or None on ranks other than 0.
 
     Raises:
-        Interrupted and errors as :func:`train`; LostRankError where another process has ended.
+        Interrupted, NonFiniteError, CheckpointError: as :func:`train`.
+        LostRankError: another process has ended.
     """
     stopped = None
     with on_ranks(device) as ranks:
@@ -59,12 +69,16 @@ def train_on_ranks(begin: Callable[[], RunFolder], device: str | None) -> RunFol
 
 
 def train(run: RunFolder, command: str = "train") -> None:
-    """Train the run's model to its last step, from the newest checkpoint if there is one.
+    """Train the run's model to its last step, from the newest checkpoint if any.
+
+    Args:
+        run: The run.
+        command: Name of the command that continues it.
 
     Raises:
-        Interrupted: by SIGINT or SIGTERM; a checkpoint was saved.
-        NonFiniteError: the loss is no number; the message names the step and the last good checkpoint.
-        CheckpointError: a checkpoint cannot be written; those before it stay.
+        Interrupted: after SIGINT or SIGTERM; a checkpoint was saved.
+        NonFiniteError: the loss is NaN or infinite; names the step and the last good checkpoint.
+        CheckpointError: a checkpoint cannot be written. Earlier ones stay.
     """
     config, ranks = run.config, Ranks()
     torch.manual_seed(config.train.seed)
@@ -81,14 +95,14 @@ def train(run: RunFolder, command: str = "train") -> None:
     run.sweep()
     run.rewind_log(trainer.step)
     if trainer.finished:
-        say(f"Trained already: {trainer.step} steps.")
+        say(f"Already trained: {trainer.step} steps.")
         return
     weights = sum(p.numel() for p in model.parameters())
     say(f"{data.name}: {len(data)} items {data.shape} to train on, {len(held_out)} held out")
     devices = f"{trainer.device}" if ranks.world == 1 else f"{ranks.world} processes ({trainer.device.type})"
     say(f"{model.sde}, {type(model.net).__name__} with {weights:,} weights, on {devices}")
     if trainer.step:
-        say(f"Going on from step {trainer.step}.")
+        say(f"Continuing from step {trainer.step}.")
 
     before = run.meta["stages"].get("train", {}).get("seconds", 0.0)
     begun = time.monotonic() - before
@@ -109,18 +123,18 @@ def train(run: RunFolder, command: str = "train") -> None:
                 update(_done(trainer), _line(record))
                 for skip in record.skipped:
                     where = "" if skip.t is None else f" at t = {skip.t:.4g} (log-SNR {skip.log_snr:.3g})"
-                    say(f"Step {skip.step} left out: loss or gradient NaN or infinite{where}.")
+                    say(f"Step {skip.step} skipped: loss or gradient NaN or infinite{where}.")
                 if signals:
                     trainer.stop()
         except NonFiniteError as error:
             kept = "there is no checkpoint yet" if run.step is None else f"the last good checkpoint is step {run.step}"
             raise NonFiniteError(f"{error}; {kept}; a smaller train.lr may help") from error
-    if signals or not trainer.finished:  # by a signal to this process, or to another one
+    if signals or not trainer.finished:  # a signal to this process, or to another
         raise Interrupted(signals[0] if signals else signal.SIGTERM, resume_command(run, command))
 
 
 def _done(trainer: Trainer) -> int:
-    """Steps done; or seconds, where those are what the training is given."""
+    """Return the steps done, or the seconds if the training is limited by time."""
     return trainer.step if trainer.config.minutes is None else int(trainer.seconds_trained)
 
 
@@ -130,7 +144,7 @@ def _line(record: Record) -> str:
     return f"loss {record.loss:.4f}{held_out}  {record.steps_per_second:.1f} steps/s  {left} left"
 
 
-def _board(run: RunFolder, stack: ExitStack):
+def _board(run: RunFolder, stack: ExitStack) -> TensorBoard | None:
     if not run.config.train.tensorboard:
         return None
     from scoresde.training.tensorboard import TensorBoard
@@ -138,8 +152,8 @@ def _board(run: RunFolder, stack: ExitStack):
     return stack.enter_context(TensorBoard(run.path / "tensorboard"))
 
 
-def _show_samples(run: RunFolder, trainer: Trainer, data: Data, board) -> None:
-    """A picture of a few samples as the averaged model draws them now, always from the same noise."""
+def _show_samples(run: RunFolder, trainer: Trainer, data: Data, board: TensorBoard | None) -> None:
+    """Draw a picture of samples of the averaged model, always from the same noise."""
     from scoresde.app.drawing import show
 
     model = trainer.averaged_model()

@@ -1,8 +1,10 @@
-"""Checkpoints: folders of safetensors and JSON, written all or nothing, each a model that can be loaded at once.
+"""Checkpoints: folders of safetensors and JSON, written completely or not at all.
 
-``step-N/`` holds ``config.json`` and ``model.safetensors`` (the model with its averaged weights, as
-:meth:`ScoreModel.from_pretrained` reads it), ``training.safetensors`` (weights, further averages, optimiser, random
-states) and ``training.json`` (counters, settings, and the checksums of the others).
+A checkpoint ``step-N/`` holds a model, which :meth:`ScoreModel.from_pretrained` loads, and the state of its training:
+
+- ``config.json`` and ``model.safetensors``: the model with its averaged weights;
+- ``training.safetensors``: weights, further averages, optimiser, random states (:mod:`scoresde.training.state`);
+- ``training.json``: counters, settings, and the checksums of the other files.
 """
 
 from __future__ import annotations
@@ -23,9 +25,11 @@ from torch import Tensor
 from scoresde.errors import CheckpointError, UnknownNameError
 from scoresde.files import atomic_folder, load_tensors, read_json, save_tensors
 from scoresde.models import ScoreModel
+from scoresde.models.pretrained import FILES as MODEL_FILES
 
 FORMAT = "scoresde-checkpoint-2"
-FILES = ("config.json", "model.safetensors", "training.safetensors")
+TENSORS, INFO = "training.safetensors", "training.json"
+FILES = (*MODEL_FILES, TENSORS)  # the files whose checksums are in INFO
 
 _FINISHED = re.compile(r"step-(\d{9,})")
 _LEFT_OVER = re.compile(r"\.(step-\d{9,})\.[0-9a-f]{8}\.(new|old|gone)")
@@ -37,19 +41,22 @@ def _digest(path: Path) -> str:
 
 
 def _seal(content: dict[str, Any]) -> str:
-    """The checksum of what training.json says, the checksums left out."""
+    """Return the checksum of the content of training.json without its checksums."""
     rest = {key: value for key, value in content.items() if key != "sha256"}
     return hashlib.sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()
 
 
 def checkpoints(root: str | Path) -> list[Path]:
-    """The finished checkpoints in ``root``, oldest first."""
+    """Return the finished checkpoints in ``root``, oldest first."""
     found = [path for path in Path(root).glob("step-*") if _FINISHED.fullmatch(path.name) and path.is_dir()]
     return sorted(found, key=lambda path: int(path.name.removeprefix("step-")))
 
 
 def sweep(root: str | Path) -> None:
-    """Clear what a killed process left in ``root``; a checkpoint it was about to replace comes back."""
+    """Remove what a killed process left in ``root``.
+
+    A checkpoint that it was about to replace is restored.
+    """
     root = Path(root)
     for path in list(root.glob(".step-*")) if root.is_dir() else ():
         if match := _LEFT_OVER.fullmatch(path.name):
@@ -69,25 +76,34 @@ def save_checkpoint(
     info: dict[str, Any],
     keep: int,
 ) -> Path:
-    """Write ``root/step-N``: the model with ``weights`` (as save_pretrained does) and the state of its training.
+    """Write ``root/step-N``: a model and the state of its training; return the folder.
 
-    Afterwards all checkpoints are removed but the newest ``keep``, and the best of them all by ``info["held_out"]``.
+    Older checkpoints are then removed, except for the newest ``keep`` and the best by ``info["held_out"]``.
+
+    Args:
+        root: Folder of the checkpoints.
+        step: N.
+        model: The model.
+        weights: Weights to write with it, as ``save_pretrained`` does.
+        tensors: State of the training.
+        info: Counters and settings, JSON-able.
+        keep: Number of checkpoints to keep.
 
     Raises:
-        CheckpointError: it cannot be written (a full disk...); the checkpoints before it are untouched.
+        CheckpointError: the checkpoint cannot be written, for example as the disk is full. Earlier ones stay.
     """
     folder = root / f"step-{step:09d}"
     with atomic_folder(folder) as new:
         model.write_pretrained(new, weights)
-        save_tensors(tensors, new / "training.safetensors")
+        save_tensors(tensors, new / TENSORS)
         digests = {name: _digest(new / name) for name in FILES}
         content = {"format": FORMAT, "step": step, "sha256": digests, **info}
-        digests["training.json"] = _seal(content)
-        (new / "training.json").write_text(json.dumps(content, indent=2) + "\n")
+        digests[INFO] = _seal(content)
+        (new / INFO).write_text(json.dumps(content, indent=2) + "\n")
     best = best_checkpoint(root)
     for old in checkpoints(root)[:-keep]:
         if old != best:
-            gone = old.with_name(f".{old.name}.{uuid.uuid4().hex[:8]}.gone")  # no half of a checkpoint is ever seen
+            gone = old.with_name(f".{old.name}.{uuid.uuid4().hex[:8]}.gone")  # a partial checkpoint is never visible
             old.rename(gone)
             shutil.rmtree(gone, ignore_errors=True)
     return folder
@@ -95,43 +111,43 @@ def save_checkpoint(
 
 def _held_out(folder: Path) -> float:
     try:
-        loss = read_json(folder / "training.json", "checkpoint").get("held_out")
+        loss = read_json(folder / INFO, "checkpoint").get("held_out")
     except CheckpointError:
         return math.inf
     return loss if isinstance(loss, float) and math.isfinite(loss) else math.inf
 
 
 def best_checkpoint(root: str | Path) -> Path | None:
-    """The checkpoint in ``root`` with the least loss on held-out data; None where none was measured."""
+    """Return the checkpoint in ``root`` with the least held-out loss; None if none was measured."""
     best = min(checkpoints(root), key=_held_out, default=None)
     return None if best is None or _held_out(best) == math.inf else best
 
 
 def load_checkpoint(folder: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """``(tensors, info)`` as given to :func:`save_checkpoint`, after the files' checksums are found to be right.
+    """Return ``(tensors, info)`` as given to :func:`save_checkpoint`, after checking the files' checksums.
 
     Raises:
-        CheckpointError: not a checkpoint, or one that is truncated or altered (names the file).
+        CheckpointError: not a checkpoint, or a truncated or altered one (names the file).
     """
-    info = read_json(folder / "training.json", "checkpoint")
+    info = read_json(folder / INFO, "checkpoint")
     digests = info.get("sha256")
     if info.get("format") != FORMAT or not isinstance(digests, dict):
-        raise CheckpointError("checkpoint", folder, f"a checkpoint of this program (format {FORMAT!r})")
-    for name in ("training.json", *FILES):
+        raise CheckpointError("checkpoint", folder, f"a checkpoint written by scoresde (format {FORMAT!r})")
+    for name in (INFO, *FILES):
         path = folder / name
-        if not path.is_file() or digests.get(name) != (_seal(info) if name == "training.json" else _digest(path)):
+        if not path.is_file() or digests.get(name) != (_seal(info) if name == INFO else _digest(path)):
             state = "altered or truncated" if path.is_file() else "missing"
             raise CheckpointError(
-                "checkpoint", f"{path}, which is {state}", "a file with the checksum it was written with"
+                "checkpoint", f"{path}, which is {state}", "a complete file with its original checksum"
             )
-    return load_tensors(folder / "training.safetensors"), info
+    return load_tensors(folder / TENSORS), info
 
 
 def latest_checkpoint(root: str | Path) -> Path:
-    """The newest checkpoint in ``root``.
+    """Return the newest checkpoint in ``root``.
 
     Raises:
-        CheckpointError: there is none.
+        CheckpointError: no checkpoint in ``root``.
     """
     found = checkpoints(root)
     if not found:
@@ -140,11 +156,16 @@ def latest_checkpoint(root: str | Path) -> Path:
 
 
 def load_average(folder: str | Path, name: str | None = None, device: str | torch.device = "cpu") -> ScoreModel:
-    """The model of a checkpoint with one of its averages, by name; None is the first.
+    """Return the model of a checkpoint with one of its averages.
+
+    Args:
+        folder: Folder of the checkpoint.
+        name: Name of the average. None: the first.
+        device: Device of the model, default the CPU.
 
     Raises:
-        CheckpointError: not a checkpoint, or one that is damaged.
-        UnknownNameError: it has no such average; names those it has.
+        CheckpointError: not a checkpoint, or a damaged one.
+        UnknownNameError: an unknown average; names those of the checkpoint.
     """
     folder = Path(folder)
     tensors, info = load_checkpoint(folder)

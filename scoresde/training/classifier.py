@@ -1,4 +1,4 @@
-"""A classifier that knows of noise, log p(y | x_t), as classifier guidance needs one, and its trainer."""
+"""A classifier of noisy data for classifier guidance, and its training."""
 
 from __future__ import annotations
 
@@ -6,12 +6,13 @@ import json
 import math
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from scoresde.checks import whole
+from scoresde.checks import positive, whole
 from scoresde.data import Data
 from scoresde.data.batches import Batches
 from scoresde.errors import ArgumentError, CheckpointError, DataError, NonFiniteError, ScoreSDEError, ShapeError
@@ -19,6 +20,7 @@ from scoresde.files import atomic_folder, load_tensors, read_json, save_tensors
 from scoresde.models import Moments
 from scoresde.models.conditions import of_class
 from scoresde.models.predictions import total_std
+from scoresde.models.pretrained import FILES
 from scoresde.nets import build_net
 from scoresde.sde import SDE, build_sde
 from scoresde.training.config import ClassifierConfig
@@ -26,40 +28,43 @@ from scoresde.training.ema import EMA
 from scoresde.training.time_sampling import UniformTime
 
 FORMAT = "scoresde-classifier-1"
-FILES = ("config.json", "model.safetensors")
-CHECK_EVERY = 100  # steps between looks at the loss
+CHECK_EVERY = 100  # steps between checks of the loss for NaN
 
 
 class NoiseAwareClassifier(nn.Module):
-    """log p(y | x_t) by a network that sees x_t / sqrt(alpha^2 s_d^2 + sigma^2) and the log-SNR of t.
+    """A network for log p(y | x_t) at every noise level.
 
-    ``classifier(x_t, t, y)``: x_t ``(B, *D)``, t ``(B,)`` or ``()``, y ``(B,)`` int64, to log p(y | x_t) ``(B,)`` (0
-    where y = -1, "no class"); without y all classes' log p ``(B, K)``. It is what
-    :func:`~scoresde.guidance.classifier_guidance` takes, and :func:`fit_classifier` makes one.
+    The network receives x_t / sqrt(alpha^2 s_d^2 + sigma^2) and the log-SNR of t. :func:`fit_classifier` trains it, and
+    :func:`~scoresde.guidance.classifier_guidance` takes it. ``classifier(x_t, t, y)`` maps x_t ``(B, *D)``, t ``(B,)``
+    or ``()`` and y ``(B,)`` int64 to log p(y | x_t) ``(B,)``, which is 0 for y = -1, "no class". Without y it returns
+    log p of all classes, ``(B, K)``.
 
     Args:
-        net: ``net(x (B, n), time_input (B,))`` to logits ``(B, K)``, x flattened.
-        sde: the process that x_t comes from.
-        data_std: the standard deviation s_d of the data.
+        net: Network ``net(x (B, n), time_input (B,))`` to logits ``(B, K)``, x flattened.
+        sde: The process of x_t.
+        data_std: Standard deviation s_d of the data, positive, default 1.
 
     Raises:
-        ArgumentError: a standard deviation that is not positive; when called, a class that there is not.
+        ArgumentError: a standard deviation that is not positive; when called, an unknown class.
         ShapeError, DTypeError: when called, tensors that do not fit.
     """
 
     def __init__(self, net: nn.Module, sde: SDE, data_std: float = 1.0):
         super().__init__()
-        if not 0 < data_std < math.inf:
-            raise ArgumentError("data_std", data_std, "a positive number")
-        self.net, self.sde, self.data_std = net, sde, float(data_std)
+        self.net, self.sde, self.data_std = net, sde, positive("data_std", data_std)
+
+    @property
+    def classes(self) -> int:
+        """Number of classes."""
+        return int(cast("dict[str, Any]", self.net.config)["out_channels"])
 
     def logits(self, x_t: Tensor, t: float | Tensor) -> Tensor:
-        """The network's output ``(B, K)``, log p(y | x_t) up to a number a sample."""
+        """Return the network's output ``(B, K)``: log p(y | x_t) up to a constant per sample."""
         level = self.sde.level(t, x_t)
         time_input = torch.as_tensor(level.log_snr, dtype=torch.promote_types(x_t.dtype, torch.float32))
         scaled = (x_t / total_std(level.alpha, level.sigma, self.data_std)).reshape(len(x_t), -1)
         dtype = next(self.parameters()).dtype
-        logits = self.net(scaled.to(dtype), time_input.to(x_t.device).expand(len(x_t)))
+        logits: Tensor = self.net(scaled.to(dtype), time_input.to(x_t.device).expand(len(x_t)))
         if logits.ndim != 2 or len(logits) != len(x_t):
             raise ShapeError("net's output", tuple(logits.shape), f"({len(x_t)}, K) logits")
         return logits.to(x_t.dtype)
@@ -69,10 +74,13 @@ class NoiseAwareClassifier(nn.Module):
         return log_p if y is None else of_class(log_p, y)
 
     def save_pretrained(self, folder: str | Path) -> None:
-        """Write ``config.json`` and ``model.safetensors`` into ``folder``, a new one or a classifier's, or nothing.
+        """Write ``config.json`` and ``model.safetensors`` into ``folder``, or nothing.
+
+        Args:
+            folder: A new folder, or one with a classifier, which is replaced.
 
         Raises:
-            CheckpointError: the folder cannot be written, or holds anything else.
+            CheckpointError: the folder cannot be written, or holds other files.
             ArgumentError: a network or process that cannot be rebuilt from a description.
         """
         if not hasattr(self.net, "config"):
@@ -88,10 +96,10 @@ class NoiseAwareClassifier(nn.Module):
 
     @classmethod
     def from_pretrained(cls, folder: str | Path, device: str | torch.device = "cpu") -> NoiseAwareClassifier:
-        """The classifier saved in ``folder``, in evaluation mode.
+        """Return the classifier saved in ``folder``, in evaluation mode.
 
         Raises:
-            CheckpointError: not a folder with a classifier, a truncated or foreign file, weights that do not fit.
+            CheckpointError: a folder without a classifier, a truncated or foreign file, or weights that do not fit.
         """
         folder = Path(folder)
         config = read_json(folder / "config.json", "folder")
@@ -118,28 +126,32 @@ def fit_classifier(
     device: str | torch.device = "cpu",
     callback: Callable[[int, float], None] | None = None,
 ) -> NoiseAwareClassifier:
-    """A :class:`NoiseAwareClassifier`, trained on -log p(y | x_t) for t uniform between the SDE's default ends.
+    """Train a :class:`NoiseAwareClassifier` on -log p(y | x_t), and return it.
 
-    Adam with the learning rate falling to 0 along a cosine, weights averaged with a half-life of ``steps``/20. The same
-    generator gives the same weights, bit for bit on one device.
+    t is uniform between the SDE's default ends. Adam's learning rate falls to 0 along a cosine, and the weights are
+    averaged with a half-life of ``steps``/20. The same generator gives the same weights, bit for bit on one device.
 
     Args:
-        data: labelled data.
-        net: see :class:`NoiseAwareClassifier`; by default a residual MLP of width 256 with 3 blocks.
-        generator: on the CPU, of weights, batches, times and noise; None seeds one from torch's random state.
-        callback: called with the step and the mean loss in nats, every 100 steps.
+        sde: The process of x_t.
+        data: Labelled data.
+        net: See :class:`NoiseAwareClassifier`. None: a residual MLP of width 256 with 3 blocks.
+        steps, batch_size, lr: See :class:`~scoresde.training.config.ClassifierConfig`.
+        generator: Generator on the CPU for weights, batches, times and noise. None: one seeded by torch's random state.
+        device: Device to train on, default the CPU.
+        callback: Function called with the step and the mean loss in nats, every 100 steps.
 
     Raises:
-        DataError: data without labels. ArgumentError: numbers out of range.
-        NonFiniteError: the loss turned NaN or infinite (names the step).
+        DataError: data without labels.
+        ArgumentError: numbers out of range.
+        NonFiniteError: the loss is NaN or infinite (names the step).
 
-    Source: Song et al. 2021, appendix I; Dhariwal & Nichol 2021, section 4.
+    References: Song et al. 2021, appendix I; Dhariwal & Nichol 2021, section 4.
     """
     if data.labels is None:
-        raise DataError("data", f"{data.name!r}, without labels", "labelled data")
+        raise DataError("data", f"{data.name!r}, data without labels", "labelled data")
     whole("steps", steps)
-    if not 0 < lr < math.inf:
-        raise ArgumentError("lr", lr, "a positive number")
+    positive("lr", lr)
+    # 1. the network
     if generator is None:
         generator = torch.Generator().manual_seed(int(torch.randint(2**62, ())))
     if net is None:
@@ -147,6 +159,7 @@ def fit_classifier(
         config["out_channels"] = data.classes
         net = build_net(config, seed=int(torch.randint(2**62, (), generator=generator)))
     classifier = NoiseAwareClassifier(net, sde, Moments(*data.moments()).std).to(device).train()
+    # 2. the training
     batches, times = Batches(data, batch_size, generator), UniformTime()
     ema = EMA(net, max(1.0, steps / 20))
     optimizer = torch.optim.Adam(net.parameters(), lr=lr)
@@ -159,7 +172,7 @@ def fit_classifier(
         x_t = sde.perturb(x0, t, generator)[0]
         loss = F.cross_entropy(classifier.logits(x_t, t), y)
         optimizer.zero_grad(set_to_none=True)
-        loss.backward()
+        loss.backward()  # type: ignore[no-untyped-call]  # torch's stub
         optimizer.step()
         schedule.step()
         ema.update()

@@ -1,7 +1,7 @@
-"""What a training can be told: :class:`TrainerConfig`, and the names that objectives take. Without torch.
+"""Settings of the trainer, and the names that objectives accept.
 
-The check, the docstring, the ``train`` section of a YAML file and the help of the command line are read off the fields
-here. A new setting is a new field and nothing else.
+This module does not import torch. Checks, docstrings, the ``train`` section of a YAML file and the help of the command
+line are read off the fields here. A new setting is a new field and nothing else.
 """
 
 from __future__ import annotations

@@ -8,7 +8,9 @@ from scoresde.errors import ArgumentError
 
 
 def pick_device(name: str) -> torch.device:
-    """Return the device of that name; ``"auto"`` is CUDA if available, else MPS, else the CPU.
+    """Return the device of that name.
+
+    ``"auto"`` is CUDA if available, else MPS, else the CPU.
 
     Raises:
         ArgumentError: the device is not available.

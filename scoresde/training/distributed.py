@@ -1,8 +1,8 @@
-"""Several processes on one run, by torch's own engine: who is who, what they agree on, and how work is shared out.
+"""Several processes on one run: ranks, what they agree on, and how they share work.
 
-``torchrun --nproc-per-node N ...`` starts N processes, called ranks 0 to N - 1; :func:`process_group` joins them.
-Gradients travel by ``DistributedDataParallel``, on NCCL between CUDA devices and on gloo elsewhere. What the processes
-have to agree on otherwise (whether to stop, a record's numbers) travels by gloo between the hosts, beside the step.
+``torchrun --nproc-per-node N ...`` starts N processes, called ranks 0 to N - 1, and :func:`process_group` joins them.
+``DistributedDataParallel`` exchanges gradients, by NCCL between CUDA devices and by gloo elsewhere. All else that the
+processes exchange (whether to stop, the numbers of a record) goes by gloo between the hosts, in parallel to the step.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import re
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from torch import Tensor, distributed
@@ -26,39 +26,40 @@ _LOST = re.compile(r"gloo|nccl|connection|peer|socket|timed? ?out|store", re.IGN
 
 
 class Ranks:
-    """This process among those of the run; alone, if there is no process group.
+    """This process among those of the run; the only one if there is no process group.
 
     Attributes:
-        rank, world: which one of how many.
-        control: the group for what is agreed on between hosts, None for one process.
+        rank, world: number of this process, and number of processes.
+        control: group for messages between hosts, None for one process.
     """
 
-    _groups: tuple[ProcessGroup, ProcessGroup] | None = None  # the default group, and control beside it
+    _groups: tuple[ProcessGroup | None, ProcessGroup] | None = None  # the default group, and its control group
 
-    def __init__(self):
-        self.rank, self.world, self.control = 0, 1, None
+    def __init__(self) -> None:
+        self.rank, self.world = 0, 1
+        self.control: ProcessGroup | None = None
         if not (distributed.is_available() and distributed.is_initialized()):
             return
         self.rank, self.world = distributed.get_rank(), distributed.get_world_size()
         if self.world > 1:
             default = distributed.group.WORLD
             if Ranks._groups is None or Ranks._groups[0] is not default:
-                Ranks._groups = default, distributed.new_group(backend="gloo")
+                Ranks._groups = default, cast("ProcessGroup", distributed.new_group(backend="gloo"))
             self.control = Ranks._groups[1]
 
     @property
     def first(self) -> bool:
-        """Whether this is rank 0, the one that writes."""
+        """Whether this is rank 0, which writes."""
         return self.rank == 0
 
     def gather(self, x: Tensor, dim: int = 0) -> list[Tensor]:
-        """Every rank's tensor, on the CPU, in the order of the ranks; their sizes may differ along ``dim``."""
+        """Return every rank's tensor, on the CPU and in order; sizes may differ along ``dim``."""
         x = x.detach().cpu()
         if self.world == 1:
             return [x]
-        sizes = [torch.zeros(1, dtype=torch.long) for _ in range(self.world)]
-        distributed.all_gather(sizes, torch.tensor([x.shape[dim]]), group=self.control)
-        sizes = [int(size) for size in sizes]
+        lengths = [torch.zeros(1, dtype=torch.long) for _ in range(self.world)]
+        distributed.all_gather(lengths, torch.tensor([x.shape[dim]]), group=self.control)
+        sizes = [int(length) for length in lengths]
         x = x.movedim(dim, 0)
         padded = torch.cat([x, x.new_zeros(max(sizes) - len(x), *x.shape[1:])])
         parts = [torch.empty_like(padded) for _ in sizes]
@@ -66,10 +67,10 @@ class Ranks:
         return [part[:size].movedim(0, dim) for part, size in zip(parts, sizes, strict=True)]
 
     def on_first(self, work: Callable[[], str]) -> str:
-        """The text that ``work`` gives on rank 0, on every rank; it runs on rank 0 alone.
+        """Return on every rank the text that ``work`` returns; it runs on rank 0 alone.
 
         Raises:
-            LostRankError: on the others, where it failed on rank 0.
+            LostRankError: on the other ranks, if it failed on rank 0.
         """
         if self.world == 1:
             return work()
@@ -85,7 +86,7 @@ class Ranks:
 
     @contextmanager
     def watched(self) -> Iterator[None]:
-        """Turn what torch says when another rank is gone into a :class:`LostRankError`."""
+        """Raise a :class:`LostRankError` for torch's errors about a lost rank."""
         try:
             yield
         except RuntimeError as error:
@@ -95,19 +96,21 @@ class Ranks:
 
 
 class Agreement:
-    """Whether any rank wants to stop, and how long the slowest has trained: asked once a step, known to all alike.
+    """Whether any rank wants to stop, and how long the slowest has trained; the same on all ranks.
 
-    The answer travels while the step is computed.
+    The ranks exchange it once a step, while they compute the step.
 
     Args:
-        seconds: that all have trained before.
+        ranks: This process among those of the run.
+        seconds: Seconds that all have trained before, default 0.
     """
 
     def __init__(self, ranks: Ranks, seconds: float = 0.0):
-        self.ranks, self._shared, self._work = ranks, torch.tensor([0.0, seconds], dtype=torch.float64), None
+        self.ranks, self._shared = ranks, torch.tensor([0.0, seconds], dtype=torch.float64)
+        self._work: distributed.Work | None = None
 
     def ask(self, stop: bool, seconds: float) -> tuple[bool, float]:
-        """Whether to stop before the step at hand, and the seconds: at once for one process, else a step late."""
+        """Return (stop, seconds). With several processes the answer is one step old."""
         if self.ranks.world == 1:
             return stop, seconds
         stopping, agreed = self.close(), self._shared[1].item()
@@ -119,7 +122,7 @@ class Agreement:
         return stopping, agreed
 
     def close(self) -> bool:
-        """Wait for the answer that is under way, if any: whether to stop."""
+        """Wait for the exchange in progress, if any, and return whether to stop."""
         if self._work is None:
             return False
         self._work.wait()
@@ -128,18 +131,18 @@ class Agreement:
 
 
 def launched() -> bool:
-    """Whether this process was started by torchrun (or by something that sets RANK and WORLD_SIZE as it does)."""
+    """Return True if torchrun, or a launcher like it, started this process."""
     return "RANK" in os.environ and "WORLD_SIZE" in os.environ
 
 
 @contextmanager
 def process_group(device: str = "auto") -> Iterator[Ranks]:
-    """Join the other ranks of a torchrun while the block runs; alone, if there are none.
+    """Join the other ranks of a torchrun while the block runs, if there are any.
 
-    Rank i of a host takes its CUDA device i, if there are any. NCCL joins CUDA devices, gloo everything else.
+    Rank i of a host uses its CUDA device i, if there are CUDA devices. NCCL joins CUDA devices, gloo everything else.
 
     Args:
-        device: ``"cpu"`` leaves CUDA devices alone.
+        device: ``"cpu"`` does not use CUDA devices; default ``"auto"``.
 
     Raises:
         ArgumentError: more ranks on this host than CUDA devices.
@@ -151,16 +154,16 @@ def process_group(device: str = "auto") -> Iterator[Ranks]:
     if cuda:
         local = int(os.environ.get("LOCAL_RANK", "0"))
         if local >= torch.cuda.device_count():
-            raise ArgumentError("--nproc-per-node", local + 1, f"at most {torch.cuda.device_count()}, the CUDA devices")
+            raise ArgumentError("--nproc-per-node", local + 1, f"at most {torch.cuda.device_count()} (CUDA devices)")
         torch.cuda.set_device(local)
     distributed.init_process_group("cpu:gloo,cuda:nccl" if cuda else "gloo")
-    yield Ranks()  # after an error the group is left to the process's end: to close it would wait for the others
+    yield Ranks()  # after an error the group stays open until the process ends: closing it would wait for the others
     distributed.destroy_process_group()
     Ranks._groups = None
 
 
 def share_of(n: int, ranks: Ranks) -> range:
-    """Which of n items are this rank's: a contiguous range, the shares of all ranks one after another."""
+    """Return this rank's range of n items; the ranges of all ranks follow one another."""
     first, end = (-(-n * rank // ranks.world) for rank in (ranks.rank, ranks.rank + 1))  # rounded up: rank 0 has some
     return range(first, end)
 
@@ -168,18 +171,17 @@ def share_of(n: int, ranks: Ranks) -> range:
 def over_ranks(
     work: Callable[[range, torch.Generator | None], Tensor], n: int, generator: torch.Generator | None = None
 ) -> Tensor:
-    """The rows ``(n, ...)`` of a piece of work on n items, each done by one rank and counted once; on every rank.
+    """Divide work on n items among the ranks; return all rows ``(n, ...)`` on every rank.
 
-    ``work(items, generator)`` gives the rows of a range of items. Where it draws with one stream a sample
-    (``streams(generator, len(items))``; :func:`sample` and :func:`bits_per_dim` do), the result is the same however
-    many ranks there are. ::
+    ``work(items, generator)`` returns the rows of a range of items. If it draws from one generator per sample
+    (``spawn_generators(generator, len(items))``), the result does not depend on the number of ranks.
 
-        x = over_ranks(lambda items, g: sample(model, (len(items), 3, 32, 32), generator=streams(g, len(items))), n, g)
+        x = over_ranks(lambda items, g: sample(model, (len(items), 2), generator=spawn_generators(g, len(items))), n, g)
 
     Args:
-        work: called once, on this rank's items, if there are any.
-        n: items in all, 1 or more.
-        generator: at the same state on every rank; it is left as if all items had been done with it.
+        work: Function called once, on this rank's items, if it has any.
+        n: Number of items, 1 or more.
+        generator: Generator in the same state on every rank. It ends as if all items had been done with it.
     """
     ranks = Ranks()
     items = share_of(n, ranks)
@@ -188,10 +190,10 @@ def over_ranks(
     rows = work(items, generator) if items else None
     _pass_over(generator, after)
     if ranks.world == 1:
-        return rows
+        return cast(Tensor, rows)
     with ranks.watched():
         shape = None if rows is None else (str(rows.dtype).removeprefix("torch."), *rows.shape[1:])
-        shapes: list = [None] * ranks.world
+        shapes: list[Any] = [None] * ranks.world
         distributed.all_gather_object(shapes, shape, group=ranks.control)
         if rows is None:
             dtype, *rest = next(shape for shape in shapes if shape is not None)
@@ -200,14 +202,14 @@ def over_ranks(
 
 
 def _pass_over(generator: torch.Generator | None, n: int) -> None:
-    """Leave out the streams of n items."""
+    """Advance the generator as if generators for n items had been spawned."""
     if generator is not None and n:
         torch.randint(2**62, (n,), generator=generator, device=generator.device)
 
 
 @contextmanager
 def quiet_unless_first(ranks: Ranks) -> Iterator[None]:
-    """Standard output only from rank 0."""
+    """Show standard output of rank 0 only."""
     if ranks.first:
         yield
         return

@@ -21,7 +21,7 @@ def held_out_loss(
     generator: torch.Generator,
     dequantization: Dequantization | None = None,
 ) -> float:
-    """Return the mean loss per entry over the first 2048 items of ``data``, read in batches.
+    """Return the mean loss per entry over the first 2048 items of ``data``.
 
     Args:
         model: model in evaluation mode.
@@ -31,7 +31,7 @@ def held_out_loss(
         dequantization: noise in the bins of integer data. None: uniform.
     """
     reader, losses = Reader(data, dequantization=dequantization), []
-    for rows in torch.arange(min(len(data), ITEMS)).split(config.batch_size):
+    for rows in torch.split(torch.arange(min(len(data), ITEMS)), config.batch_size):
         batch = {key: value.to(model.device) for key, value in reader(rows, int(rows[0])).items()}
         cond = {"y": batch["label"]} if config.conditional else None
         losses.append(objective(model, batch["x"], cond, generator).detach() / batch["x"][0].numel())

@@ -1,58 +1,62 @@
-"""The Muon optimiser: momentum whose step on a matrix of weights is made orthogonal."""
+"""The Muon optimiser: momentum with orthogonal steps on matrices of weights."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import cast
 
 import torch
 from torch import Tensor, nn
 
-from scoresde.errors import ArgumentError, ShapeError
+from scoresde.checks import positive
+from scoresde.errors import ShapeError
 
-#: odd quintic a s + b s^3 + c s^5 that, applied five times, brings singular values of 0.003 to 1 to about 0.7 to 1.2
+#: coefficients of a s + b s^3 + c s^5, which five times in a row maps singular values in [0.003, 1] to about [0.7, 1.2]
 A, B, C = 3.4445, -4.7750, 2.0315
 ROUNDS = 5
 MOMENTUM = 0.95
-RMS = 0.2  # of an update, in units of the learning rate: about that of Adam's
-LABEL = {"conditioning", "modulation"}  # submodules that read the label
-LEAST = 16  # rows and columns of a matrix that is worth it
+RMS = 0.2  # root mean square of an update in units of the learning rate, about that of Adam
+CONDITIONING = {"conditioning", "modulation"}  # submodules that read the class label
+LEAST = 16  # least rows and columns of a matrix that Muon trains
 
 
 def orthogonalized(matrix: Tensor) -> Tensor:
-    r"""About :math:`U V^\top` where ``matrix`` is :math:`U S V^\top`: its singular values brought near 1.
+    r"""Return about :math:`U V^\top` for a matrix :math:`U S V^\top`.
 
-    Five rounds of X <- a X + b X X^T X + c (X X^T)^2 X, started at X = matrix/|matrix|_F. All rounds are polynomials of
-    the first X X^T, so they are worked out on that: it is the smaller, by far for most kernels.
+    This is five rounds of X <- a X + b X X^T X + c (X X^T)^2 X, started at X = matrix/|matrix|_F. All rounds are
+    polynomials of the first X X^T and are computed on it, as it is smaller than X for most kernels.
 
     Args:
         matrix: ``(..., m, n)``, floating point.
 
-    Source: Jordan et al. (2024, "Muon: an optimizer for hidden layers in neural networks").
+    References: Jordan et al. 2024, "Muon: an optimizer for hidden layers in neural networks".
     """
     if matrix.shape[-2] > matrix.shape[-1]:
-        return orthogonalized(matrix.mT).mT
+        return cast(Tensor, orthogonalized(matrix.mT).mT)
     x = matrix / matrix.norm(dim=(-2, -1), keepdim=True).clamp(min=torch.finfo(matrix.dtype).tiny)
-    gram, whole = x @ x.mT, None
+    gram, product = x @ x.mT, None
     for left in reversed(range(ROUNDS)):
         factor = B * gram + C * gram @ gram
         factor.diagonal(dim1=-2, dim2=-1).add_(A)
-        whole = factor if whole is None else factor @ whole
+        product = factor if product is None else factor @ product
         gram = factor @ gram @ factor if left else gram
-    return whole @ x
+    return cast(Tensor, product) @ x
 
 
 def hidden_weights(module: nn.Module) -> list[nn.Parameter]:
-    """The weights that Muon suits: of linear layers and convolutions with 16 inputs and outputs or more.
+    """Return the weights that Muon suits.
 
-    A convolution's inputs are those of all its taps. First and last layers of most networks, embeddings, norms and
-    biases are not among them, nor what reads the label: submodules called ``conditioning`` or ``modulation``, as those
-    of our networks.
+    These are the weights of linear layers and convolutions with at least 16 inputs and outputs.
+
+    A convolution's inputs are those of all its taps. The first and last layers of most networks, embeddings, norms and
+    biases are excluded. So are submodules called ``conditioning`` or ``modulation``, which read the time and the class
+    label in the networks of this package.
     """
     layers = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
     weights = {
-        m.weight: None
+        cast(nn.Parameter, m.weight): None
         for name, m in module.named_modules()
-        if isinstance(m, layers) and m.weight.requires_grad and not LABEL.intersection(name.split("."))
+        if isinstance(m, layers) and m.weight.requires_grad and not CONDITIONING.intersection(name.split("."))
     }
     return [w for w in weights if min(len(w), w[0].numel()) >= LEAST]
 
@@ -65,30 +69,28 @@ class Muon(torch.optim.Optimizer):
 
     with G the gradient, mu = 0.95 and O of :func:`orthogonalized`. The factor makes an update's root mean square that
     of Adam's at the same learning rate, so that the two share one. Kernels of convolutions are matrices whose rows are
-    output channels. Made for :func:`hidden_weights`; all other parameters are Adam's.
+    output channels. It is meant for :func:`hidden_weights`; Adam trains all other parameters.
 
     Args:
-        params: the parameters, each of two axes or more.
-        lr: learning rate, positive.
+        params: Parameters with two axes or more.
+        lr: Learning rate, positive.
 
     Raises:
         ShapeError: a parameter of fewer than two axes.
         ArgumentError: a learning rate that is not positive.
 
-    Source: Jordan et al. (2024); the factor: Liu et al. (2025, "Muon is scalable for LLM training", section 2.2).
+    References: Jordan et al. 2024; Liu et al. 2025, "Muon is scalable for LLM training", section 2.2 (the factor).
     """
 
     def __init__(self, params: Iterable[nn.Parameter], lr: float):
-        if not lr > 0:
-            raise ArgumentError("lr", lr, "a positive number")
-        super().__init__(params, {"lr": lr})
+        super().__init__(params, {"lr": positive("lr", lr)})
         for p in (p for group in self.param_groups for p in group["params"]):
             if p.ndim < 2:
                 raise ShapeError("params", tuple(p.shape), "weights of two axes or more")
 
     @torch.no_grad()
-    def step(self) -> None:
-        """One update; none where the attribute ``found_inf``, a tensor, is there and is not 0."""
+    def step(self) -> None:  # type: ignore[override]  # no closure
+        """Do one update, or none if the attribute ``found_inf`` is a tensor other than 0."""
         skip = getattr(self, "found_inf", None)
         for group in self.param_groups:
             by_shape: dict[tuple[int, int], list[tuple[nn.Parameter, Tensor]]] = {}

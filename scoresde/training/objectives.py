@@ -1,4 +1,6 @@
-"""Objectives: each maps a model and data to a loss per sample. This file has their base and the two simplest.
+"""Objectives: each maps a model and data to a loss per sample.
+
+This file has their base, and denoising and explicit score matching.
 
 Symbols: x_t = alpha x_0 + sigma eps, s the score and eps_theta = -sigma s_theta its estimate as noise, w the weight of
 |eps - eps_theta|^2.
@@ -160,7 +162,7 @@ class ScoreMatching(TimedObjective):
 
     def values(self, model: Model, x0: Tensor, at: Perturbed, cond: Condition, generator: Generators) -> Tensor:
         weighting = cast(Weighting, self.weighting)
-        return weighting(model, at.level.t) * self.error(model, at, cond, generator)
+        return weighting(model, cast(Tensor, at.level.t)) * self.error(model, at, cond, generator)
 
 
 @dataclass(frozen=True)

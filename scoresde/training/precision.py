@@ -1,47 +1,61 @@
-"""The network as training runs it: in low precision, compiled, channels last; the model itself stays as it was."""
+"""The network as training runs it: in low precision, compiled, channels last."""
 
 from __future__ import annotations
 
 import copy
 from contextlib import nullcontext
+from typing import cast
 
 import torch
 from torch import Tensor, nn
 
 from scoresde.models import ScoreModel
+from scoresde.training.config import Precision
 
-#: what the network's matrix products and convolutions are computed in, by autocast
-PRECISIONS: dict[str, torch.dtype | None] = {"float32": None, "bfloat16": torch.bfloat16, "float16": torch.float16}
+#: the dtype of autocast in the network's matrix products and convolutions
+PRECISIONS: dict[Precision, torch.dtype | None] = {
+    "float32": None,
+    "bfloat16": torch.bfloat16,
+    "float16": torch.float16,
+}
 
 
 class _Network(nn.Module):
-    """``net`` called under autocast, compiled, on channels-last images; the same weights, the result in x's dtype."""
+    """``net`` under autocast, compiled, on channels-last images; it shares the weights and keeps x's dtype."""
 
-    def __init__(self, net: nn.Module, device: torch.device, precision: str, compile: bool | str, channels_last: bool):
+    def __init__(
+        self, net: nn.Module, device: torch.device, precision: Precision, compile: bool | str, channels_last: bool
+    ):
         super().__init__()
         self.net, self.channels_last = net, channels_last
-        backend = {"backend": compile} if isinstance(compile, str) else {}
-        self._call = [torch.compile(net, **backend) if compile else net]  # in a list: not a second set of weights
-        self._autocast = {"device_type": device.type, "dtype": PRECISIONS[precision]}
+        backend = compile if isinstance(compile, str) else "inductor"
+        called = cast(nn.Module, torch.compile(net, backend=backend)) if compile else net
+        self._call = [called]  # in a list, so that its weights are not registered twice
+        self._device_type, self._dtype = device.type, PRECISIONS[precision]
 
     def forward(self, x: Tensor, time_input: Tensor, **cond: Tensor) -> Tensor:
         dtype = x.dtype
         if self.channels_last and x.ndim == 4:
             x = x.contiguous(memory_format=torch.channels_last)
-        with nullcontext() if self._autocast["dtype"] is None else torch.autocast(**self._autocast):
-            return self._call[0](x, time_input, **cond).to(dtype)
+        with nullcontext() if self._dtype is None else torch.autocast(self._device_type, self._dtype):
+            return cast(Tensor, self._call[0](x, time_input, **cond)).to(dtype)
 
 
 def training_view(
     model: ScoreModel,
     device: torch.device,
-    precision: str = "float32",
+    precision: Precision = "float32",
     compile: bool | str = False,
-    channels_last=False,
+    channels_last: bool = False,
 ) -> ScoreModel:
-    """A model of the same network, process and settings, whose calls of the network run as training wants them.
+    """Return a model that shares the network of ``model`` and runs it with these settings.
 
-    Weights, hooks and training mode are shared; saving, averaging and sampling go on with ``model``.
+    Weights, hooks and training mode are shared. ``model`` itself is unchanged, for saving, averaging and sampling.
+
+    Args:
+        model: The model.
+        device: Its device.
+        precision, compile, channels_last: See :class:`~scoresde.training.TrainerConfig`.
     """
     if precision == "float32" and not compile and not channels_last:
         return model

@@ -1,4 +1,4 @@
-"""What a training reports: records, skipped steps, the tally that they are made from, and the watch for NaN."""
+"""Records of a training, skipped steps, and the search for NaN."""
 
 from __future__ import annotations
 

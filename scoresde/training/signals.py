@@ -1,4 +1,4 @@
-"""Stopping a training from outside: SIGINT (Ctrl-C) and SIGTERM (schedulers) end it after the step at hand."""
+"""Stop a training from outside: SIGINT (Ctrl-C) and SIGTERM (schedulers)."""
 
 from __future__ import annotations
 
@@ -6,16 +6,18 @@ import signal
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from types import FrameType
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 @contextmanager
 def on_signals(stop: Callable[[], None]) -> Iterator[list[int]]:
-    """Call ``stop`` at the first SIGINT or SIGTERM, which the yielded list then holds; a second one acts as usual.
+    """Call ``stop`` at the first SIGINT or SIGTERM while the block runs.
 
-    A process that ends for a signal should exit with 128 + its number (130, 143): shells and schedulers read that as
-    "stopped by the signal". Outside the main thread, where Python handles no signals, nothing is done. ::
+    The yielded list then holds the signal's number. A second signal acts as usual. A process that a signal ends should
+    exit with 128 + its number (130, 143), by which shells and schedulers recognise it. Outside the main thread Python
+    handles no signals, and this does nothing.
 
         with on_signals(trainer.stop) as received:
             trainer.fit(data)
@@ -32,7 +34,7 @@ def on_signals(stop: Callable[[], None]) -> Iterator[list[int]]:
         for signum, handler in old.items():
             signal.signal(signum, handler)
 
-    def handle(signum, frame) -> None:
+    def handle(signum: int, frame: FrameType | None) -> None:
         received.append(signum)
         restore()
         stop()

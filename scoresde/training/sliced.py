@@ -1,4 +1,4 @@
-"""Implicit and sliced score matching: no target, but the trace of the network's own Jacobian.
+"""Implicit and sliced score matching, by the trace of the network's Jacobian.
 
 Symbols: x ``(B, n)`` the flattened x_t, eps_theta = -sigma s_theta, w = lambda/sigma^2, v a random projection.
 """
@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from dataclasses import dataclass, field
-from typing import Literal, get_args
+from typing import Literal, cast, get_args
 
 import torch
 from torch import Tensor, nn
@@ -74,7 +74,7 @@ class _Stein(ScoreMatching):
         with torch.enable_grad(), sdpa_kernel(SDPBackend.MATH):  # fused attention has no second derivative
             eps, square, trace = self.moments(model, at, cond, learning, generator)
             if self.control is not None:
-                alpha, sigma = (a.reshape(-1) for a in (at.level.alpha, at.level.sigma))
+                alpha, sigma = (cast(Tensor, a).reshape(-1) for a in (at.level.alpha, at.level.sigma))
                 c = (sigma / total_std(alpha, sigma, self.control * getattr(model, "data_std", 1.0))) ** 2
                 trace = (1 - c) * trace + c * (flat(at.eps) * eps).sum(1)
         return square - 2 * trace + eps.shape[1]
@@ -120,7 +120,7 @@ class ImplicitScoreMatching(_Stein):
                 eps[:, i].sum(), x, create_graph=learning, retain_graph=True, materialize_grads=True
             )
             trace = trace + flat(row)[:, i]
-        return eps, eps.square().sum(1), at.level.sigma.reshape(-1) * trace
+        return eps, eps.square().sum(1), cast(Tensor, at.level.sigma).reshape(-1) * trace
 
 
 @dataclass(frozen=True)
@@ -183,7 +183,7 @@ class SlicedScoreMatching(_Stein):
             )
             traces.append((flat(row) * direction).sum(1))
         square = eps.square().sum(1) if self.form == "reduced" else (eps * v).sum(2).square().mean(0)
-        return eps, square, at.level.sigma.reshape(-1) * torch.stack(traces).mean(0)
+        return eps, square, cast(Tensor, at.level.sigma).reshape(-1) * torch.stack(traces).mean(0)
 
     def _differences(self, model: Model, at: Perturbed, cond: Condition, v: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Return what :meth:`moments` does, by finite differences along v ``(m, B, n)``."""
@@ -192,7 +192,7 @@ class SlicedScoreMatching(_Stein):
         m, h = self.projections, self.step
         shift = h * at.level.sigma * v.reshape(m, *at.x_t.shape)
         x = torch.cat([at.x_t + shift, at.x_t - shift]).flatten(0, 1)
-        level = Level(*(entry.repeat(2 * m, *(1,) * (entry.ndim - 1)) for entry in at.level))
+        level = Level(*(entry.repeat(2 * m, *(1,) * (entry.ndim - 1)) for entry in map(torch.as_tensor, at.level)))
         cond = cond and {name: value.repeat(2 * m, *(1,) * (value.ndim - 1)) for name, value in cond.items()}
         right, left = model.estimate(x, level, cond).eps.reshape(2, *v.shape)
         middle, slope = (right + left) / 2, (right - left) / (2 * h)  # sigma (d eps/dx) v

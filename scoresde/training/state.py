@@ -17,7 +17,7 @@ from scoresde.training.ema import EMA
 
 
 def weights_state(net: nn.Module, ema: EMA) -> dict[str, Tensor]:
-    """Return the weights, and all averages but the first, which is the checkpoint's model."""
+    """Return the weights and all averages but the first (the checkpoint's model)."""
     tensors = {f"net.{name}": value for name, value in net.state_dict().items()}
     for name in ema.names[1:]:
         tensors |= {f"ema.{name}.{key}": value for key, value in ema.average(name).items()}
@@ -28,7 +28,7 @@ def optimizer_state(
     parameters: Sequence[nn.Parameter], optimizers: Sequence[torch.optim.Optimizer]
 ) -> dict[str, Tensor]:
     """Return what the optimisers keep for each parameter."""
-    tensors = {}
+    tensors: dict[str, Tensor] = {}
     for i, p in enumerate(parameters):
         for optimizer in optimizers:
             state = optimizer.state.get(p, {})

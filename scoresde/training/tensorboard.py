@@ -1,4 +1,4 @@
-"""Records for TensorBoard, an extra: ``python -m pip install 'scoresde[tensorboard]'``."""
+"""Records for TensorBoard, which is an extra: ``scoresde[tensorboard]``."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from scoresde.training.records import Record
 
 
 class TensorBoard:
-    """Writes records as TensorBoard's event files; a callback for :meth:`Trainer.fit`, to be closed at the end. ::
+    """A callback for :meth:`Trainer.fit` that writes records as TensorBoard's event files.
 
         with TensorBoard("runs/digits/tensorboard") as board:
             trainer.fit(data, callback=board)
 
     Args:
-        folder: where the event files go.
+        folder: Folder of the event files.
 
     Raises:
         MissingExtraError: TensorBoard is not installed.
@@ -33,7 +33,7 @@ class TensorBoard:
         self._writer = SummaryWriter(str(folder))
 
     def __call__(self, record: Record) -> None:
-        """Write what is a number in a record, and the loss of each noise level."""
+        """Write the numbers of a record, and the loss of each noise level."""
         for field in fields(record):
             value = getattr(record, field.name)
             if isinstance(value, float):
@@ -43,11 +43,11 @@ class TensorBoard:
         self._writer.add_scalar("skipped", len(record.skipped), record.step)
 
     def images(self, name: str, images: Tensor, step: int) -> None:
-        """Write pictures ``(B, C, H, W)`` in [0, 1]."""
+        """Write images ``(B, C, H, W)`` in [0, 1]."""
         self._writer.add_images(name, images if images.shape[1] in (1, 3) else images[:, :3], step)
 
     def close(self) -> None:
-        """Finish the files."""
+        """Close the files."""
         self._writer.close()
 
     def __enter__(self) -> TensorBoard:

@@ -28,7 +28,7 @@ from scoresde.training.config import TimeSamplingName
 
 
 def snr_rate(sde: SDE, t: Tensor) -> Tensor:
-    """Return -d log_snr/dt = g^2/sigma^2 = 2 (d log sigma/dt - d log alpha/dt), positive."""
+    """Return -d log_snr/dt = g^2/sigma^2, positive."""
     return 2 * (sde.log_sigma_rate(t) - sde.log_alpha_rate(t))
 
 
@@ -249,7 +249,8 @@ class LogNormal(TimeSampling):
         return t, (high - low) / ((ends.t_max - ends.t_min) * self.density(sde, t))
 
 
-class LevelGrid(NamedTuple):
+@dataclass(frozen=True)
+class LevelGrid:
     """The noise levels t_i = end i / count, i = 1..count, of which first..last are drawn."""
 
     count: int
@@ -449,4 +450,4 @@ def resolve_time_sampling(name: str | float | TimeSampling) -> TimeSampling:
         return FixedTime(float(name))
     if name not in TIME_SAMPLINGS:
         raise UnknownNameError("time_sampling", name, TIME_SAMPLINGS)
-    return TIME_SAMPLINGS[cast(TimeSamplingName, name)]()
+    return TIME_SAMPLINGS[name]()

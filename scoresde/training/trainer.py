@@ -1,4 +1,4 @@
-"""The trainer: batches, objective, optimiser, averages, records and checkpoints, on one device or several."""
+"""The trainer, on one device or several."""
 
 from __future__ import annotations
 

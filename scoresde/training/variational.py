@@ -1,4 +1,4 @@
-"""The variational bound of a chain of discrete noise levels as an objective, alone and beside L_simple.
+"""The variational bound of discrete noise levels as an objective.
 
 Symbols: level i of N at time t_i, L_{i-1} the divergence of step i, L_T that of the prior, beta_i and beta~_i the
 variances of the forward kernel and of its posterior.
@@ -48,19 +48,18 @@ class _Bound(TimedObjective):
 
     def bound(self, model: Model, x0: Tensor, at: Perturbed, estimate: Estimate) -> Tensor:
         """Return N L_{i-1} ``(B,)``, for the N levels that may be drawn."""
-        v = estimate.v if self.variance in (None, "learned") else None
-        if v is None:
-            if self.variance == "learned":
-                raise ArgumentError("model", type(model).__name__, "a model with learned_variance=True")
-            v = EXPONENTS[self.variance or "posterior"]
+        learned = estimate.v if self.variance in (None, "learned") else None
+        if learned is None and self.variance == "learned":
+            raise ArgumentError("model", type(model).__name__, "a model with learned_variance=True")
+        v = EXPONENTS[self.variance or "posterior"] if learned is None else learned
         sde, wide = model.sde, state_dtype(x0)
         grid = cast(Levels, self.time_sampling).grid(sde, self.t_min, self.t_max)
-        i = grid.index_of(at.level.t)
+        i = first = grid.index_of(cast(Tensor, at.level.t))
         terms = self.reconstruction(model, x0, estimate.x0, v, grid, i == 1)
         if grid.count > 1:
             i = i.clamp(min=2)  # a stand-in where i = 1
             s, t = grid.time(i - 1, wide), grid.time(i, wide)
-            terms = torch.where(grid.index_of(at.level.t) == 1, terms, step_kl(sde, s, t, at.eps, estimate.eps, v))
+            terms = torch.where(first == 1, terms, step_kl(sde, s, t, at.eps, estimate.eps, v))
         return (grid.last - grid.first + 1) * terms
 
     def reconstruction(

@@ -10,7 +10,6 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import cast
 
 import torch
 from torch import Tensor
@@ -37,7 +36,7 @@ WeightFunction = Callable[[Model, Tensor], Tensor]
 
 @dataclass(frozen=True)
 class Weighting(ABC):
-    """w(t) = lambda(t) / sigma(t)^2, the weight of |eps - eps_theta|^2; lambda(t) is that of |s - s_theta|^2.
+    """w(t) = lambda(t) / sigma(t)^2, the weight of |eps - eps_theta|^2.
 
     An objective's mean is that of w(t) |eps - eps_theta|^2 over t ~ U(t_min, t_max), or over discrete levels.
     """
@@ -247,4 +246,4 @@ def resolve_weighting(weighting: str | Weighting | WeightFunction) -> Weighting:
         return FunctionWeighting(weighting)
     if weighting not in WEIGHTINGS:
         raise UnknownNameError("weighting", weighting, WEIGHTINGS)
-    return WEIGHTINGS[cast(WeightingName, weighting)]()
+    return WEIGHTINGS[weighting]()
