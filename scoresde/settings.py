@@ -1,4 +1,4 @@
-"""Settings: frozen dataclasses whose fields have a range and an explanation.
+"""Settings: frozen dataclasses with ranges and explanations of fields.
 
 :func:`setting` declares a field. Its type is the annotation, and choices are a ``Literal``. Everything else is read off
 the fields: the checks, the docstring, the keys of a YAML file, the help of the command line. ::
@@ -81,7 +81,7 @@ class Setting:
 
     @property
     def accepts(self) -> str:
-        """What the setting accepts, in words: type, range, and whether None will do."""
+        """What the setting accepts, in words: type, range, and None if allowed."""
         kinds = [option for option in self.options if option is not type(None)]
         if int in kinds and float in kinds:
             kinds.remove(int)
@@ -120,7 +120,7 @@ class Setting:
         raise ArgumentError(self.name, _shown(value), self.accepts)
 
     def _convert(self, kind: Any, value: Any) -> Any:
-        """Return ``value`` as one type; raise a TypeError or ValueError if it is not one."""
+        """Return ``value`` as one type, or raise a TypeError or ValueError."""
         origin = get_origin(kind) or kind
         if kind is Any:
             return value
@@ -169,7 +169,7 @@ class Settings:
 
 
 def settings_of(cls: type) -> tuple[Setting, ...]:
-    """Return the settings that a class declares with :func:`setting`, in order."""
+    """Return the settings that a class declares by :func:`setting`, in order."""
     return _settings_of(cls)
 
 
@@ -190,7 +190,7 @@ def _settings_of(cls: Any) -> tuple[Setting, ...]:
 
 
 def explained(cls: type[T]) -> type[T]:
-    """Append to a settings class's docstring a list of its settings: meaning, range and default of each."""
+    """Append a list of the settings to the docstring of a class."""
     lines = []
     for one in settings_of(cls):
         line = f"{one.name}: {one.text}. {one.accepts[0].upper()}{one.accepts[1:]}; default {one.default!r}."
@@ -200,7 +200,7 @@ def explained(cls: type[T]) -> type[T]:
 
 
 def _shown(value: object) -> str:
-    """Return a value as messages show it: containers by their kind, anything else by its repr."""
+    """Return a value as messages show it."""
     if isinstance(value, Mapping):
         return "a mapping"
     return repr(value)

@@ -52,7 +52,7 @@ def prose(text):
     paragraphs = re.split(r"\n\s*\n", text)
     for paragraph in paragraphs:
         lines = [line.strip() for line in paragraph.splitlines()]
-        if any(re.match(r"(\||===|>>>|\.\. |[-=]{4,})", line) for line in lines) or text.find("::\n\n") >= 0:
+        if any(re.match(r"(\||===|>>>|\.\. |[-=]{4,}|scoresde )", line) for line in lines) or text.find("::\n\n") >= 0:
             continue
         words = re.sub(r"``[^`]*``|:\w+:`[^`]*`|`[^`]*`|\([^()]*\)|\[[^\]]*\]", " X ", " ".join(lines))
         yield from re.split(r"(?<=[.:;?!])\s+|(?:^|\s)- ", words)

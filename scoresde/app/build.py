@@ -123,7 +123,7 @@ def sde(config: SDEConfig) -> SDE:
         raise ConfigError(keys, shown, f"settings of the process {config.name!r} ({error})") from error
 
 
-def net(config: RunConfig, train: Data) -> torch.nn.Module:
+def net(config: RunConfig, train: Data | Mapped) -> torch.nn.Module:
     """Return the network with weights drawn by ``train.seed``.
 
     ``"auto"`` is an MLP for vectors and a U-Net for everything else.
@@ -140,7 +140,7 @@ def net(config: RunConfig, train: Data) -> torch.nn.Module:
     return build_net({"name": name, "shape": list(train.shape), **options}, seed=config.train.seed)
 
 
-def model(config: RunConfig, train: Data) -> ScoreModel:
+def model(config: RunConfig, train: Data | Mapped) -> ScoreModel:
     """Return an untrained model with the training data's scaling and moments."""
     settings = given(time_input=config.model.time_input, data_std=config.model.data_std)
     return ScoreModel.for_data(net(config, train), sde(config.sde), train, config.model.predicts, **settings)
@@ -198,14 +198,14 @@ def divergence(config: LikelihoodConfig, n: int) -> Divergence:
 
 
 def net_shape(net: torch.nn.Module) -> tuple[int, ...]:
-    """Return the shape ``(*D)`` of the items that a network of the registry takes."""
+    """Return the shape ``(*D)`` of the items that a registered network takes."""
     return tuple(cast("dict[str, Any]", net.config)["shape"])
 
 
 def labels(
     config: SampleConfig, model: ScoreModel, n: int, classifier: NoiseAwareClassifier | None = None
 ) -> Tensor | None:
-    """Return the class labels ``(n,)`` to draw, or None for a model without classes.
+    """Return the class labels ``(n,)`` to draw; None for a model without them.
 
     A classifier that guides the model gives it classes.
 
@@ -259,7 +259,7 @@ def guided(config: SampleConfig, model: ScoreModel, classifier: NoiseAwareClassi
 
 
 def cond(model: ScoreModel, labels: Tensor | None, classifier: NoiseAwareClassifier | None = None) -> Condition:
-    """Return the condition: the labels, if the network or the classifier uses them.
+    """Return the condition: the labels, if network or classifier uses them.
 
     Raises:
         DataError: data without labels for a model with classes.

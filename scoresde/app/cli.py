@@ -364,7 +364,7 @@ def _restore(
     problem: Callable[[Data, int], Problem],
     **settings: Any,
 ) -> None:
-    """Restore items; ``problem(data, seed)`` is what a command observes of them."""
+    """Restore items; ``problem(data, seed)`` is what a command observes."""
     from scoresde.app import build, restoring
     from scoresde.app.runs import RunFolder
     from scoresde.app.training import on_ranks

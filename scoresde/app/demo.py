@@ -18,7 +18,7 @@ PC_STEPS = 150  # if sample.steps is not set
 
 
 def demo(run: RunFolder, config: RunConfig) -> Path:
-    """Train, sample with both samplers, score, compare, report; return the page.
+    """Train, sample, score, compare and report; return the page.
 
     Stages that were done with the newest checkpoint are not repeated.
 

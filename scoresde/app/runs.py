@@ -201,7 +201,7 @@ class RunFolder:
         return records
 
     def rewind_log(self, step: int) -> None:
-        """Remove what was logged after ``step``, from which the training continues."""
+        """Remove what was logged after ``step``, where the training continues."""
         if not (self.path / "log.jsonl").exists():
             return
         kept = [record for record in self.records() if record.get("step", 0) <= step]

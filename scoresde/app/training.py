@@ -43,7 +43,7 @@ def on_ranks(device: str | None) -> Iterator[Ranks]:
 
 
 def train_on_ranks(begin: Callable[[], RunFolder], device: str | None) -> RunFolder | None:
-    """Train the run that ``begin`` returns, under torchrun on all its processes.
+    """Train the run that ``begin`` returns, on all processes of a torchrun.
 
     Args:
         begin: Function that makes or finds the run; rank 0 calls it.
@@ -69,7 +69,7 @@ def train_on_ranks(begin: Callable[[], RunFolder], device: str | None) -> RunFol
 
 
 def train(run: RunFolder, command: str = "train") -> None:
-    """Train the run's model to its last step, from the newest checkpoint if any.
+    """Train the run's model to its last step, from the newest checkpoint.
 
     Args:
         run: The run.
@@ -134,7 +134,7 @@ def train(run: RunFolder, command: str = "train") -> None:
 
 
 def _done(trainer: Trainer) -> int:
-    """Return the steps done, or the seconds if the training is limited by time."""
+    """Return the steps done, or the seconds if time limits the training."""
     return trainer.step if trainer.config.minutes is None else int(trainer.seconds_trained)
 
 
@@ -153,7 +153,7 @@ def _board(run: RunFolder, stack: ExitStack) -> TensorBoard | None:
 
 
 def _show_samples(run: RunFolder, trainer: Trainer, data: Data, board: TensorBoard | None) -> None:
-    """Draw a picture of samples of the averaged model, always from the same noise."""
+    """Draw a picture of samples of the averaged model, from the same noise."""
     from scoresde.app.drawing import show
 
     model = trainer.averaged_model()

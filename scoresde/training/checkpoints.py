@@ -1,6 +1,7 @@
-"""Checkpoints: folders of safetensors and JSON, written completely or not at all.
+"""Checkpoints: folders of safetensors and JSON.
 
-A checkpoint ``step-N/`` holds a model, which :meth:`ScoreModel.from_pretrained` loads, and the state of its training:
+They are written completely or not at all. A checkpoint ``step-N/`` holds a model, which
+:meth:`ScoreModel.from_pretrained` loads, and the state of its training:
 
 - ``config.json`` and ``model.safetensors``: the model with its averaged weights;
 - ``training.safetensors``: weights, further averages, optimiser, random states (:mod:`scoresde.training.state`);
@@ -41,7 +42,7 @@ def _digest(path: Path) -> str:
 
 
 def _seal(content: dict[str, Any]) -> str:
-    """Return the checksum of the content of training.json without its checksums."""
+    """Return the checksum of training.json without its checksums."""
     rest = {key: value for key, value in content.items() if key != "sha256"}
     return hashlib.sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()
 
@@ -76,7 +77,7 @@ def save_checkpoint(
     info: dict[str, Any],
     keep: int,
 ) -> Path:
-    """Write ``root/step-N``: a model and the state of its training; return the folder.
+    """Write ``root/step-N``, a model and the state of its training.
 
     Older checkpoints are then removed, except for the newest ``keep`` and the best by ``info["held_out"]``.
 
@@ -118,13 +119,16 @@ def _held_out(folder: Path) -> float:
 
 
 def best_checkpoint(root: str | Path) -> Path | None:
-    """Return the checkpoint in ``root`` with the least held-out loss; None if none was measured."""
+    """Return the checkpoint with the least held-out loss.
+
+    None: no checkpoint in ``root`` has such a loss.
+    """
     best = min(checkpoints(root), key=_held_out, default=None)
     return None if best is None or _held_out(best) == math.inf else best
 
 
 def load_checkpoint(folder: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Return ``(tensors, info)`` as given to :func:`save_checkpoint`, after checking the files' checksums.
+    """Return ``(tensors, info)`` of a checkpoint whose checksums are right.
 
     Raises:
         CheckpointError: not a checkpoint, or a truncated or altered one (names the file).

@@ -59,7 +59,7 @@ class NoiseAwareClassifier(nn.Module):
         return int(cast("dict[str, Any]", self.net.config)["out_channels"])
 
     def logits(self, x_t: Tensor, t: float | Tensor) -> Tensor:
-        """Return the network's output ``(B, K)``: log p(y | x_t) up to a constant per sample."""
+        """Return log p(y | x_t) ``(B, K)`` up to a constant per sample."""
         level = self.sde.level(t, x_t)
         time_input = torch.as_tensor(level.log_snr, dtype=torch.promote_types(x_t.dtype, torch.float32))
         scaled = (x_t / total_std(level.alpha, level.sigma, self.data_std)).reshape(len(x_t), -1)
@@ -74,7 +74,7 @@ class NoiseAwareClassifier(nn.Module):
         return log_p if y is None else of_class(log_p, y)
 
     def save_pretrained(self, folder: str | Path) -> None:
-        """Write ``config.json`` and ``model.safetensors`` into ``folder``, or nothing.
+        """Write ``config.json`` and ``model.safetensors`` into ``folder``.
 
         Args:
             folder: A new folder, or one with a classifier, which is replaced.

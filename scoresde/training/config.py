@@ -26,7 +26,7 @@ AVERAGE = "ema"  # the name of a single average
 
 
 def check_half_lives(half_life: float | Mapping[str, float], name: str = "half_life") -> dict[str, float]:
-    """Return half-lives by name; a number is the half-life of the one average ``"ema"``.
+    """Return half-lives by name; a number is that of an average ``"ema"``.
 
     Raises:
         ArgumentError: an empty mapping, a name that is no word, or a half-life that is not a positive number.
@@ -96,7 +96,9 @@ class TrainerConfig(Settings):
             raise ArgumentError("label_dropout", self.label_dropout, "0 unless `conditional` is true")
 
     def learning_rate(self, step: int, elapsed: float | None = None) -> float:
-        """Return the learning rate of a step, counted from 0: linear warm-up, then constant or falling to 0.
+        """Return the learning rate of a step, counted from 0.
+
+        It rises linearly during the warm-up, and is then constant or falls to 0.
 
         Args:
             step: number of the step.
@@ -112,7 +114,7 @@ class TrainerConfig(Settings):
         return rate
 
     def half_lives(self, steps: int) -> dict[str, float]:
-        """Return the half-lives by name, in steps, of a run of ``steps`` steps in all."""
+        """Return the half-lives by name, in steps, for a run of ``steps`` steps."""
         lives = check_half_lives(self.ema_half_life)
         return {name: life if life >= 1 else max(1.0, life * steps) for name, life in lives.items()}
 

@@ -1,4 +1,4 @@
-"""Several processes on one run: ranks, what they agree on, and how they share work.
+"""Several processes on one run: ranks, agreement and shared work.
 
 ``torchrun --nproc-per-node N ...`` starts N processes, called ranks 0 to N - 1, and :func:`process_group` joins them.
 ``DistributedDataParallel`` exchanges gradients, by NCCL between CUDA devices and by gloo elsewhere. All else that the
@@ -26,7 +26,7 @@ _LOST = re.compile(r"gloo|nccl|connection|peer|socket|timed? ?out|store", re.IGN
 
 
 class Ranks:
-    """This process among those of the run; the only one if there is no process group.
+    """This process among those of the run; one, without a process group.
 
     Attributes:
         rank, world: number of this process, and number of processes.
@@ -53,7 +53,7 @@ class Ranks:
         return self.rank == 0
 
     def gather(self, x: Tensor, dim: int = 0) -> list[Tensor]:
-        """Return every rank's tensor, on the CPU and in order; sizes may differ along ``dim``."""
+        """Return every rank's tensor in order; sizes may differ along ``dim``."""
         x = x.detach().cpu()
         if self.world == 1:
             return [x]
@@ -67,7 +67,7 @@ class Ranks:
         return [part[:size].movedim(0, dim) for part, size in zip(parts, sizes, strict=True)]
 
     def on_first(self, work: Callable[[], str]) -> str:
-        """Return on every rank the text that ``work`` returns; it runs on rank 0 alone.
+        """Run ``work`` on rank 0 alone, and return its text on every rank.
 
         Raises:
             LostRankError: on the other ranks, if it failed on rank 0.
@@ -96,7 +96,7 @@ class Ranks:
 
 
 class Agreement:
-    """Whether any rank wants to stop, and how long the slowest has trained; the same on all ranks.
+    """Whether any rank wants to stop, and how long the slowest has trained.
 
     The ranks exchange it once a step, while they compute the step.
 
@@ -110,7 +110,7 @@ class Agreement:
         self._work: distributed.Work | None = None
 
     def ask(self, stop: bool, seconds: float) -> tuple[bool, float]:
-        """Return (stop, seconds). With several processes the answer is one step old."""
+        """Return (stop, seconds); with several processes, of one step before."""
         if self.ranks.world == 1:
             return stop, seconds
         stopping, agreed = self.close(), self._shared[1].item()
@@ -137,7 +137,7 @@ def launched() -> bool:
 
 @contextmanager
 def process_group(device: str = "auto") -> Iterator[Ranks]:
-    """Join the other ranks of a torchrun while the block runs, if there are any.
+    """Join the other ranks of a torchrun, if any, while the block runs.
 
     Rank i of a host uses its CUDA device i, if there are CUDA devices. NCCL joins CUDA devices, gloo everything else.
 
@@ -163,7 +163,7 @@ def process_group(device: str = "auto") -> Iterator[Ranks]:
 
 
 def share_of(n: int, ranks: Ranks) -> range:
-    """Return this rank's range of n items; the ranges of all ranks follow one another."""
+    """Return this rank's range of n items; ranges follow one another."""
     first, end = (-(-n * rank // ranks.world) for rank in (ranks.rank, ranks.rank + 1))  # rounded up: rank 0 has some
     return range(first, end)
 
@@ -171,7 +171,7 @@ def share_of(n: int, ranks: Ranks) -> range:
 def over_ranks(
     work: Callable[[range, torch.Generator | None], Tensor], n: int, generator: torch.Generator | None = None
 ) -> Tensor:
-    """Divide work on n items among the ranks; return all rows ``(n, ...)`` on every rank.
+    """Divide work on n items among the ranks; return all rows ``(n, ...)``.
 
     ``work(items, generator)`` returns the rows of a range of items. If it draws from one generator per sample
     (``spawn_generators(generator, len(items))``), the result does not depend on the number of ranks.

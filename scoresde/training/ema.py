@@ -12,7 +12,7 @@ from scoresde.training.config import check_half_lives
 
 
 class EMA:
-    """Exponential moving averages of a module's floating parameters and buffers.
+    """Exponential moving averages of a module's floating tensors.
 
     After n updates an average decays by the smaller of 2^(-1/half_life) and (1 + n)/(10 + n), so that the initial
     weights are soon forgotten. All tensors of an average are updated at once, without a host sync.
@@ -60,7 +60,7 @@ class EMA:
         return self.averages[name]
 
     def state_dict(self, name: str | None = None) -> dict[str, Tensor]:
-        """Return the module's state with averaged tensors; those that are not floating are the module's."""
+        """Return the module's state dict with averages of floating tensors."""
         return self.module.state_dict() | self.average(name)
 
     def load(self, averages: Mapping[str, Mapping[str, Tensor]], updates: int) -> None:

@@ -1,4 +1,4 @@
-"""The Muon optimiser: momentum with orthogonal steps on matrices of weights."""
+"""The Muon optimiser: momentum with orthogonal steps."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def orthogonalized(matrix: Tensor) -> Tensor:
     References: Jordan et al. 2024, "Muon: an optimizer for hidden layers in neural networks".
     """
     if matrix.shape[-2] > matrix.shape[-1]:
-        return cast(Tensor, orthogonalized(matrix.mT).mT)
+        return orthogonalized(matrix.mT).mT
     x = matrix / matrix.norm(dim=(-2, -1), keepdim=True).clamp(min=torch.finfo(matrix.dtype).tiny)
     gram, product = x @ x.mT, None
     for left in reversed(range(ROUNDS)):
@@ -40,7 +40,7 @@ def orthogonalized(matrix: Tensor) -> Tensor:
         factor.diagonal(dim1=-2, dim2=-1).add_(A)
         product = factor if product is None else factor @ product
         gram = factor @ gram @ factor if left else gram
-    return cast(Tensor, product) @ x
+    return torch.matmul(cast(Tensor, product), x)
 
 
 def hidden_weights(module: nn.Module) -> list[nn.Parameter]:
@@ -62,7 +62,7 @@ def hidden_weights(module: nn.Module) -> list[nn.Parameter]:
 
 
 class Muon(torch.optim.Optimizer):
-    r"""Nesterov momentum whose step on each weight matrix W (m x n) is made orthogonal.
+    r"""Nesterov momentum with orthogonal steps on weight matrices W (m x n).
 
     .. math:: M \leftarrow \mu M + (1 - \mu) G,\quad
               W \leftarrow W - 0.2\,\eta \sqrt{\max(m, n)}\; O\big(\mu M + (1 - \mu) G\big)
@@ -90,7 +90,7 @@ class Muon(torch.optim.Optimizer):
 
     @torch.no_grad()
     def step(self) -> None:  # type: ignore[override]  # no closure
-        """Do one update, or none if the attribute ``found_inf`` is a tensor other than 0."""
+        """Do one update, or none if ``found_inf`` is a tensor other than 0."""
         skip = getattr(self, "found_inf", None)
         for group in self.param_groups:
             by_shape: dict[tuple[int, int], list[tuple[nn.Parameter, Tensor]]] = {}

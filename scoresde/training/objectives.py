@@ -50,11 +50,14 @@ class Perturbed(NamedTuple):
 
 
 class Objective(ABC):
-    """``objective(model, x0, cond=None, generator=None)`` is a loss per sample ``(B,)``; its mean is minimised."""
+    """A loss per sample ``(B,)``, whose mean is minimised.
+
+    It is called as ``objective(model, x0, cond=None, generator=None)``.
+    """
 
     @abstractmethod
     def terms(self, model: Model, x0: Tensor, cond: Condition = None, generator: Generators = None) -> Terms:
-        """Return the loss of data x0 ``(B, *D)``, and the times at which it was found."""
+        """Return the loss of data x0 ``(B, *D)``, and the times drawn."""
 
     def __call__(self, model: Model, x0: Tensor, cond: Condition = None, generator: Generators = None) -> Tensor:
         """Return the loss ``(B,)`` of data x0 ``(B, *D)``.
@@ -72,7 +75,7 @@ class Objective(ABC):
         return self.terms(model, x0, cond, generator).loss
 
     def state_dict(self) -> dict[str, Tensor]:
-        """Return what the objective has learned (its time sampling, if anything), for an exact resume."""
+        """Return what the time sampling has learned, for an exact resume."""
         return {}
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
@@ -130,7 +133,7 @@ class TimedObjective(Objective):
 
 @dataclass(frozen=True, kw_only=True)
 class ScoreMatching(TimedObjective):
-    """An objective lambda(t) l(theta; t); subclasses define the loss l at one noise level.
+    """An objective lambda(t) l(theta; t); subclasses define the loss l.
 
     All subclasses are stated for eps_theta = -sigma s_theta with w = lambda/sigma^2, so that their means agree.
     Denoising, implicit and sliced score matching have one expectation; that of explicit score matching is smaller by a
@@ -200,7 +203,9 @@ class DenoisingScoreMatching(ScoreMatching):
 
 @dataclass(frozen=True)
 class ExplicitScoreMatching(ScoreMatching):
-    r"""Explicit score matching (S1): lambda(t) |s_theta(x_t, t) - grad log p_t(x_t)|^2.
+    r"""Explicit score matching (S1), for a known score.
+
+        lambda(t) |s_theta(x_t, t) - grad log p_t(x_t)|^2
 
     It is the yardstick of the other objectives. Under no_grad its mean is the Fisher divergence of a model, weighted
     over the noise levels.

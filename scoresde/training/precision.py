@@ -1,4 +1,4 @@
-"""The network as training runs it: in low precision, compiled, channels last."""
+"""The network as training runs it: low precision, compiled."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ PRECISIONS: dict[Precision, torch.dtype | None] = {
 
 
 class _Network(nn.Module):
-    """``net`` under autocast, compiled, on channels-last images; it shares the weights and keeps x's dtype."""
+    """``net`` under autocast, compiled, on channels-last images."""
 
     def __init__(
         self, net: nn.Module, device: torch.device, precision: Precision, compile: bool | str, channels_last: bool
@@ -48,7 +48,7 @@ def training_view(
     compile: bool | str = False,
     channels_last: bool = False,
 ) -> ScoreModel:
-    """Return a model that shares the network of ``model`` and runs it with these settings.
+    """Return a model that runs the network of ``model`` by these settings.
 
     Weights, hooks and training mode are shared. ``model`` itself is unchanged, for saving, averaging and sampling.
 

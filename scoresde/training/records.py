@@ -20,7 +20,7 @@ SKIPS = 100  # bad steps in a row that end a run which skips them
 
 
 class Skip(NamedTuple):
-    """A step whose update was left out, and the noise level of its first loss that was not finite.
+    """A step whose update was left out, and the noise level of its bad loss.
 
     ``t`` and ``log_snr`` are None if all losses were finite and only the gradient overflowed.
     """
@@ -60,7 +60,13 @@ class Record:
 
 
 class StepResult(NamedTuple):
-    """What one optimiser step found: the entries of an item, the terms of its pieces, the gradient's norm ``()``."""
+    """Result of an optimiser step.
+
+    Attributes:
+        entries: entries of an item.
+        terms: terms of each piece of the batch.
+        norm: norm of the gradient, ``()``.
+    """
 
     entries: int
     terms: list[Terms]
@@ -77,7 +83,10 @@ class Totals(NamedTuple):
 
 
 class Tally:
-    """Losses, times and gradient norms of the steps since the last record; on the device until they are collected."""
+    """Losses, times and gradient norms of the steps since the last record.
+
+    They stay on the device until they are collected.
+    """
 
     def __init__(self) -> None:
         self.new: list[StepResult] = []
@@ -85,7 +94,10 @@ class Tally:
         self.skipped: list[Skip] = []
 
     def collect(self, ranks: Ranks) -> tuple[Tensor, Tensor, Tensor]:
-        """Move the new results to the host: losses per entry and times ``(steps, B)``, norms ``(steps,)``."""
+        """Move the new results to the host, and return them.
+
+        These are losses per entry and times ``(steps, B)``, and norms ``(steps,)``.
+        """
         pieces = [piece for result in self.new for piece in result.terms]
         columns = torch.stack([torch.cat([piece[i] for piece in pieces]).cpu().double() for i in range(3)])
         columns = columns.reshape(3, len(self.new), -1)
@@ -111,7 +123,9 @@ class Tally:
 
 
 class NaNWatch:
-    """Finds steps whose loss or gradient is not finite: skips them or ends the training.
+    """Search for steps whose loss or gradient is not finite.
+
+    Such a step is skipped, or ends the training.
 
     Args:
         sde: process of the training, for the log-SNR of a step.

@@ -1,4 +1,4 @@
-"""Implicit and sliced score matching, by the trace of the network's Jacobian.
+"""Implicit and sliced score matching, by traces of the Jacobian.
 
 Symbols: x ``(B, n)`` the flattened x_t, eps_theta = -sigma s_theta, w = lambda/sigma^2, v a random projection.
 """
@@ -30,7 +30,7 @@ CONTROL = 0.3
 
 
 def projections(distribution: Distribution, count: int, x: Tensor, generator: Generators) -> Tensor:
-    """Draw random directions v ``(count, B, n)`` for flat x ``(B, n)``, each with E[v v'] = I.
+    """Draw random directions v ``(count, B, n)``, each with E[v v'] = I.
 
     ``"rademacher"`` entries are +-1; ``"gaussian"`` N(0, 1); ``"sphere"`` is uniform on |v|^2 = n.
     """
@@ -46,7 +46,9 @@ def projections(distribution: Distribution, count: int, x: Tensor, generator: Ge
 
 @dataclass(frozen=True, kw_only=True)
 class _Stein(ScoreMatching):
-    r"""lambda(t) (|s|^2 + 2 tr grad s) = w (|eps_theta|^2 - 2 sigma tr(d eps_theta/dx)), plus w n.
+    r"""An objective with the trace of the Jacobian of s in it.
+
+        lambda(t) (|s|^2 + 2 tr grad s) = w (|eps_theta|^2 - 2 sigma tr(d eps_theta/dx)), plus w n
 
     Stein's identity E[eps . eps_theta(x_t)] = sigma E[tr(d eps_theta/dx)] is an integration by parts over eps. It makes
     the mean that of denoising score matching, hence the constant w n. Stated for eps, the loss is of order n at every
@@ -83,9 +85,10 @@ class _Stein(ScoreMatching):
     def moments(
         self, model: Model, at: Perturbed, cond: Condition, learning: bool, generator: Generators
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """Return eps_theta ``(B, n)`` and estimates ``(B,)`` of |eps_theta|^2 and sigma tr(d eps_theta/dx).
+        """Return eps_theta, its square and the trace.
 
-        ``learning``: keep the graph, for a gradient of the loss.
+        These are eps_theta ``(B, n)``, and estimates ``(B,)`` of |eps_theta|^2 and sigma tr(d eps_theta/dx). With
+        ``learning`` the graph stays, for a gradient of the loss.
         """
 
 
@@ -125,7 +128,7 @@ class ImplicitScoreMatching(_Stein):
 
 @dataclass(frozen=True)
 class SlicedScoreMatching(_Stein):
-    r"""Sliced score matching (S4): implicit score matching with a trace by random projections.
+    r"""Sliced score matching (S4), with a trace by random projections.
 
     With projections v, E[v v'] = I, the loss is lambda(t) times the mean over the projections of
 
@@ -186,7 +189,7 @@ class SlicedScoreMatching(_Stein):
         return eps, square, cast(Tensor, at.level.sigma).reshape(-1) * torch.stack(traces).mean(0)
 
     def _differences(self, model: Model, at: Perturbed, cond: Condition, v: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Return what :meth:`moments` does, by finite differences along v ``(m, B, n)``."""
+        """Return the moments by finite differences along v ``(m, B, n)``."""
         if any(isinstance(m, nn.modules.dropout._DropoutNd) and m.training and m.p > 0 for m in model.modules()):
             raise ArgumentError("form", repr(self.form), "another form, or a network without active dropout")
         m, h = self.projections, self.step

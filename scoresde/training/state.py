@@ -17,7 +17,7 @@ from scoresde.training.ema import EMA
 
 
 def weights_state(net: nn.Module, ema: EMA) -> dict[str, Tensor]:
-    """Return the weights and all averages but the first (the checkpoint's model)."""
+    """Return the weights, and all averages but the first."""
     tensors = {f"net.{name}": value for name, value in net.state_dict().items()}
     for name in ema.names[1:]:
         tensors |= {f"ema.{name}.{key}": value for key, value in ema.average(name).items()}
@@ -37,7 +37,10 @@ def optimizer_state(
 
 
 def random_state(generator: torch.Generator, device: torch.device, ranks: Ranks) -> dict[str, Tensor]:
-    """Return the states of the trainer's generator and, of every rank, of torch's own, from which dropout draws."""
+    """Return the states of the trainer's generator and of torch's own.
+
+    Networks draw dropout from torch's own generators, which differ between ranks.
+    """
     states = {"torch": torch.get_rng_state()}
     if device.type == "cuda":
         states["cuda"] = torch.cuda.get_rng_state(device)
@@ -48,7 +51,10 @@ def random_state(generator: torch.Generator, device: torch.device, ranks: Ranks)
 
 
 def parts_of(tensors: Mapping[str, Tensor]) -> dict[str, dict[str, Tensor]]:
-    """Return the tensors sorted by the part of the training that they belong to, the part taken off their names."""
+    """Return the tensors by the part of the training that they belong to.
+
+    The part is removed from their names.
+    """
     parts: dict[str, dict[str, Tensor]] = {}
     for key, value in tensors.items():
         part, _, name = key.partition(".")
@@ -57,7 +63,7 @@ def parts_of(tensors: Mapping[str, Tensor]) -> dict[str, dict[str, Tensor]]:
 
 
 def load_averages(ema: EMA, first: Mapping[str, Tensor], others: Mapping[str, Tensor], updates: int) -> None:
-    """Load the averages: ``first`` is the model's, ``others`` are those of :func:`weights_state`."""
+    """Load the averages: the model's, and those of :func:`weights_state`."""
     averages: dict[str, dict[str, Tensor]] = {ema.names[0]: dict(first)}
     for key, value in others.items():
         name, _, weight = key.partition(".")
@@ -82,7 +88,7 @@ def load_optimizers(
 
 
 def load_random_state(generator: torch.Generator, device: torch.device, rank: int, saved: Mapping[str, Tensor]) -> None:
-    """Load the state of :func:`random_state`; a rank that has none there keeps its own."""
+    """Load the state of :func:`random_state`; a rank without one keeps its own."""
     generator.set_state(saved["generator"])
     if f"torch{rank}" in saved:
         torch.set_rng_state(saved[f"torch{rank}"])

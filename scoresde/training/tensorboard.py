@@ -13,7 +13,7 @@ from scoresde.training.records import Record
 
 
 class TensorBoard:
-    """A callback for :meth:`Trainer.fit` that writes records as TensorBoard's event files.
+    """A callback that writes a training's records for TensorBoard.
 
         with TensorBoard("runs/digits/tensorboard") as board:
             trainer.fit(data, callback=board)

@@ -33,13 +33,13 @@ def snr_rate(sde: SDE, t: Tensor) -> Tensor:
 
 
 def refuse_state(state: Mapping[str, Tensor]) -> None:
-    """Raise a CheckpointError for a state given to what learns nothing, unless it is empty."""
+    """Raise a CheckpointError unless the state is empty."""
     if state:
         raise CheckpointError("state", sorted(state), "empty, as nothing here learns from the losses")
 
 
 class Ends(NamedTuple):
-    """The times between which a sampling draws, and the log-SNR there, as Python floats."""
+    """The ends between which a sampling draws, and the log-SNR there."""
 
     t_min: float
     t_max: float
@@ -49,7 +49,7 @@ class Ends(NamedTuple):
 
 @lru_cache(maxsize=32)
 def time_ends(sde: SDE, t_min: float | None, t_max: float | None) -> Ends:
-    """Return the ends; None is the default of the SDE (:func:`~scoresde.sde.grids.time_range`)."""
+    """Return the ends, None being the default of the SDE."""
     ends = time_range(sde, t_min, t_max)
     high, low = sde.log_snr(torch.tensor(ends, dtype=torch.float64)).tolist()
     return Ends(*ends, low, high)
@@ -57,7 +57,9 @@ def time_ends(sde: SDE, t_min: float | None, t_max: float | None) -> Ends:
 
 @dataclass(frozen=True)
 class TimeSampling(ABC):
-    """A proposal for t on [t_min, t_max], with the weight that corrects averages to uniform t.
+    """A proposal for t on [t_min, t_max], with weights.
+
+    The weights make averages over the proposal averages over uniform t.
 
     Args:
         low_discrepancy: Spread a batch evenly, u_i = (u + i/B) mod 1 with one uniform u, default True. Each t is as
@@ -88,9 +90,9 @@ class TimeSampling(ABC):
         generator: Generators,
         device: torch.device | str | None,
     ) -> tuple[Tensor, Tensor]:
-        """Draw ``(t, weight)``, both ``(n,)``: E[weight h(t)] is the mean of h over t ~ U(t_min, t_max).
+        """Draw ``(t, weight)``, both ``(n,)``.
 
-        ``t_min`` and ``t_max`` may be None, the defaults of the SDE. The generator may be a list, one a sample.
+        E[weight h(t)] is the mean of h over t ~ U(t_min, t_max).         ``t_min`` and ``t_max`` may be None, the defaults of the SDE. The generator may be a list, one a sample.
         """
 
     def begin(self) -> Draws:
@@ -99,7 +101,7 @@ class TimeSampling(ABC):
 
 
 class Draws:
-    """The draws of one training by a time sampling; a subclass may learn from the losses."""
+    """The draws of one training; a subclass may learn from the losses."""
 
     def __init__(self, sampling: TimeSampling):
         self.sampling = sampling
@@ -117,7 +119,10 @@ class Draws:
         return self.sampling.draw(n, sde, t_min, t_max, generator, device)
 
     def observe(self, t: Tensor, loss: Tensor) -> None:
-        """Learn from the losses ``(n,)`` found at t ``(n,)``, without their weights; most samplings do not."""
+        """Learn from the losses ``(n,)`` at t ``(n,)``, without their weights.
+
+        Most samplings learn nothing.
+        """
 
     def state_dict(self) -> dict[str, Tensor]:
         """Return what has been learned, for an exact resume."""
@@ -177,9 +182,9 @@ class FixedTime(TimeSampling):
 
 @dataclass(frozen=True)
 class UniformLogSNR(TimeSampling):
-    """log-SNR uniform between its values at the ends: t in proportion to g^2/sigma^2 = -d log_snr/dt.
+    """log-SNR uniform between its values at the ends.
 
-    This is the importance sampling of the likelihood weighting in closed form: every t contributes with the same
+    The density of t is in proportion to g^2/sigma^2 = -d log_snr/dt. This is the importance sampling of the likelihood weighting in closed form: every t contributes with the same
     weight. For VP, e^B - 1 = 1/snr, so that B(t) = log(1 + e^v (e^{B(t_min)} - 1)) with v uniform. For the geometric
     VE, t itself is uniform.
 
@@ -226,7 +231,10 @@ class LogNormal(TimeSampling):
         object.__setattr__(self, "P_std", positive("P_std", self.P_std))
 
     def density(self, sde: SDE, t: Tensor) -> Tensor:
-        """Return the density of t without truncation, N(log(sigma/alpha); P_mean, P_std^2) |d log(sigma/alpha)/dt|."""
+        """Return the density of t without truncation.
+
+        It is N(log(sigma/alpha); P_mean, P_std^2) |d log(sigma/alpha)/dt|.
+        """
         z = (-sde.log_snr(t) / 2 - self.P_mean) / self.P_std
         return torch.exp(-0.5 * z**2) / (math.sqrt(2 * math.pi) * self.P_std) * (snr_rate(sde, t) / 2)
 
@@ -251,7 +259,7 @@ class LogNormal(TimeSampling):
 
 @dataclass(frozen=True)
 class LevelGrid:
-    """The noise levels t_i = end i / count, i = 1..count, of which first..last are drawn."""
+    """The noise levels t_i = end i / count, of which first..last are drawn."""
 
     count: int
     end: float
@@ -269,9 +277,9 @@ class LevelGrid:
 
 @dataclass(frozen=True)
 class Levels(TimeSampling):
-    """Discrete noise levels, all equally likely: averages over uniform t are averages over the levels.
+    """Discrete noise levels, all equally likely.
 
-    A DDPM or an NCSN has N levels i/N. On another process they are t_max i/count, i = 1..count.
+    Averages over uniform t become averages over the levels. A DDPM or an NCSN has N levels i/N. On another process they are t_max i/count, i = 1..count.
 
     Args:
         count: Number of levels. None: that of the process, or 1000 if it is continuous.
@@ -318,9 +326,9 @@ class Levels(TimeSampling):
 
 @dataclass(frozen=True)
 class LossAware(Levels):
-    """Level i in proportion to sqrt(E[L_i^2]), the mean over its last losses (P8).
+    """Discrete noise levels i in proportion to sqrt(E[L_i^2]) (P8).
 
-    This proposal has the least variance for sum_i L_i. All levels are equally likely until each has its ``history``
+    The mean is over the last losses of a level.     This proposal has the least variance for sum_i L_i. All levels are equally likely until each has its ``history``
     losses. A share of the draws stays uniform, so that every level is drawn again. What it learns is in
     :class:`LossAwareDraws`; the settings alone draw as :class:`Levels`.
 
@@ -349,9 +357,9 @@ class LossAware(Levels):
 
 
 class LossAwareDraws(Draws):
-    """The draws of :class:`LossAware`, with the squares of each level's last losses.
+    """The draws of :class:`LossAware`, with what they learned.
 
-    Losses that are not finite are left out. Everything happens on the device of the losses, without a host sync.
+    This is the squares of each level's last losses. Losses that are not finite are left out. Everything happens on the device of the losses, without a host sync.
     """
 
     sampling: LossAware
@@ -363,7 +371,7 @@ class LossAwareDraws(Draws):
         self._grid: LevelGrid | None = None
 
     def _memory(self, grid: LevelGrid, device: torch.device | str | None) -> tuple[Tensor, Tensor]:
-        """Return the squares and the counts on the device; make them at the first call."""
+        """Return the squares and the counts, which the first call makes."""
         if self._squares is None or self._seen is None:
             self._squares = torch.zeros(grid.count + 1, self.sampling.history, device=device)
             self._seen = torch.zeros(grid.count + 1, dtype=torch.long, device=device)
@@ -438,7 +446,7 @@ TIME_SAMPLINGS: dict[TimeSamplingName, Callable[[], TimeSampling]] = {
 
 
 def resolve_time_sampling(name: str | float | TimeSampling) -> TimeSampling:
-    """Return the time sampling of that name, the object itself, or one fixed time.
+    """Return a time sampling: of that name, itself, or one fixed time.
 
     Raises:
         UnknownNameError: an unknown name.

@@ -45,7 +45,7 @@ from scoresde.training.state import (
 
 
 class _Loss(nn.Module):
-    """The objective as a module, so that DistributedDataParallel can wrap all its calls of the network."""
+    """The objective as a module, for DistributedDataParallel."""
 
     def __init__(self, model: ScoreModel, objective: Objective):
         super().__init__()
@@ -149,7 +149,7 @@ class Trainer:
         self._stop = False
 
     def _make_optimizers(self) -> tuple[list[torch.optim.Optimizer], list[nn.Parameter]]:
-        """Return the optimisers and all parameters that they train, in the order of a checkpoint."""
+        """Return the optimisers, and all parameters in the order of a checkpoint."""
         config = self.config
         kernels = hidden_weights(self.model) if config.optimizer == "muon" else []
         chosen = set(kernels)
@@ -166,7 +166,9 @@ class Trainer:
         callback: Callable[[Record], object] | None = None,
         held_out: Data | Mapped | None = None,
     ) -> list[Record]:
-        """Train to the last step, or until :meth:`stop`. Called again it continues.
+        """Train to the last step, or until :meth:`stop`.
+
+        A second call continues the training.
 
         Args:
             data: a :class:`Data`, a :class:`Mapped` array, or any map-style dataset or iterable of items. Items are
@@ -221,9 +223,9 @@ class Trainer:
             self.model.eval()
 
     def every(self, steps: int, hook: Callable[[Trainer], object]) -> Trainer:
-        """Call ``hook(trainer)`` after every ``steps`` steps, on rank 0; return the trainer.
+        """Call ``hook(trainer)`` after every ``steps`` steps, on rank 0.
 
-        A hook may read everything, draw samples with :meth:`averaged_model`, or call :meth:`stop`. Torch's own random
+        The method returns the trainer.         A hook may read everything, draw samples with :meth:`averaged_model`, or call :meth:`stop`. Torch's own random
         generators are restored after it, so that hooks do not change the training.
         """
         self._hooks.append((whole("steps", steps), hook))
@@ -265,11 +267,11 @@ class Trainer:
 
     @property
     def _reads_cheaply(self) -> bool:
-        """Whether a step's norm can be read without waiting for the device, and is an error if it is not finite."""
+        """Whether reading a step's norm is cheap, and NaN in it an error."""
         return self.device.type == "cpu" and not self.scaler.is_enabled()
 
     def _timed_step(self, batches: BatchStream, loop: _Loop) -> Tensor:
-        """Do the next step, add it to the tally and its time to the seconds; return the gradient's norm ``()``."""
+        """Do the next step, tally it, add its time; return the gradient's norm."""
         begun, lr = self.timer(), self.learning_rate(self.step)
         result = StepResult(*self._one_step(next(batches), lr))
         loop.tally.new.append(result)
@@ -324,7 +326,7 @@ class Trainer:
         return StepResult(entries, found, norm)
 
     def _without_reduction(self, wanted: bool) -> Any:
-        """Return a context in which gradients stay with their process, if that is wanted."""
+        """Return a context in which gradients stay with their process, if wanted."""
         return self._loss.no_sync() if wanted else nullcontext()  # type: ignore[operator]  # of DistributedDataParallel
 
     def _labels(self, batch: dict[str, Tensor]) -> Tensor:
@@ -338,7 +340,7 @@ class Trainer:
         return y
 
     def _update(self, norm: Tensor) -> None:
-        """Let the optimisers take their step, unless it would bring in NaN and the settings skip such steps."""
+        """Let the optimisers take their step, unless it is bad and to be skipped."""
         if self.config.on_nan == "skip" and not self.scaler.is_enabled():
             if not self._fused and not norm.isfinite():
                 return
@@ -355,12 +357,12 @@ class Trainer:
         self.ema.update()
 
     def _check(self, tally: Tally) -> None:
-        """Collect the new results of the tally, and note its skipped steps or raise the error that they are."""
+        """Collect the new results of the tally, and look for bad steps."""
         first = self.step - len(tally.new) + 1
         tally.skipped += self._watch.look(first, *tally.collect(self.ranks))
 
     def _measure(self, held_out: Data | Mapped | None) -> None:
-        """Measure the averaged model on held-out data, with the same times and noise each time."""
+        """Measure the averaged model on held-out data, with equal noise each time."""
         if held_out is None or not self.ranks.first:
             return
         model, objective = self.averaged_model(), copy.deepcopy(self.objective)
@@ -381,20 +383,26 @@ class Trainer:
         return self.step >= self.config.steps if minutes is None else self.seconds_trained >= 60 * minutes
 
     def _steps_that_fit(self) -> int:
-        """Return the steps that fit into ``minutes`` at the mean speed so far, or ``steps`` before the first step."""
+        """Return the steps in ``minutes`` at the mean speed so far.
+
+        Before the first step this is ``steps``.
+        """
         if not self.seconds_trained or self.config.minutes is None:
             return self.config.steps
         return max(1, round(60 * self.config.minutes * self.step / self.seconds_trained))
 
     def learning_rate(self, step: int) -> float:
-        """Return the learning rate of a step, counted from 0; with ``minutes`` it falls with the elapsed time."""
+        """Return the learning rate of a step, counted from 0.
+
+        With ``minutes`` it falls with the elapsed time.
+        """
         minutes = self.config.minutes
         return self.config.learning_rate(step, None if minutes is None else self.seconds_trained / (60 * minutes))
 
     def stop(self) -> None:
-        """Finish the current step (of several processes, one more), save a checkpoint and return from :meth:`fit`.
+        """Finish the current step, save a checkpoint and return from :meth:`fit`.
 
-        A signal handler may call it, see :func:`scoresde.training.signals.on_signals`.
+        Several processes do one more step. A signal handler may call it, see :func:`scoresde.training.signals.on_signals`.
         """
         self._stop = True
 
@@ -415,9 +423,9 @@ class Trainer:
     # ---- checkpoints -----------------------------------------------------------------------------------------------
 
     def save(self) -> Path:
-        """Write a checkpoint of everything that determines the following steps; return its folder.
+        """Write a checkpoint, and return its folder.
 
-        With several processes each must call it, and rank 0 writes.
+        It has everything that determines the following steps.         With several processes each must call it, and rank 0 writes.
         """
         if self.folder is None:
             raise ArgumentError("folder", None, "a folder for checkpoints, given to the trainer")
@@ -468,7 +476,7 @@ class Trainer:
         return self.step
 
     def _load(self, parts: dict[str, dict[str, Tensor]], first: dict[str, Tensor], info: dict[str, Any]) -> None:
-        """Take over the state of a checkpoint; ``first`` are the weights of the first average."""
+        """Load the state of a checkpoint, ``first`` being its first average."""
         self.model.net.load_state_dict(parts["net"])
         load_averages(self.ema, first, parts.get("ema", {}), info["ema"]["updates"])
         if info["config"]["optimizer"] != self.config.optimizer:

@@ -30,12 +30,12 @@ LEVEL_SAMPLINGS: dict[str, type[Levels]] = {"levels": Levels, "loss-aware": Loss
 
 
 class _Bound(TimedObjective):
-    """An objective with L_vlb in it; subclasses are dataclasses with the fields below."""
+    """An objective with L_vlb in it."""
 
     variance: str | None
 
     def _begin_levels(self) -> None:
-        """Replace the name of the time sampling by the sampling, and begin its draws."""
+        """Resolve the name of the time sampling, and begin its draws."""
         sampling = self.time_sampling
         if isinstance(sampling, str) and sampling in LEVEL_SAMPLINGS:
             sampling = LEVEL_SAMPLINGS[sampling]()
@@ -65,7 +65,10 @@ class _Bound(TimedObjective):
     def reconstruction(
         self, model: Model, x0: Tensor, mean: Tensor, v: float | Tensor, grid: LevelGrid, first: Tensor
     ) -> Tensor:
-        """Return -log p_theta(x_0 | x_1) ``(B,)`` where ``first`` ``(B,)``; elsewhere a number with no gradient."""
+        """Return -log p_theta(x_0 | x_1) ``(B,)`` where ``first`` ``(B,)``.
+
+        Elsewhere it is a finite number without gradient.
+        """
         wide = state_dtype(x0)
         log_beta, log_posterior = log_variances(model.sde, grid)
         log_std = 0.5 * (v * log_beta + (1 - v) * log_posterior)
@@ -81,7 +84,10 @@ class _Bound(TimedObjective):
 
 @lru_cache(maxsize=8)
 def log_variances(sde: SDE, grid: LevelGrid) -> tuple[float, float]:
-    """Return ``(log beta_1, log beta~_2)`` as Python floats; the first for both if there is one level."""
+    """Return ``(log beta_1, log beta~_2)`` as Python floats.
+
+    With a single level both are log beta_1.
+    """
     times = grid.time(torch.arange(1, min(grid.count, 2) + 1), torch.float64)
     log_beta = 2 * sde.log_sigma(times[0]).item()
     return log_beta, 2 * sde.posterior_coefficients(*times)[2].log().item() if len(times) == 2 else log_beta
@@ -89,9 +95,11 @@ def log_variances(sde: SDE, grid: LevelGrid) -> tuple[float, float]:
 
 @dataclass(frozen=True)
 class VLB(_Bound):
-    r"""L_vlb (P4): the bound -log p(x_0) <= L_T + sum_i L_{i-1} in nats, less L_T, which has no parameters.
+    r"""L_vlb (P4), the variational bound in nats without L_T.
 
-    At level i of N, drawn at random, the loss is N L_{i-1}:
+        -log p(x_0) <= L_T + sum_i L_{i-1}
+
+    L_T has no parameters.     At level i of N, drawn at random, the loss is N L_{i-1}:
 
     - i >= 2: KL(q(x_{i-1} | x_i, x_0) || p_theta(x_{i-1} | x_i)), :func:`~scoresde.models.kernels.step_kl`;
     - i = 1: -log p_theta(x_0 | x_1). For integer data this is the mass of the data's bin
@@ -132,9 +140,9 @@ class VLB(_Bound):
 
 @dataclass(frozen=True)
 class HybridVLB(_Bound):
-    r"""L_simple + w L_vlb (P8) for a model with learned variances, the mean detached in L_vlb.
+    r"""L_simple + w L_vlb (P8) for a model with learned variances.
 
-    L_simple alone thus trains the mean, and L_vlb alone the variances. Both are sums over the entries, L_vlb in nats.
+    The mean is detached in L_vlb. L_simple alone thus trains the mean, and L_vlb alone the variances. Both are sums over the entries, L_vlb in nats.
 
     Args:
         weight: w, positive, default 0.001.

@@ -43,7 +43,7 @@ class Weighting(ABC):
 
     @abstractmethod
     def __call__(self, model: Model, t: Tensor) -> Tensor:
-        """Return w ``(B,)`` at t ``(B,)`` for the process and the data of the model."""
+        """Return w ``(B,)`` at t ``(B,)``, for the model's process and data."""
 
     def time_sampling(self) -> TimeSampling:
         """Return the sampling of t that suits it best."""
@@ -52,7 +52,7 @@ class Weighting(ABC):
 
 @dataclass(frozen=True)
 class Simple(Weighting):
-    """w = 1, lambda = sigma^2: L_simple of DDPM (P6), and in other symbols the weighting of NCSN (N2)."""
+    """w = 1, lambda = sigma^2: L_simple of DDPM (P6), weights of NCSN (N2)."""
 
     def __call__(self, model: Model, t: Tensor) -> Tensor:
         return torch.ones_like(t)
@@ -74,7 +74,7 @@ class LikelihoodWeighting(Weighting):
 
 @dataclass(frozen=True)
 class Sigmoid(Weighting):
-    r"""w = (g^2/sigma^2) (1 + gain / (1 + snr e^-bias)): more weight at high noise.
+    r"""w = (g^2/sigma^2) (1 + gain / (1 + snr e^-bias)), more at high noise.
 
     In log-SNR this is the constant weight of the likelihood plus ``gain`` times a sigmoid that falls from 1 to 0 around
     log-SNR = ``bias``. High log-SNR keeps the likelihood weight. Low log-SNR has (1 + gain) times that weight, which
@@ -125,9 +125,9 @@ class MinSNR(Weighting):
 
 @dataclass(frozen=True)
 class EDM(Weighting):
-    """EDM's loss: (r^2 + s_d^2)/(r s_d)^2 on the error of x_0, r = sigma/alpha, log r ~ N(P_mean, P_std^2).
+    """EDM's loss, (r^2 + s_d^2)/(r s_d)^2 on the error of x_0.
 
-    On the error of eps it is w = (r^2 + s_d^2)/s_d^2 times the density of t under that law. With its own time
+    Here r = sigma/alpha and log r ~ N(P_mean, P_std^2).     On the error of eps it is w = (r^2 + s_d^2)/s_d^2 times the density of t under that law. With its own time
     sampling, :class:`~scoresde.training.time_sampling.LogNormal`, the density cancels, up to the mass outside
     [t_min, t_max]. Each draw then counts as in the paper, and every level starts with the same loss.
 
@@ -165,8 +165,9 @@ class EDM(Weighting):
 
 @dataclass(frozen=True)
 class DDIMVariational(Weighting):
-    r"""w = N gamma_i at level i of N: the variational objective J of DDIM's q_eta, up to a constant (D4).
+    r"""w = N gamma_i at level i of N, DDIM's variational objective (D4).
 
+    The loss is the objective J of the family q_eta, up to a constant:
     gamma_i |eps - eps_theta|^2 = KL(q_eta(x_{i-1} | x_i, x_0) || q_eta(x_{i-1} | x_i, f_theta)), in the closed form of
     :func:`~scoresde.models.kernels.ddim_weight`. At eta = 1 it is P5 with s_i^2 = beta~_i. The last step, to the data,
     is p_theta(x_0 | x_1) = N(f_theta, eta^2 sigma_1^2 I). Positive gamma_i do not move the minimum of their terms.
@@ -235,7 +236,7 @@ WEIGHTINGS: dict[WeightingName, type[Weighting]] = {
 
 
 def resolve_weighting(weighting: str | Weighting | WeightFunction) -> Weighting:
-    """Return the weighting of that name, the object itself, or a function ``(model, t) -> (B,)`` as a weighting.
+    """Return a weighting: of that name, itself, or a function as one.
 
     Raises:
         UnknownNameError: an unknown name.
