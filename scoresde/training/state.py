@@ -88,7 +88,7 @@ def load_optimizers(
 
 
 def load_random_state(generator: torch.Generator, device: torch.device, rank: int, saved: Mapping[str, Tensor]) -> None:
-    """Load the state of :func:`random_state`; a rank without one keeps its own."""
+    """Load the state of :func:`random_state`; a rank without it keeps its own."""
     generator.set_state(saved["generator"])
     if f"torch{rank}" in saved:
         torch.set_rng_state(saved[f"torch{rank}"])

@@ -92,7 +92,8 @@ class TimeSampling(ABC):
     ) -> tuple[Tensor, Tensor]:
         """Draw ``(t, weight)``, both ``(n,)``.
 
-        E[weight h(t)] is the mean of h over t ~ U(t_min, t_max).         ``t_min`` and ``t_max`` may be None, the defaults of the SDE. The generator may be a list, one a sample.
+        E[weight h(t)] is the mean of h over t ~ U(t_min, t_max). ``t_min`` and ``t_max`` may be None, the
+        defaults of the SDE. The generator may be a list, one a sample.
         """
 
     def begin(self) -> Draws:
@@ -328,9 +329,9 @@ class Levels(TimeSampling):
 class LossAware(Levels):
     """Discrete noise levels i in proportion to sqrt(E[L_i^2]) (P8).
 
-    The mean is over the last losses of a level.     This proposal has the least variance for sum_i L_i. All levels are equally likely until each has its ``history``
-    losses. A share of the draws stays uniform, so that every level is drawn again. What it learns is in
-    :class:`LossAwareDraws`; the settings alone draw as :class:`Levels`.
+    The mean is over the last losses of a level. This proposal has the least variance for sum_i L_i. All levels are
+    equally likely until each has its ``history`` losses. A share of the draws stays uniform, so that every level is
+    drawn again. What it learns is in :class:`LossAwareDraws`; the settings alone draw as :class:`Levels`.
 
     Args:
         count: See :class:`Levels`.

@@ -225,8 +225,8 @@ class Trainer:
     def every(self, steps: int, hook: Callable[[Trainer], object]) -> Trainer:
         """Call ``hook(trainer)`` after every ``steps`` steps, on rank 0.
 
-        The method returns the trainer.         A hook may read everything, draw samples with :meth:`averaged_model`, or call :meth:`stop`. Torch's own random
-        generators are restored after it, so that hooks do not change the training.
+        The method returns the trainer. A hook may read everything, draw samples with :meth:`averaged_model`, or call
+        :meth:`stop`. Torch's own random generators are restored after it, so that hooks do not change the training.
         """
         self._hooks.append((whole("steps", steps), hook))
         return self
@@ -425,7 +425,8 @@ class Trainer:
     def save(self) -> Path:
         """Write a checkpoint, and return its folder.
 
-        It has everything that determines the following steps.         With several processes each must call it, and rank 0 writes.
+        It has everything that determines the following steps. With several processes each must call it, and rank 0
+        writes.
         """
         if self.folder is None:
             raise ArgumentError("folder", None, "a folder for checkpoints, given to the trainer")

@@ -99,7 +99,7 @@ class VLB(_Bound):
 
         -log p(x_0) <= L_T + sum_i L_{i-1}
 
-    L_T has no parameters.     At level i of N, drawn at random, the loss is N L_{i-1}:
+    L_T has no parameters. At level i of N, drawn at random, the loss is N L_{i-1}:
 
     - i >= 2: KL(q(x_{i-1} | x_i, x_0) || p_theta(x_{i-1} | x_i)), :func:`~scoresde.models.kernels.step_kl`;
     - i = 1: -log p_theta(x_0 | x_1). For integer data this is the mass of the data's bin
