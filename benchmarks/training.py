@@ -2,10 +2,10 @@
 
 The hand-written loop does what the trainer does with the same network: batch, times, noise, loss, clipping, fused Adam
 and one average of the weights. It keeps no records and checks nothing. Both advance in turn by the same number of
-steps. The ratio is the median over the rounds of the loop's time over the trainer's. Low precision and compiled networks
-are timed in the same way against float32. On a CPU with one thread the time is that of the process, so that other work on
-the machine does not count; elsewhere it is wall-clock time. Memory is the peak of a separate process: allocated by
-torch on CUDA, resident on a CPU.
+steps. The ratio is the median over the rounds of the loop's time over the trainer's. Low precision and compiled
+networks are timed in the same way against float32. On a CPU with one thread the time is that of the process, so that
+other work on the machine does not count; elsewhere it is wall-clock time. Memory is the peak of a separate process:
+allocated by torch on CUDA, resident on a CPU.
 """
 
 from __future__ import annotations
