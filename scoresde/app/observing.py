@@ -16,7 +16,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor
@@ -128,7 +128,7 @@ def restoration(
     return observe(data, given[setting], seed)
 
 
-def _superresolution(data: Data, factor: float | None, seed: int, kernel: str = "box") -> Problem:
+def _superresolution(data: Data, factor: float | None, seed: int, kernel: Literal["box", "bicubic"] = "box") -> Problem:
     axes, n = space_axes(data.shape, data.is_image), 2 if factor is None else whole("factor", factor)
 
     def enlarge(y: Tensor) -> Tensor:

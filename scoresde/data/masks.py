@@ -12,7 +12,9 @@ from scoresde.errors import DataError
 
 
 def load_mask(path: str | Path, shape: tuple[int, ...]) -> Tensor:
-    """Load a mask ``(H, W)`` of bool from an image file: white is known, black is not.
+    """Load a mask ``(H, W)`` of bool from an image file.
+
+    White pixels are known, black ones unknown.
 
     Args:
         path: A file that Pillow reads.

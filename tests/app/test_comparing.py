@@ -1,4 +1,4 @@
-"""Sets told apart by log p, and models compared on the same items."""
+"""Comparisons of two sets, and of two models on the same items."""
 
 import math
 
@@ -11,7 +11,7 @@ from scoresde.app.comparing import auroc, paired_difference
 from scoresde.errors import ArgumentError, ShapeError
 
 
-def test_auroc_is_scikit_learns_with_ties():
+def test_auroc_equals_scikit_learns_with_ties():
     g = torch.Generator().manual_seed(0)
     inside, outside = (torch.randint(0, 9, (n,), generator=g).double() + shift for n, shift in ((40, 1.0), (70, 0.0)))
     labels = np.r_[np.ones(40), np.zeros(70)]
@@ -20,10 +20,10 @@ def test_auroc_is_scikit_learns_with_ties():
     assert auroc(outside, inside).value == pytest.approx(1 - expected, abs=1e-12)
 
 
-def test_aurocs_standard_error_is_the_spread_over_samples():
-    """Normal scores one apart: AUROC = Phi(1/sqrt 2). Over 2000 repeats the mean is within 4 standard errors of it
-    (false alarm 6e-5), and the root mean square of the stated errors within 8 % of the spread (5 standard errors of a
-    standard deviation, 1.6 %).
+def test_standard_error_of_auroc_is_its_spread():
+    """Scores N(1, 1) and N(0, 1) have AUROC = Phi(1/sqrt 2). Over 2000 repeats the mean lies within 4 standard errors
+    of it (false alarm 6e-5). The root mean square of the reported errors lies within 8 % of the spread, 5 standard
+    errors (1.6 % each) of a standard deviation.
     """
     g = torch.Generator().manual_seed(1)
     found = [auroc(1 + torch.randn(60, generator=g), torch.randn(90, generator=g)) for _ in range(2000)]
@@ -38,7 +38,7 @@ def test_perfect_separation():
     assert auroc(torch.tensor([3.0, 4.0]), torch.tensor([1.0, 2.0])) == (1.0, 0.0)
 
 
-def test_paired_difference_drops_what_is_common():
+def test_paired_difference_cancels_what_is_common():
     g = torch.Generator().manual_seed(2)
     common = 100 * torch.randn(50, generator=g)
     first, second = common + torch.randn(50, generator=g) + 1, common

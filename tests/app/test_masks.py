@@ -1,4 +1,4 @@
-"""Masks by name and from files."""
+"""Masks from names and files."""
 
 import numpy as np
 import pytest

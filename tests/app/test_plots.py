@@ -1,4 +1,4 @@
-"""Pictures: valid PNGs that show what they were given, from arrays and tensors alike, one item or many."""
+"""Pictures are valid PNGs that show their input, from arrays and tensors, one item or many."""
 
 import io
 
@@ -61,7 +61,7 @@ def test_tensor_and_array_draw_the_same_picture(name, monkeypatch):
     )
 
 
-def test_what_was_not_seen_is_blue_and_names_stand_left_of_their_rows():
+def test_missing_pixels_are_blue_and_names_stand_left_of_rows():
     gaps = IMAGES.copy()
     gaps[2, 0, :4] = np.nan
     whole, seen = (pixels(plots.columns_of_images({"a": [images], "b": [IMAGES]})) for images in (IMAGES, gaps))
@@ -73,11 +73,11 @@ def test_what_was_not_seen_is_blue_and_names_stand_left_of_their_rows():
     assert (with_name[:, : with_name.shape[1] // 20] < 128).any()
 
 
-def test_half_precision_tensors_are_taken():
+def test_half_precision_tensors_are_drawn():
     assert pixels(plots.image_grid(torch.tensor(IMAGES, dtype=torch.bfloat16))).std() > 5
 
 
-def test_matplotlib_settings_are_left_alone():
+def test_matplotlib_settings_are_restored():
     before = dict(matplotlib.rcParams)
     plots.loss_curve([0, 1], [2.0, 1.0])
     assert dict(matplotlib.rcParams) == before
@@ -88,7 +88,7 @@ def test_pixels_are_whole_squares_of_the_right_grey():
     picture = pixels(plots.image_grid(image)).mean(axis=2)
     values, counts = np.unique(picture, return_counts=True)
     assert set(values) == {0.0, 51.0, 102.0, 255.0}
-    assert counts[0] == counts[1] == counts[2]  # each pixel enlarged alike, edges not blurred
+    assert counts[0] == counts[1] == counts[2]  # each pixel is enlarged by the same factor, and edges stay sharp
 
 
 def test_colours_and_transparency():
@@ -167,7 +167,7 @@ def test_bad_input_names_the_argument(call, error, named):
         call()
 
 
-def test_losses_that_are_not_finite_are_left_out():
+def test_non_finite_losses_are_left_out():
     steps, loss = np.arange(40), np.linspace(2, 1, 40)
     loss[7] = np.nan
     assert pixels(plots.loss_curve(steps, loss)).std() > 5

@@ -16,7 +16,7 @@ VOID = {"meta", "img", "br", "link", "hr"}
 
 
 class Page(HTMLParser):
-    """Collects tags and text, and checks that every tag is closed in order."""
+    """A parsed page: its tags and text. Every tag must be closed in order."""
 
     def __init__(self, text):
         super().__init__()

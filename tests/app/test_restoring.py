@@ -1,4 +1,4 @@
-"""Inpainting, colouring and the other restorations from the command line, and the figures they give."""
+"""Inpainting, colouring and other restorations from the command line, and their figures."""
 
 import json
 import math
@@ -24,7 +24,7 @@ QUICK = ["--samples", 2, "--limit", 3, "--steps", 3]
 
 @pytest.fixture(scope="module")
 def digits(tmp_path_factory):
-    """A trained run, read only."""
+    """A trained run, not to be changed."""
     out = tmp_path_factory.mktemp("runs") / "digits"
     train(out, steps=2)
     return out
@@ -32,7 +32,7 @@ def digits(tmp_path_factory):
 
 @pytest.fixture
 def run(digits, tmp_path):
-    """A copy to write into."""
+    """A copy of the run, to be changed."""
     return shutil.copytree(digits, tmp_path / "run")
 
 
@@ -43,8 +43,8 @@ def read(folder):
 
 
 def test_figures_of_exact_posterior_draws():
-    """Entries N(0, 1) of which half are seen with noise s: the posterior is known. The means of the figures over 200
-    items lie within 5 standard errors of theirs (false alarm 6e-7 each).
+    """Half of the entries, all N(0, 1), are observed with noise s, so the posterior is known. The mean of each figure
+    over 200 items lies within 5 standard errors of its expectation (false alarm 6e-7 each).
     """
     N, S, d, s = 200, 6, 256, 0.3
     generator = torch.Generator().manual_seed(0)
@@ -65,7 +65,7 @@ def test_figures_of_exact_posterior_draws():
     assert expected_coverage(10**6) == pytest.approx(math.erf(2 / math.sqrt(2)), abs=1e-5)
 
 
-def test_inpainting_writes_what_it_says(run):
+def test_inpainting_writes_arrays_and_figures_that_agree(run):
     output = invoke("inpaint", run, "--mask", "half", "--particles", 2, *QUICK).output
     folder = run / "restored" / "inpaint-half"
     assert {path.name for path in folder.iterdir()} == {"arrays.npz", "sheet.png", "figures.json"}
@@ -78,8 +78,8 @@ def test_inpainting_writes_what_it_says(run):
     assert known[0, :4].all()
     assert not known[0, 4:].any()
     seen = arrays["observation"] - arrays["truth"]
-    assert seen[:, known].std().item() == pytest.approx(0.05, rel=0.3)  # 96 numbers: 7 % standard error
-    assert (arrays["observation"][:, ~known] != 0).any()  # noise alone, which no figure counts
+    assert seen[:, known].std().item() == pytest.approx(0.05, rel=0.3)  # 96 numbers, a standard error of 7 %
+    assert (arrays["observation"][:, ~known] != 0).any()  # pure noise, which enters no figure
     residual = (arrays["samples"] - arrays["observation"][:, None])[:, :, known].square().mean((1, 2)).sqrt()
     assert record["figures"]["residual"]["mean"] == pytest.approx(residual.mean().item(), rel=1e-5)
     inside = (arrays["mean"] - arrays["truth"]).abs() <= 2 * arrays["std"]
@@ -89,7 +89,7 @@ def test_inpainting_writes_what_it_says(run):
     assert (record["calls"], record["n"], record["samples"], record["noise"]) == (5, 3, 2, 0.05)
 
 
-def test_samples_are_a_function_of_the_seed_and_their_own_item(run, tmp_path):
+def test_samples_depend_on_the_seed_and_their_own_item_only(run, tmp_path):
     def drawn(*more):
         invoke("inpaint", run, "--mask", "random:0.4", *more, "--out", tmp_path / "out")
         return read(tmp_path / "out")[0]["samples"]
@@ -115,7 +115,7 @@ def test_methods_under_other_processes(tmp_path, sde, methods):
 
 
 @pytest.mark.parametrize("task", TASKS)
-def test_every_task_observes_what_it_says(task, generator):
+def test_every_task_observes_as_many_numbers_as_it_reports(task, generator):
     data = from_array(np.random.default_rng(0).integers(0, 256, (5, 3, 8, 8), dtype=np.uint8))
     problem = restoration(data, task)
     x = torch.rand(2, 3, 8, 8, generator=generator, dtype=torch.float64)
@@ -147,7 +147,9 @@ def test_points_and_series(tmp_path):
     assert arrays["observation"].shape == (3, 2, 4)
     torch.testing.assert_close(arrays["raw"], torch.from_numpy(np.load(tmp_path / "other.npy")[:3]).to(arrays["raw"]))
     ratio = arrays["raw"].std() / arrays["truth"].std()
-    assert ratio == pytest.approx(1, rel=0.1)  # the scale of the model, whose data have deviation 1, not of these items
+    assert ratio == pytest.approx(
+        1, rel=0.1
+    )  # the scale is the model's, whose data have deviation 1, not that of these items
 
 
 def test_colours(tmp_path, run):
@@ -165,7 +167,7 @@ def test_colours(tmp_path, run):
     assert "(3, H, W)" in message
 
 
-def test_a_conditional_model_is_told_the_class_or_none(tmp_path):
+def test_a_conditional_model_takes_a_class_or_none(tmp_path):
     run, more = tmp_path / "run", ["--mask", "half", "--particles", 1, *QUICK]
     train(run, "--set", "train.conditional=true", "--set", "train.label_dropout=0.3", steps=4)
 
