@@ -27,9 +27,7 @@ Array = NDArray[np.float64]
 # ---- orders ----------------------------------------------------------------------------------------------------------
 
 BLOCK_LEVELS = 4  # solved together near the data (3: 2.3e-7, 1.0e-4; 5: 4.7e-7, 1.6e-4)
-ADAMS_ORDER = (
-    3  # of predictor and corrector; higher ones are unstable (4: 2.2e-7, 2.4e-3; 5: 3.2e-5, 1.7e-2)
-)
+ADAMS_ORDER = 3  # of predictor and corrector; higher ones are unstable (4: 2.2e-7, 2.4e-3; 5: 3.2e-5, 1.7e-2)
 PATH_DEGREE = 8  # of the polynomials through the points of the calls (6: 8.9e-7, 1.0e-4; 10: 1.5e-6, 2.4e-4)
 TRACE_DEGREE = 7  # of the trace's rule, at most an eighth of the levels (5: 7.7e-7, 1.2e-4; 9: 6.8e-7, 1.2e-4)
 END_SPACING = 0.4  # in lambda, of the levels that extrapolate the trace at both ends (0.2: 2.5e-7; 0.8: 2.9e-7)
@@ -169,10 +167,10 @@ def log_largest_std(moments: Moments) -> float:
 
 
 def _block_gaps(usual: float, bins: bool) -> list[float]:
-    """Return the distances of the first levels; none if usual.
+    """Return the distances of the first levels, or none.
 
-    The block is set apart where the ``usual`` spacing is too narrow for it. Levels too near to each other do not show
-    what the flow does below them.
+    Where the ``usual`` spacing is wide enough, the first levels have it too. Elsewhere they are set apart, as levels
+    too near to each other do not show what the flow does below them.
     """
     if not bins:
         return [BLOCK_SPACING] * (BLOCK_LEVELS - 1) if usual < BLOCK_SPACING else []
