@@ -1,6 +1,4 @@
 from .base import SDE as SDE
-from .base import HostLevel as HostLevel
-from .base import Level as Level
 from .discrete import DDPM as DDPM
 from .discrete import NCSN as NCSN
 from .families import VESDE as VESDE
@@ -9,6 +7,8 @@ from .families import FlowSDE as FlowSDE
 from .families import SubVPSDE as SubVPSDE
 from .grids import time_grid as time_grid
 from .grids import time_range as time_range
+from .level import HostLevel as HostLevel
+from .level import Level as Level
 from .ncsnv2 import langevin_step_size as langevin_step_size
 from .ncsnv2 import largest_sigma as largest_sigma
 from .ncsnv2 import level_ratio as level_ratio

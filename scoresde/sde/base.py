@@ -16,75 +16,17 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from scoresde.errors import ArgumentError, DeviceError, DTypeError, ShapeError
 from scoresde.random import Generators, randn
+from scoresde.sde.level import HostLevel, Level
 from scoresde.sde.schedules import invert_monotone
 from scoresde.sde.tensors import broadcast
 from scoresde.sde.times import as_time, is_host_scalar
-
-
-class Level(NamedTuple):
-    """A noise level, ready for arithmetic with data.
-
-    For a time known to the host (of a sampler's grid) all fields are Python floats, computed in float64. They multiply
-    tensors of any device and dtype without a copy or a sync. For one time per sample ``t`` and ``log_snr`` are
-    ``(B,)``, and ``alpha`` and ``sigma`` are ``(B, 1, ..., 1)``.
-    """
-
-    t: float | Tensor
-    alpha: float | Tensor
-    sigma: float | Tensor
-    log_snr: float | Tensor
-
-    @property
-    def rho(self) -> float | Tensor:
-        """sigma/alpha, the standard deviation of the noise in x/alpha."""
-        return self.sigma / self.alpha
-
-    @property
-    def lam(self) -> float | Tensor:
-        """lambda = log(alpha/sigma), half of ``log_snr``."""
-        return self.log_snr / 2
-
-    @property
-    def ratio(self) -> float | Tensor:
-        """alpha/sigma, and 0 where sigma = 0.
-
-        At fixed x_t, d eps / d x_0 = -alpha/sigma.
-        """
-        if isinstance(self.sigma, Tensor):
-            return torch.where(self.sigma > 0, self.alpha / self.sigma, 0.0)
-        return self.alpha / self.sigma if self.sigma > 0 else 0.0
-
-    def rows(self, rows: slice | Tensor) -> Level:
-        """Return the level of some samples of the batch.
-
-        A level that all samples share is returned as it is.
-        """
-        return Level(*(value[rows] if isinstance(value, Tensor) and value.ndim else value for value in self))
-
-
-class HostLevel(Level):
-    """A level at a time known to the host: all fields are Python floats, computed in float64."""
-
-    __slots__ = ()
-
-    if TYPE_CHECKING:
-        t: float
-        alpha: float
-        sigma: float
-        log_snr: float
-
-        @property
-        def rho(self) -> float: ...
-
-        @property
-        def lam(self) -> float: ...
 
 
 class SDE(ABC):
