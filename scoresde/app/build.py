@@ -143,7 +143,9 @@ def net(config: RunConfig, train: Data | Mapped) -> torch.nn.Module:
 def model(config: RunConfig, train: Data | Mapped) -> ScoreModel:
     """Return an untrained model with the training data's scaling and moments."""
     settings = given(time_input=config.model.time_input, data_std=config.model.data_std)
-    return ScoreModel.for_data(net(config, train), sde(config.sde), train, config.model.predicts, **settings)
+    return ScoreModel.for_data(
+        net(config, train), sde(config.sde), cast(Data, train), config.model.predicts, **settings
+    )
 
 
 def dequantization(config: RunConfig, model: ScoreModel) -> tuple[Dequantization | None, float | None]:

@@ -25,7 +25,7 @@ from scoresde.version import __version__
 
 if TYPE_CHECKING:
     from scoresde.app.config import RunConfig
-    from scoresde.app.restoring import Problem
+    from scoresde.app.observing import Problem
     from scoresde.app.runs import RunFolder
     from scoresde.data import Data
 

@@ -95,7 +95,7 @@ def train(run: RunFolder, command: str = "train") -> None:
     run.sweep()
     run.rewind_log(trainer.step)
     if trainer.finished:
-        say(f"Already trained: {trainer.step} steps.")
+        say(f"Nothing to do: already trained for {trainer.step} steps.")
         return
     weights = sum(p.numel() for p in model.parameters())
     say(f"{data.name}: {len(data)} items {data.shape} to train on, {len(held_out)} held out")

@@ -185,9 +185,9 @@ class FixedTime(TimeSampling):
 class UniformLogSNR(TimeSampling):
     """log-SNR uniform between its values at the ends.
 
-    The density of t is in proportion to g^2/sigma^2 = -d log_snr/dt. This is the importance sampling of the likelihood weighting in closed form: every t contributes with the same
-    weight. For VP, e^B - 1 = 1/snr, so that B(t) = log(1 + e^v (e^{B(t_min)} - 1)) with v uniform. For the geometric
-    VE, t itself is uniform.
+    The density of t is in proportion to g^2/sigma^2 = -d log_snr/dt. This is the importance sampling of the likelihood
+    weighting in closed form: every t contributes with the same weight. For VP, e^B - 1 = 1/snr, so that
+    B(t) = log(1 + e^v (e^{B(t_min)} - 1)) with v uniform. For the geometric VE, t itself is uniform.
 
     Raises:
         ArgumentError: when drawing, ends at which the log-SNR is infinite.

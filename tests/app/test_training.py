@@ -111,7 +111,7 @@ class Bad(scoresde.training.DenoisingScoreMatching):
 def test_a_bad_step_is_left_out_and_said(tmp_path, monkeypatch):
     monkeypatch.setitem(build.OBJECTIVES, "denoising", Bad)
     shown = train(tmp_path / "run", "--set", "train.on_nan=skip").output
-    assert "Step 3 left out: loss or gradient NaN or infinite at t = 0." in shown
+    assert "Step 3 skipped: loss or gradient NaN or infinite at t = 0." in shown
     (skip,) = RunFolder.open(tmp_path / "run").records()[-1]["skipped"]
     assert skip[0] == 3
     assert 0 < skip[1] < 1
