@@ -280,7 +280,8 @@ class LevelGrid:
 class Levels(TimeSampling):
     """Discrete noise levels, all equally likely.
 
-    Averages over uniform t become averages over the levels. A DDPM or an NCSN has N levels i/N. On another process they are t_max i/count, i = 1..count.
+    Averages over uniform t become averages over the levels. A DDPM or an NCSN has N levels i/N. On another process they
+    are t_max i/count, i = 1..count.
 
     Args:
         count: Number of levels. None: that of the process, or 1000 if it is continuous.
@@ -360,7 +361,8 @@ class LossAware(Levels):
 class LossAwareDraws(Draws):
     """The draws of :class:`LossAware`, with what they learned.
 
-    This is the squares of each level's last losses. Losses that are not finite are left out. Everything happens on the device of the losses, without a host sync.
+    This is the squares of each level's last losses. Losses that are not finite are left out. Everything happens on the
+    device of the losses, without a host sync.
     """
 
     sampling: LossAware

@@ -346,7 +346,8 @@ class Trainer:
                 return
             bad = (~norm.isfinite()).float()
             for optimizer in self.optimizers if self._fused else ():
-                optimizer.found_inf = bad  # type: ignore[attr-defined]  # the fused kernel reads it, without a host sync
+                optimizer.found_inf = bad  # type: ignore[attr-defined]  # the fused kernel reads it, without a host
+                sync
         for optimizer in self.optimizers:
             self.scaler.step(optimizer)  # optimizer.step() if the scaler is not enabled
         self.scaler.update()
@@ -402,7 +403,8 @@ class Trainer:
     def stop(self) -> None:
         """Finish the current step, save a checkpoint and return from :meth:`fit`.
 
-        Several processes do one more step. A signal handler may call it, see :func:`scoresde.training.signals.on_signals`.
+        Several processes do one more step. A signal handler may call it, see
+        :func:`scoresde.training.signals.on_signals`.
         """
         self._stop = True
 

@@ -142,7 +142,8 @@ class VLB(_Bound):
 class HybridVLB(_Bound):
     r"""L_simple + w L_vlb (P8) for a model with learned variances.
 
-    The mean is detached in L_vlb. L_simple alone thus trains the mean, and L_vlb alone the variances. Both are sums over the entries, L_vlb in nats.
+    The mean is detached in L_vlb. L_simple alone thus trains the mean, and L_vlb alone the variances. Both are sums
+    over the entries, L_vlb in nats.
 
     Args:
         weight: w, positive, default 0.001.

@@ -129,8 +129,8 @@ class EDM(Weighting):
 
     Here r = sigma/alpha and log r ~ N(P_mean, P_std^2). On the error of eps it is w = (r^2 + s_d^2)/s_d^2 times the
     density of t under that law. With its own time sampling, :class:`~scoresde.training.time_sampling.LogNormal`, the
-    density cancels, up to the mass outside [t_min, t_max]. Each draw then counts as in the paper, and every level starts
-    with the same loss.
+    density cancels, up to the mass outside [t_min, t_max]. Each draw then counts as in the paper, and every level
+    starts with the same loss.
 
     Args:
         P_mean: Mean of log r, default -1.2.
