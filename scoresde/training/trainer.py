@@ -346,8 +346,8 @@ class Trainer:
                 return
             bad = (~norm.isfinite()).float()
             for optimizer in self.optimizers if self._fused else ():
-                optimizer.found_inf = bad  # type: ignore[attr-defined]  # the fused kernel reads it, without a host
-                sync
+                # the fused kernel reads it, without a host sync
+                optimizer.found_inf = bad  # type: ignore[attr-defined]
         for optimizer in self.optimizers:
             self.scaler.step(optimizer)  # optimizer.step() if the scaler is not enabled
         self.scaler.update()
