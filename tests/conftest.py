@@ -1,16 +1,18 @@
-"""Shared by all tests: one thread a worker, fixed seeds, mixtures as ground truth."""
+"""Shared by all tests: one thread a worker, fixed seeds, mixtures as ground truth.
+
+Functions import torch themselves, so that the process that hands out the tests to workers starts without it.
+"""
 
 import os
 
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 import pytest
-import torch
 from hypothesis import settings
 
-from scoresde import GaussianMixture
-
 if "PYTEST_XDIST_WORKER" in os.environ:
+    import torch
+
     torch.set_num_threads(1)  # workers that each use every core wait for one another
 
 settings.register_profile("scoresde", derandomize=True, deadline=None, max_examples=60)
@@ -20,20 +22,28 @@ settings.load_profile("scoresde")
 @pytest.fixture
 def generator():
     """A torch.Generator with a fixed seed."""
+    import torch
+
     return torch.Generator().manual_seed(20210511)
 
 
 @pytest.fixture
 def float64():
     """float64 as torch's default dtype while the test runs."""
+    import torch
+
     before = torch.get_default_dtype()
     torch.set_default_dtype(torch.float64)
     yield torch.float64
     torch.set_default_dtype(before)
 
 
-def _mixture(K: int, n: int, spread: float, seed: int) -> GaussianMixture:
-    """Return K components in n dimensions, with standard deviations from .05 to .4 along random axes."""
+def _mixture(K: int, n: int, spread: float, seed: int):
+    """Return a GaussianMixture of K components in n dimensions, with random axes and standard deviations .05 to .4."""
+    import torch
+
+    from scoresde import GaussianMixture
+
     g = torch.Generator().manual_seed(seed)
     axes = torch.linalg.qr(torch.randn(K, n, n, generator=g, dtype=torch.float64))[0]
     stds = 0.05 + 0.35 * torch.rand(K, n, generator=g, dtype=torch.float64)

@@ -118,6 +118,7 @@ def test_top_level_imports_are_light(path):
         assert node in inside or name.partition(".")[0] in LIGHT, f"{path}:{node.lineno} imports {name} at the top"
 
 
+@pytest.mark.slow
 def test_importing_the_package_imports_nothing_heavy():
     code = f"""
 import sys, torch, numpy

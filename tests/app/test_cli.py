@@ -81,6 +81,7 @@ def test_a_run_folder_holds_what_it_promises(digits):
     assert model.scaling == load_data("digits")[0].scaling
 
 
+@pytest.mark.slow
 def test_a_config_file_gives_way_to_options(tmp_path):
     (tmp_path / "c.yaml").write_text("train: {steps: 9, lr: 0.5}\nsde: {name: subvp}\n")
     train(tmp_path / "run", "-c", tmp_path / "c.yaml", "--set", "train.lr=1e-3", "--seed", "7", steps=2)
@@ -88,6 +89,7 @@ def test_a_config_file_gives_way_to_options(tmp_path):
     assert (config.train.steps, config.train.lr, config.train.seed, config.sde.name) == (2, 1e-3, 7, "subvp")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("sampler", ["pc", "ode", "dpm", "ddim"])
 def test_samples_are_a_function_of_the_seed(run, tmp_path, sampler):
     command = ["sample", run, "-n", 3, "--sampler", sampler, "--steps", 2]
@@ -108,6 +110,7 @@ def test_samples_are_a_function_of_the_seed(run, tmp_path, sampler):
     np.testing.assert_allclose(np.load(tmp_path / "fewer.npz")["x"], first["x"][:2], rtol=0, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_likelihood_lists_every_item(run):
     output = invoke("likelihood", run, "-n", 5, *QUICK_SCORES).output
     rows = list(csv.DictReader((run / "likelihood.csv").open()))
@@ -121,6 +124,7 @@ def test_likelihood_lists_every_item(run):
         assert word in output
 
 
+@pytest.mark.slow
 def test_a_model_of_bin_centres_is_scored_by_the_noise_it_was_trained_for(tmp_path):
     train(tmp_path / "run", "--set", "train.dequantization=truncated-normal", steps=2)
     model = RunFolder.open(tmp_path / "run").model()
@@ -128,6 +132,7 @@ def test_a_model_of_bin_centres_is_scored_by_the_noise_it_was_trained_for(tmp_pa
     assert f"t_min = {t_min:.3g}" in invoke("likelihood", tmp_path / "run", "-n", 2, *QUICK_SCORES).output
 
 
+@pytest.mark.slow
 def test_other_data_are_scored_whole_and_in_order(run, tmp_path):
     raw = load_data("digits")[1].raw[:4, 0].numpy()
     np.save(tmp_path / "mine.npy", raw)
@@ -143,6 +148,7 @@ def test_other_data_are_scored_whole_and_in_order(run, tmp_path):
     assert np.corrcoef(mine, turned[::-1])[0, 1] > 0.9
 
 
+@pytest.mark.slow
 def test_a_second_set_is_told_apart_and_a_second_model_paired(run, tmp_path):
     other = tmp_path / "other"
     train(other, "--seed", 5)
@@ -166,6 +172,7 @@ def test_a_second_set_is_told_apart_and_a_second_model_paired(run, tmp_path):
         assert (run / "pictures" / f"{name}-histogram.png").is_file()
 
 
+@pytest.mark.slow
 def test_evaluation_compares_and_is_kept(run, monkeypatch):
     monkeypatch.setattr(baselines, "COMPONENTS", 5)
     monkeypatch.setattr(showing, "STRIP_STEPS", 10)
@@ -204,6 +211,7 @@ def test_baselines_find_the_density_of_gaussian_data(monkeypatch):
     assert truth - 0.2 < mixture.log_prob.mean().item() < truth + 0.08
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("sde", ["subvp", "ve", "vp-cosine", "flow", "ddpm"])
 def test_another_process_is_one_option(tmp_path, sde):
     train(tmp_path / "run", "--sde", sde, steps=2)
@@ -212,12 +220,14 @@ def test_another_process_is_one_option(tmp_path, sde):
     assert np.isfinite(np.load(tmp_path / "run" / "samples-dpm.npz")["x"]).all()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("predicts", ["noise", "velocity"])
 def test_time_as_label(tmp_path, predicts):
     train(tmp_path / "run", "--set", "model.time_input=time", "--set", f"model.predicts={predicts}", steps=2)
     assert RunFolder.open(tmp_path / "run").model().net.config["embedding_scale"] == 1000.0
 
 
+@pytest.mark.slow
 def test_a_conditional_model_draws_the_class_it_is_told(tmp_path):
     run = tmp_path / "run"
     train(run, "--set", "train.conditional=true", steps=2)
@@ -229,6 +239,7 @@ def test_a_conditional_model_draws_the_class_it_is_told(tmp_path):
     invoke("likelihood", run, "-n", 2, *QUICK_SCORES)
 
 
+@pytest.mark.slow
 def test_guidance_from_the_command_line(tmp_path):
     """Samples of a guided model are those of the library; a model that knows no "no class" cannot be guided."""
     run = tmp_path / "run"
@@ -256,6 +267,7 @@ def test_guidance_from_the_command_line(tmp_path):
     assert "0 to 9" in error("sample", run, "--label", 10)
 
 
+@pytest.mark.slow
 def test_a_classifier_is_trained_and_guides(run, tmp_path):
     """A model that was told no classes draws the one it is asked for, as the library does with the same classifier."""
     output = invoke("classifier", run, "--steps", 3, "--batch-size", 8).output
@@ -283,6 +295,7 @@ def test_a_classifier_is_trained_and_guides(run, tmp_path):
     assert "without labels" in error("classifier", moons)
 
 
+@pytest.mark.slow
 def test_the_report_of_a_conditional_run_has_a_row_a_class(tmp_path, monkeypatch):
     drawn = []
 
@@ -309,6 +322,7 @@ def test_the_report_of_a_conditional_run_has_a_row_a_class(tmp_path, monkeypatch
     np.testing.assert_allclose(np.concatenate(list(drawn[0].values())), load_data("digits")[0].to_image(expected))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("shape", "net"), [((5,), "ResidualMLP"), ((2, 12), "UNet")])
 def test_vectors_and_series_take_the_same_road(tmp_path, shape, net):
     np.save(tmp_path / "data.npy", np.random.default_rng(0).normal(size=(60, *shape)))
@@ -336,6 +350,7 @@ def weights(run, step: int):
     return load_tensors(run / "checkpoints" / f"step-{step:09d}" / "model.safetensors")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("signum", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_a_stopped_run_goes_on_bit_for_bit(digits, tmp_path, monkeypatch, signum, code):
     out = tmp_path / "a run"
@@ -359,6 +374,7 @@ def test_a_stopped_run_goes_on_bit_for_bit(digits, tmp_path, monkeypatch, signum
     assert "already" in invoke("train", "--out", out, "--resume").output
 
 
+@pytest.mark.slow
 def test_ctrl_c_from_outside(tmp_path):
     out = tmp_path / "run"
     command = [sys.executable, "-m", "scoresde", "train", "--out", str(out), "--steps", "100000", *TINY]
@@ -377,6 +393,7 @@ def test_ctrl_c_from_outside(tmp_path):
     assert RunFolder.open(out).config.train.steps == step + 2
 
 
+@pytest.mark.slow
 def test_a_run_killed_before_its_first_checkpoint_begins_anew(digits, tmp_path):
     out = tmp_path / "run"
     train(out)

@@ -41,6 +41,7 @@ def test_values_name_their_key(tmp_path):
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.slow
 def test_nothing_is_overwritten(run, tmp_path):
     before = sorted((p, p.stat().st_mtime_ns) for p in run.rglob("*"))
     assert "--resume" in error("train", "--out", run)
@@ -134,6 +135,7 @@ def test_options_that_do_not_fit_the_model(run, tmp_path):
     assert "labelled" in error("train", "--out", tmp_path / "out", *conditional)
 
 
+@pytest.mark.slow
 def test_a_loss_that_turns_nan_keeps_the_last_good_checkpoint(tmp_path):
     out = tmp_path / "run"
     train(out, steps=2)
@@ -145,6 +147,7 @@ def test_a_loss_that_turns_nan_keeps_the_last_good_checkpoint(tmp_path):
     assert (out / "checkpoints" / "step-000000002").is_dir()
 
 
+@pytest.mark.slow
 def test_a_full_disk_is_said_and_leaves_the_checkpoints(tmp_path, monkeypatch):
     from scoresde.training import checkpoints
 

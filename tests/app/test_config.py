@@ -20,6 +20,7 @@ from scoresde.errors import ConfigError, UnknownNameError
 from scoresde.nets import build_net
 from scoresde.nets.presets import PRESETS as NET_PRESETS
 from scoresde.nets.presets import net_preset
+from tests.marks import first_fast
 
 
 def write(tmp_path, text):
@@ -232,7 +233,7 @@ def test_a_config_cannot_be_changed_in_place():
         load_config().train.steps = 3
 
 
-@pytest.mark.parametrize("name", NET_PRESETS)
+@first_fast("name", NET_PRESETS)
 def test_a_networks_preset_is_its_papers_run(name):
     """Every preset of a network is a whole run: its settings are those of the preset, its network has its size."""
     preset = net_preset(name)

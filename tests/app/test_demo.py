@@ -9,6 +9,8 @@ from scoresde.app import baselines, showing
 from scoresde.app.runs import RunFolder
 from tests.app.runs_for_tests import QUICK_SCORES, TINY, TINY_POINTS, error, invoke
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def quick(monkeypatch):

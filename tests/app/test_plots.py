@@ -12,6 +12,7 @@ from scoresde.app import plots
 from scoresde.app.plots.curves import smoothed
 from scoresde.app.plots.style import MISSING
 from scoresde.errors import ArgumentError, ShapeError
+from tests.marks import first_fast
 
 RNG = np.random.default_rng(0)
 POINTS = RNG.normal(size=(200, 2))
@@ -51,7 +52,7 @@ DRAWN = {
 }
 
 
-@pytest.mark.parametrize("name", DRAWN)
+@first_fast("name", DRAWN)
 def test_tensor_and_array_draw_the_same_picture(name, monkeypatch):
     monkeypatch.setitem(plots.STYLE, "figure.dpi", 80)
     picture = pixels(DRAWN[name](np.asarray))
@@ -61,6 +62,7 @@ def test_tensor_and_array_draw_the_same_picture(name, monkeypatch):
     )
 
 
+@pytest.mark.slow
 def test_missing_pixels_are_blue_and_names_stand_left_of_rows():
     gaps = IMAGES.copy()
     gaps[2, 0, :4] = np.nan
@@ -99,7 +101,7 @@ def test_colours_and_transparency():
     assert (pixels(plots.image_grid(clear)) == 255).all()
 
 
-@pytest.mark.parametrize(("n", "size"), [(1, 8), (64, 8), (400, 32), (4, 300)])
+@first_fast(("n", "size"), [(1, 8), (64, 8), (400, 32), (4, 300)])
 def test_grids_of_any_number_stay_near_the_page_width(n, size):
     height, width, _ = pixels(plots.image_grid(np.zeros((n, 1, size, size)))).shape
     assert 300 < width < 2200
@@ -111,6 +113,7 @@ def test_values_outside_the_range_are_clipped():
     np.testing.assert_array_equal(inside, pixels(plots.image_grid(np.array([[-3.0, 7.0]])[None, None])))
 
 
+@pytest.mark.slow
 def test_stray_samples_do_not_shrink_the_frame():
     far = np.concatenate([POINTS, [[1e6, 1e6], [np.nan, 0]]])
     edge = POINTS.max(axis=0) + 0.25 * np.ptp(POINTS, axis=0)

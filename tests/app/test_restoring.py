@@ -19,6 +19,8 @@ from scoresde.errors import RunFolderError
 from scoresde.guidance import Inpainting
 from tests.app.runs_for_tests import TINY_POINTS, error, invoke, train
 
+pytestmark = pytest.mark.slow
+
 QUICK = ["--samples", 2, "--limit", 3, "--steps", 3]
 
 

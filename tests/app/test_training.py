@@ -27,6 +27,7 @@ def images(tmp_path):
     return tmp_path / "x.npy", tmp_path / "y.npy"
 
 
+@pytest.mark.slow
 def test_a_conditional_model_of_images_on_the_disk(tmp_path, images):
     """Mapped data, dropped labels, bin centres, pieces, pictures on the way, a second average; then samples of it."""
     settings = [f"data.labels={images[1]}", "data.mmap=true", "data.held_out=10", "train.conditional=true"]
@@ -108,6 +109,7 @@ class Bad(scoresde.training.DenoisingScoreMatching):
         return terms._replace(loss=terms.loss * (float("nan") if self.calls == 3 else 1.0))
 
 
+@pytest.mark.slow
 def test_a_bad_step_is_left_out_and_said(tmp_path, monkeypatch):
     monkeypatch.setitem(build.OBJECTIVES, "denoising", Bad)
     shown = train(tmp_path / "run", "--set", "train.on_nan=skip").output
@@ -117,6 +119,7 @@ def test_a_bad_step_is_left_out_and_said(tmp_path, monkeypatch):
     assert 0 < skip[1] < 1
 
 
+@pytest.mark.slow
 def test_tensorboard_is_an_extra(tmp_path, monkeypatch):
     """Without the package the error names the extra; with it (here a look-alike) it gets every number of a record."""
     find = importlib.util.find_spec

@@ -9,6 +9,8 @@ from benchmarks import common, overhead, peers, quality
 from scoresde import VPSDE
 from scoresde.errors import UnknownNameError
 
+pytestmark = pytest.mark.slow
+
 
 def rows_of(path):
     with path.open() as file:

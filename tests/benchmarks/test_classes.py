@@ -2,12 +2,14 @@
 
 import csv
 
+import pytest
 import torch
 
 from benchmarks import classes
 from scoresde.likelihood import Classification
 
 
+@pytest.mark.slow
 def test_it_writes_its_tables(tmp_path):
     before = torch.get_num_threads()
     classes.main(["--quick", "--out", str(tmp_path), "--threads", str(before)])

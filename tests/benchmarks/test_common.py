@@ -82,6 +82,7 @@ def test_options_are_checked():
         common.names("--parts", "b,d", ("a", "b", "c"))
 
 
+@pytest.mark.slow
 def test_the_list_has_them_all_and_costs_no_import(capsys):
     found = entry.find()
     assert {"quality", "overhead", "likelihood", "training", "classes"} <= set(found)

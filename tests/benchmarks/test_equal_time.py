@@ -173,6 +173,7 @@ def test_a_peers_network_is_the_same_in_our_hands(package):
         assert value < 1e-4, how
 
 
+@pytest.mark.slow
 def test_it_runs_without_a_peer(fashion, tmp_path, monkeypatch, capsys):  # noqa: F811
     """Ours alone, trained in a process of its own; the page says what is missing."""
     monkeypatch.setattr(trainers.PEERS["smalldiffusion"], "module", "no_such_module")

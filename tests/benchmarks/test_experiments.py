@@ -14,6 +14,7 @@ from tests.benchmarks.test_real import fashion  # noqa: F401 - a fixture
 SMALL = {"net.options.channels": 8, "net.options.multipliers": [1], "train.batch_size": 4}
 
 
+@pytest.mark.slow
 def test_variants_are_trained_once_and_compared_in_pairs(fashion, tmp_path, monkeypatch):  # noqa: F811
     monkeypatch.setattr(experiments, "BASE", {**experiments.BASE, **SMALL})
     threads = str(torch.get_num_threads())

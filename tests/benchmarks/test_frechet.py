@@ -47,6 +47,7 @@ def test_commuting_covariances_and_a_shift():
     assert frechet_distance(p, q) == pytest.approx(5.0 + 4.0 + 0.0 + 1.0)
 
 
+@pytest.mark.slow
 def test_bias_and_standard_error():
     """300 sets of n: the halves tell the bias, and the bootstrap the spread.
 
@@ -76,6 +77,7 @@ def test_too_few_images_are_refused():
         distance(torch.zeros(3, 3), gaussian(3, 0))
 
 
+@pytest.mark.slow
 def test_a_classifier_learns_is_kept_and_gives_features(tmp_path):
     """Bright above or bright below: told apart after a few steps, in the same way after saving and in other batches."""
     labels = torch.arange(256) % 2

@@ -2,12 +2,14 @@
 
 import csv
 
+import pytest
 import torch
 
 from benchmarks import inverse
 from scoresde import GaussianMixture
 
 
+@pytest.mark.slow
 def test_particles_come_nearer_than_guidance(tmp_path):
     inverse.main(["--calls", "20", "--problems", "1", "--samples", "60", "--only", "pigdm", "--out", str(tmp_path)])
     with (tmp_path / "inverse.csv").open() as file:

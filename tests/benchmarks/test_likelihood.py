@@ -13,6 +13,8 @@ from scoresde.data import Scaling
 from scoresde.errors import UnknownNameError
 from scoresde.models import Moments
 
+pytestmark = pytest.mark.slow
+
 
 def rows_of(results, part):
     with (results / "likelihood.csv").open() as file:

@@ -49,6 +49,7 @@ def run(fashion, tmp_path_factory):
     return folder
 
 
+@pytest.mark.slow
 def test_a_run_keeps_everything(run):
     kept = {path.name for path in run.iterdir()}
     assert kept >= {"config.yaml", "log.jsonl", "checkpoints", "classifier", "results.json", "likelihood.csv"}
@@ -69,6 +70,7 @@ def test_a_run_keeps_everything(run):
         assert line in text
 
 
+@pytest.mark.slow
 def test_a_part_is_run_again_and_another_run_is_compared(run, fashion, tmp_path, capsys):
     """With another seed of the training, the first run's classifier, and differences that are paired."""
     other = tmp_path / "two"

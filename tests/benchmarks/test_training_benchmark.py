@@ -9,6 +9,7 @@ from benchmarks import training
 from scoresde.errors import UnknownNameError
 
 
+@pytest.mark.slow
 def test_it_writes_its_tables(tmp_path, monkeypatch):
     name = "MLP, 2-D points"
     monkeypatch.setattr(training, "NETS", {name: {"name": "mlp", "shape": [2], "width": 8, "blocks": 1}})
@@ -27,6 +28,7 @@ def test_it_writes_its_tables(tmp_path, monkeypatch):
     assert "speed / by hand" in (tmp_path / "training-quick.md").read_text()
 
 
+@pytest.mark.slow
 def test_presets_are_measured_by_name(tmp_path):
     common = ["--device", "cpu", "--threads", str(torch.get_num_threads()), "--out", str(tmp_path)]
     common += ["--quick", "--rounds", "1", "--steps", "1", "--variants", "none"]

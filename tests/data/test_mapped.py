@@ -56,6 +56,7 @@ def own_memory():
     return 1024 * int(re.search(r"RssAnon:\s+(\d+)", status)[1])
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 def test_memory_does_not_grow_with_the_array(tmp_path):
     """The array has half a gigabyte (a sparse file); the process grows by a sixth of it at most."""

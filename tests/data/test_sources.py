@@ -100,6 +100,7 @@ def test_bad_sources_are_refused(tmp_path):
         load_data("digits", n=5000)
 
 
+@pytest.mark.slow
 def test_importing_the_room_brings_no_heavy_library():
     code = (
         "import sys, scoresde.data; print([m for m in ('sklearn', 'PIL', 'scipy', 'matplotlib') if m in sys.modules])"

@@ -18,6 +18,7 @@ PAGES = sorted(path.name for path in DOCS.glob("*.md"))
 WITH_CODE = [path.name for path in build.pages()]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", WITH_CODE)
 def test_page_prints_what_it_shows(name, tmp_path):
     results = build.run(DOCS / name, tmp_path)
@@ -57,6 +58,7 @@ def test_index_names_every_page_and_no_figure_is_left_over():
     assert {path.name for path in (DOCS / "figures").iterdir()} == used
 
 
+@pytest.mark.slow
 def test_the_readme_runs():
     """Its Python as it stands."""
     text = (DOCS.parent / "README.md").read_text()

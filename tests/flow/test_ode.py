@@ -13,6 +13,7 @@ from scoresde.flow.ode import ODE_METHODS, integrate
 from scoresde.flow.problem import Control
 from scoresde.flow.runge_kutta import stages
 from scoresde.flow.tableaux import ADAPTIVE, FIXED, TABLEAUX, Tableau
+from tests.marks import first_fast
 from tests.statistics_tools import measured_order
 
 RATES = torch.tensor([[0.3], [1.0], [2.5]], dtype=torch.float64)
@@ -62,8 +63,8 @@ def test_embedded_method_is_of_one_order_less(name):
     assert measured_order(estimates, sizes) == pytest.approx(tableau.order, abs=0.2)
 
 
-@pytest.mark.parametrize("method", ODE_METHODS)
-@pytest.mark.parametrize(("start", "end"), [(0.0, 2.0), (2.0, 0.5)])
+@first_fast("method", ODE_METHODS)
+@first_fast(("start", "end"), [(0.0, 2.0), (2.0, 0.5)])
 def test_every_method_solves_the_closed_form(method, start, end):
     """With 500 steps, or a tolerance of 1e-8 (1e-5 for order 2), the error is what the order allows."""
     allowed = {"euler": 3e-2, "midpoint": 1e-4, "heun": 1e-4, "adaptive_heun": 1e-4, "explicit_adams": 3e-5}
@@ -72,8 +73,8 @@ def test_every_method_solves_the_closed_form(method, start, end):
     torch.testing.assert_close(y, exact(Y0, start, end), rtol=0, atol=allowed.get(method, 5e-6))
 
 
-@pytest.mark.parametrize("method", ADAPTIVE)
-@pytest.mark.parametrize("tolerance", [1e-4, 1e-6, 1e-8])
+@first_fast("method", ADAPTIVE)
+@first_fast("tolerance", [1e-4, 1e-6, 1e-8])
 def test_adaptive_error_follows_the_tolerance(method, tolerance):
     y, calls = integrate(pendulum, Y0, 0.0, 2.0, method=method, rtol=tolerance, atol=tolerance)
     assert (y - exact(Y0, 0.0, 2.0)).abs().max() < 20 * tolerance
@@ -86,6 +87,7 @@ def test_adaptive_error_follows_the_tolerance(method, tolerance):
     assert calls < 1.2 * solution.nfev + 10
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", [*ADAPTIVE, *FIXED])
 def test_a_sample_does_not_depend_on_its_batch(method):
     """Stiff neighbours take more steps; the easy sample's result is the same to the last bit."""

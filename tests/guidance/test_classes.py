@@ -26,6 +26,7 @@ from scoresde.guidance import classifier_free_guidance, classifier_guidance, con
 from scoresde.models import chunked
 from scoresde.nets import build_net
 from tests.families import SMOOTH
+from tests.marks import first_fast
 from tests.statistics_tools import energy_test
 
 SDES = {"vp": VPSDE(), "subvp": SubVPSDE(), "ve": VESDE()}
@@ -113,6 +114,7 @@ SAMPLERS = {
 }
 
 
+@pytest.mark.slow
 @EACH
 @pytest.mark.parametrize("name", SAMPLERS)
 def test_E10_the_exact_classifier_draws_the_class(sde, name, mixture):
@@ -128,6 +130,7 @@ def test_E10_the_exact_classifier_draws_the_class(sde, name, mixture):
     assert energy_test(x, mixture.sample(n, torch.Generator().manual_seed(5))) == 0.001  # the test can fail
 
 
+@pytest.mark.slow
 @EACH
 def test_E10_the_likelihood_of_a_guided_model_is_that_of_the_class(sde, mixture, generator):
     model = mixture.model(sde)
@@ -140,7 +143,7 @@ def test_E10_the_likelihood_of_a_guided_model_is_that_of_the_class(sde, mixture,
 
 
 @EACH
-@pytest.mark.parametrize("name", SAMPLERS)
+@first_fast("name", SAMPLERS)
 def test_strength_0_is_the_model_bit_for_bit(sde, name, mixture):
     sampler, steps = SAMPLERS[name]
     model, steps = mixture.model(sde), steps and 10
@@ -274,7 +277,7 @@ SETTINGS = {
 }
 
 
-@pytest.mark.parametrize("name", SETTINGS)
+@first_fast("name", SETTINGS)
 def test_a_sample_does_not_depend_on_its_batch(network, name):
     """A sample alone, in a batch, and in pieces of it."""
     guided = classifier_free_guidance(network, 2.0, **SETTINGS[name])
@@ -291,6 +294,7 @@ def test_a_sample_does_not_depend_on_its_batch(network, name):
     torch.testing.assert_close(draw(inner, [0, 1, 2, 3, 4]), together, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_the_likelihood_differentiates_through_guidance(network):
     """The divergence of the guided flow needs second derivatives of the classifier: against finite differences."""
     guided = classifier_free_guidance(network.double(), 2.0)
@@ -341,6 +345,7 @@ def test_a_condition_may_be_a_vector():
 # ---- errors ----------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_nan_from_a_classifier_names_the_samples(mixture):
     model = mixture.model(VPSDE())
 

@@ -36,6 +36,7 @@ from scoresde.guidance import (
 from scoresde.models import chunked
 from scoresde.sampling import Particles, Resampling
 from tests.families import FAMILIES, SMOOTH
+from tests.marks import first_fast
 from tests.statistics_tools import energy_test
 
 METHODS = {
@@ -118,8 +119,8 @@ def test_bad_observations_of_a_mixture_are_refused(arguments, name, mixture_16d)
 # ---- the scores ------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("sde", SMOOTH.values(), ids=SMOOTH)
-@pytest.mark.parametrize("method", [gaussian_data, moment_matching])
+@first_fast("sde", SMOOTH.values(), ids=SMOOTH)
+@first_fast("method", [gaussian_data, moment_matching])
 def test_E10_for_gaussian_data_the_guided_score_is_the_exact_one(method, sde, gaussian):
     mixture, operator, y = gaussian
     exact = mixture.posterior(*seen(operator, y), 0.2).model(sde)
@@ -141,7 +142,7 @@ def test_E10_pigdm_is_exact_for_white_data(sde):
     torch.testing.assert_close(model(x, 0.4).x0, exact(x, 0.4).x0, rtol=1e-10, atol=1e-10)
 
 
-@pytest.mark.parametrize("sde", FAMILIES.values(), ids=FAMILIES)
+@first_fast("sde", FAMILIES.values(), ids=FAMILIES)
 @EACH
 def test_E10_x0_and_eps_stay_one_estimate(method, sde, problem):
     mixture, operator, y = problem
@@ -200,6 +201,7 @@ def test_E10_a_linear_likelihood_agrees_with_dps(sde, problem):
     torch.testing.assert_close(model(x, 0.2).unguided.log_p, linear(x, 0.2).unguided.log_p)
 
 
+@pytest.mark.slow
 def test_E10_the_likelihood_of_the_guided_flow_is_the_posteriors(gaussian):
     mixture, operator, y = gaussian
     exact = mixture.posterior(*seen(operator, y), 0.2)
@@ -228,7 +230,7 @@ SAMPLERS = {
 
 
 @SDES
-@pytest.mark.parametrize("sampler", SAMPLERS.values(), ids=SAMPLERS)
+@first_fast("sampler", SAMPLERS.values(), ids=SAMPLERS)
 def test_N4_known_entries_keep_their_values(sampler, sde, gaussian):
     """To rounding, for every sampler whose last step denoises; unknown entries vary."""
     mixture, operator, y = gaussian
@@ -270,6 +272,7 @@ def test_N4_the_projection_keeps_every_observation(sde, problem):
 # ---- samples ---------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @SDES
 def test_E10_particles_draw_from_the_posterior(sde, mixture_2d):
     """Guidance alone gives modes the wrong weights. False alarms: once in 1000 for each process."""
@@ -282,9 +285,9 @@ def test_E10_particles_draw_from_the_posterior(sde, mixture_2d):
     assert energy_test(x, exact) > 0.001
 
 
-@pytest.mark.parametrize("method", [pigdm, gaussian_data, moment_matching])
+@first_fast("method", [pigdm, gaussian_data, moment_matching])
 @SDES
-@pytest.mark.parametrize(
+@first_fast(
     "sampler",
     [(PredictorCorrector(Ancestral(), Langevin(0.1), grid="log_snr"), 60), (DPMSolver(), 40)],
     ids=["pc", "multistep"],
@@ -301,6 +304,7 @@ def test_inpainting_leaves_known_entries_within_the_noise(sampler, sde, method, 
     assert mine < 0.15
 
 
+@pytest.mark.slow
 @SDES
 @pytest.mark.parametrize("sampler", ["pc", "multistep"])
 def test_inpainting_at_any_rank(sampler, sde):
@@ -321,7 +325,7 @@ def test_inpainting_at_any_rank(sampler, sde):
 # ---- one sample and its batch ----------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
+@first_fast(
     ("method", "sampler"),
     [
         *((method, DPMSolver(stochastic=True)) for method in METHODS.values()),

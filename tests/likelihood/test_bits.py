@@ -47,6 +47,7 @@ def test_the_offset_takes_the_scale_out():
     torch.testing.assert_close(first.bits, again.bits, rtol=0, atol=2e-4)
 
 
+@pytest.mark.slow
 def test_the_last_batch_counts():
     seen = []
     result = S.bits_per_dim(
@@ -56,6 +57,7 @@ def test_the_last_batch_counts():
     assert seen == [(4, 11), (8, 11), (11, 11)]
 
 
+@pytest.mark.slow
 def test_the_batch_does_not_change_the_results():
     """Each image has its own dequantisation and probes: batches of 11, 4 and 1 agree to 1e-6."""
     settings = {"scaling": SCALING, "divergence": S.Hutchinson(2), "steps": 16}
@@ -102,6 +104,7 @@ EIGHT = S.data.Scaling.for_integers(8)
 CENTRES = EIGHT.bin_centres(torch.arange(8)[:, None], torch.float64)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("sde", [S.VPSDE(), S.VESDE(), S.FlowSDE()], ids=["vp", "ve", "flow"])
 def test_truncated_normal_bounds_the_probability(sde):
     """A distribution on 8 values with its exact score: log P + log Z, with Z = erf(3/sqrt(2)) the noise that is kept.
@@ -130,6 +133,7 @@ def test_truncated_normal_bounds_the_probability(sde):
     torch.testing.assert_close(result.nats, model.log_prob(x, result.t_min) + log_weight, rtol=0, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_truncated_normal_is_tighter_than_uniform():
     """Uniform noise puts points where a model of bin centres has no density."""
     model = S.GaussianMixture(CENTRES, 1e-4, P).model(S.VPSDE())
@@ -208,6 +212,7 @@ def test_num_values_that_do_not_fit_are_refused():
     assert single.n == 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("num_values", "reaches"), [(17, False), (256, True)])
 def test_the_flow_begins_below_the_width_of_the_bins(num_values, reaches):
     """The first level lies below the width of 8-bit bins, where the flow is smooth in rho^2. Wide bins leave it."""

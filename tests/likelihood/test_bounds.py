@@ -13,6 +13,7 @@ from scoresde.likelihood import variational_bound
 from scoresde.models.kernels import ddim_weight, discretised_gaussian, step_kl
 from scoresde.random import spawn_generators
 from tests.families import FAMILIES
+from tests.marks import first_fast
 from tests.reference import bound as reference
 
 SDES = {
@@ -50,7 +51,7 @@ class Learned(S.Model):
 # ---- the terms -------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@first_fast("family", FAMILIES)
 def test_P4_P5_a_step_is_a_divergence_of_gaussians(family):
     """q(x_s | x_t, x_0) and the model's step by torch.distributions, for each variance and for times per sample."""
     sde, g = FAMILIES[family], generator()
@@ -129,7 +130,7 @@ def test_P4_masses_of_the_bins():
 # ---- the discrete bound ----------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("variance", ["posterior", "forward", "learned"])
+@first_fast("variance", ["posterior", "forward", "learned"])
 def test_P4_terms_are_the_papers_loop(variance):
     """Each L_{i-1}, L_0 and L_T, two draws averaged, with the same noise as NumPy's loop over the levels."""
     K, T = 8, SHORT.N
@@ -179,9 +180,9 @@ def test_P4_is_tight_for_white_data():
     assert (variational_bound(white.model(SHORT), x, generator=generator()).bound > -white.log_prob(x) + 0.1).all()
 
 
-@pytest.mark.parametrize("control", [True, False])
-@pytest.mark.parametrize("variance", ["posterior", "forward"])
-@pytest.mark.parametrize("sde", [SHORT, S.NCSN([0.1, 0.4, 1.0, 3.0])], ids=["ddpm", "ncsn"])
+@first_fast("control", [True, False])
+@first_fast("variance", ["posterior", "forward"])
+@first_fast("sde", [SHORT, S.NCSN([0.1, 0.4, 1.0, 3.0])], ids=["ddpm", "ncsn"])
 def test_P4_on_gaussian_data_is_the_closed_form(sde, variance, control):
     """N(m, c) with the exact score: E of each KL by hand. Without control variate the mean over 200 equal items is
     within 4.5 standard errors (false alarm 7e-6 each of 4); and the chain's own density, Gaussian, is bounded."""
@@ -229,6 +230,7 @@ def test_P4_on_gaussian_data_is_the_closed_form(sde, variance, control):
         assert result.stderr.square().mean().sqrt().item() / result.bound.std().item() == pytest.approx(1, abs=0.25)
 
 
+@pytest.mark.slow
 def test_P4_bounds_the_probability_of_integers():
     """A distribution on 8 values, exact score: 0 to .15 nats above -log P on average (false alarm 7e-6)."""
     K, g = 8, generator()
@@ -245,6 +247,7 @@ def test_P4_bounds_the_probability_of_integers():
     assert -4.5 * stderr < gap.mean().item() < 0.15 + 4.5 * stderr
 
 
+@pytest.mark.slow
 def test_P4_levels_drawn_and_all_agree():
     """8 of 60 levels in 4 strata agree with all 60 within 4.5 standard errors (false alarm 7e-6)."""
     gm = mixture()
@@ -273,8 +276,8 @@ def test_E12_is_minus_log_p_of_a_gaussian(sde):
     assert (result.kind, result.variance, result.diffusion.shape) == ("continuous", None, (6, 3))
 
 
-@pytest.mark.parametrize("control", [True, False])
-@pytest.mark.parametrize("sde", ["vp", "subvp", "ve", "cosine", "flow"])
+@first_fast("control", [True, False])
+@first_fast("sde", ["vp", "subvp", "ve", "cosine", "flow"])
 def test_E12_is_tight_for_the_exact_score(sde, control):
     """120 points, 32 levels each: the mean of bound + log p is within 4.5 standard errors of 0 (false alarm 7e-6)."""
     gm = mixture()
@@ -306,6 +309,7 @@ def test_the_control_variate_cuts_the_variance():
     assert with_it < without / 3
 
 
+@pytest.mark.slow
 def test_no_control_variate_where_the_bins_show():
     """The exact score of bin centres is not Gaussian at low noise; the control variate still cuts the variance."""
     P = torch.tensor([0.3, 0.05, 0.1, 0.2, 0.05, 0.1, 0.15, 0.05], dtype=torch.float64)
@@ -332,6 +336,7 @@ def test_E12_of_integers_is_that_of_dequantised_data():
     torch.testing.assert_close(result.bits, closed / (4 * math.log(2)), rtol=0, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_E12_bounds_integers_from_bin_centres():
     """Exact score of a distribution on 8 values, from the t_min of TruncatedNormal: -log P plus the 0.3 % cut off."""
     P = torch.tensor([0.3, 0.05, 0.1, 0.2, 0.05, 0.1, 0.15, 0.05], dtype=torch.float64)
@@ -379,7 +384,7 @@ def test_the_gaussians_terms_are_its_models():
 # ---- how it is stated ------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("continuous", [True, None])
+@first_fast("continuous", [True, None])
 def test_bounds_are_independent_of_the_batch(continuous):
     gm = mixture()
     x, model = gm.sample(7, generator()), gm.model(S.DDPM.cosine(20))

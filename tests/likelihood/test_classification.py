@@ -19,6 +19,7 @@ def mixture():
     return GaussianMixture(means, torch.tensor([0.3, 0.2, 0.4]), [0.5, 0.3, 0.2])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("sde", [VPSDE(), SubVPSDE(), VESDE()], ids=["vp", "subvp", "ve"])
 def test_E9_classes_of_a_mixture_are_responsibilities(sde, mixture, generator):
     model, x = mixture.model(sde), mixture.sample(12, generator)
@@ -31,6 +32,7 @@ def test_E9_classes_of_a_mixture_are_responsibilities(sde, mixture, generator):
     torch.testing.assert_close(found.log_posterior.exp().sum(1), torch.ones(12, dtype=torch.float64))
 
 
+@pytest.mark.slow
 def test_the_prior_counts(mixture, generator):
     """The log-odds move by the log-ratio of the weights; a subset of the classes is allowed."""
     model, x = mixture.model(VPSDE()), mixture.sample(4, generator)
@@ -41,6 +43,7 @@ def test_the_prior_counts(mixture, generator):
     assert set(even.label.tolist()) <= {0, 2}
 
 
+@pytest.mark.slow
 def test_all_classes_have_the_same_probes(mixture, generator):
     """Two equal labels have equal likelihoods, for one generator or one a sample, and in parts of the batch."""
     net = build_net({"name": "mlp", "shape": [3], "width": 16, "blocks": 1, "classes": 2}, seed=0)
@@ -62,6 +65,7 @@ def test_all_classes_have_the_same_probes(mixture, generator):
     torch.testing.assert_close(together, whole.log_likelihood, rtol=1e-5, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_errors(mixture):
     model, x = mixture.model(VPSDE()), torch.zeros(2, 3)
     for classes in (None, 1, [0], [1, 1], [0, -1], True):

@@ -25,6 +25,7 @@ def total(model, x, divergence, differentiable=None, method="multistep", **setti
     ).log_prob.sum()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("divergence", [S.Exact(), Hutchinson(2), HutchPP(1, 1)], ids=repr)
 @pytest.mark.parametrize("method", ["multistep", "rk4"])
 def test_gradients_are_finite_differences(divergence, method):
@@ -69,6 +70,7 @@ def test_the_gradient_of_an_exact_model_is_its_score():
     torch.testing.assert_close(found, score, rtol=0, atol=2e-3)
 
 
+@pytest.mark.slow
 def test_chunks_give_the_same_gradients():
     m = model()
     whole, parts = (
@@ -86,6 +88,7 @@ def test_without_asking_there_is_no_graph():
     assert not total(model(), x, S.Exact()).requires_grad
 
 
+@pytest.mark.slow
 def test_fine_tuning_by_exact_likelihood():
     """The recipe: score matching for a while, then gradient steps on the exact log p of a toy, by a Runge-Kutta method;
     held-out log p gains more than 0.03 nats a point."""

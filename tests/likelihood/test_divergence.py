@@ -75,6 +75,7 @@ def test_each_sample_has_its_own_probes():
         next(h.draws(3, 64, [generator()], "cpu", torch.float32))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("divergence", "n", "stages"),
     [

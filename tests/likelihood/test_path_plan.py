@@ -2,15 +2,15 @@
 
 import itertools
 
-import pytest
 import torch
 
 from scoresde import VPSDE
 from scoresde.likelihood.path_plan import Ends, choose_levels, make_plan
 from scoresde.models import Moments
+from tests.marks import first_fast
 
 
-@pytest.mark.parametrize("calls", [50, 100, 115, 128, 150, 200, 400, 1000])
+@first_fast("calls", [50, 100, 115, 128, 150, 200, 400, 1000])
 def test_weights_do_not_amplify_a_rough_network(calls):
     """The weights of the block and of the path's slopes are small at any number of calls.
 

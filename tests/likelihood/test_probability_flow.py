@@ -43,6 +43,7 @@ def generator(seed=0):
     return torch.Generator().manual_seed(seed)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("sde", SDES)
 def test_E9_exact_trace_gives_the_mixtures_density(sde):
     """100 calls in 2 dimensions, stds from 0.05: each of 40 points within 1e-4 nats, 5e-6 on average."""
@@ -56,6 +57,7 @@ def test_E9_exact_trace_gives_the_mixtures_density(sde):
     assert torch.equal(result.stderr, torch.zeros(40, dtype=torch.float64))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("sde", ["vp", "ve"])
 def test_E9_exact_trace_in_64_dimensions(sde):
     """100 calls: within 5e-4 nats."""
@@ -65,6 +67,7 @@ def test_E9_exact_trace_in_64_dimensions(sde):
     assert (result.log_prob - gm.log_prob(x)).abs().max() < 5e-4
 
 
+@pytest.mark.slow
 def test_E9_multistep_converges_fast():
     """From 40 to 80 calls the mean error falls more than 64 times, as at order 6, thanks to the correction."""
     gm = mixture(low=0.1)
@@ -76,6 +79,7 @@ def test_E9_multistep_converges_fast():
     assert fine < coarse / 64
 
 
+@pytest.mark.slow
 def test_E9_multistep_solves_a_networks_own_flow():
     """A network's score is no gradient, and its moments need not be those of its density: still a reference's log p
     to 2e-5 nats at 200 calls, and to 2e-3 for a model that knows no moments at all."""
@@ -93,6 +97,7 @@ def test_E9_multistep_solves_a_networks_own_flow():
         torch.testing.assert_close(ours.latent, reference.latent, rtol=0, atol=atol)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("sde", ["vp", "ve", "flow"])
 def test_E9_E10_the_density_under_a_condition(sde):
     """log p(x | y) of a mixture's components: the prior has their mean. The mean of all data would err by .1."""
@@ -119,6 +124,7 @@ def test_E9_density_of_one_gaussian_at_any_rank():
         torch.testing.assert_close(S.log_likelihood(gm.model(S.VPSDE()), x).log_prob, closed, rtol=0, atol=1e-4 * n)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", ["multistep", "bosh3", "dopri8", "rk4", "heun", "RK45", "DOP853"])
 def test_E9_methods_agree(method):
     gm = mixture(low=0.2)
@@ -128,6 +134,7 @@ def test_E9_methods_agree(method):
     assert (result.log_prob - gm.log_prob(x)).abs().max() < 3e-4
 
 
+@pytest.mark.slow
 def test_the_end_counts():
     """VE from sigma_min = 0.01, stds from 0.05: each order of the end divides the error by more than five."""
     gm = mixture()
@@ -142,6 +149,7 @@ def test_the_end_counts():
     torch.testing.assert_close(t0.log_prob, model.log_prob(x, t0.t_min), rtol=0, atol=2e-4)
 
 
+@pytest.mark.slow
 def test_the_matched_prior_counts():
     """VE's N(0, sigma_max^2 I) ignores the data's spread, an error of some 1e-3 nats. The matched prior has none."""
     gm = S.GaussianMixture([[3.0, 0.0], [-1.0, 2.0]], [[0.1, 0.2], [0.3, 0.1]])
@@ -154,6 +162,7 @@ def test_the_matched_prior_counts():
     assert plain.abs().mean() > 3e-3
 
 
+@pytest.mark.slow
 def test_the_ends_are_reported():
     """For N(0, c I) under VE the stretch below t_min adds n/2 log((c + sigma_min^2)/c); the priors differ as stated."""
     gm, sde = S.GaussianMixture(torch.zeros(1, 3), 0.01), S.VESDE(0.01, 10.0)
@@ -174,6 +183,7 @@ def test_the_ends_are_reported():
     assert S.log_likelihood(unknown, x, S.Exact()).prior_gap.isnan().all()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("distribution", ["rademacher", "gaussian"])
 @pytest.mark.parametrize("method", ["multistep", "rk4", "dopri5"])
 def test_E9_hutchinson_and_its_standard_error(method, distribution):
@@ -190,6 +200,7 @@ def test_E9_hutchinson_and_its_standard_error(method, distribution):
     assert run.stderr.square().mean().sqrt().item() / spread == pytest.approx(1, abs=0.25)
 
 
+@pytest.mark.slow
 def test_E9_one_orthogonal_probe_a_stage():
     """40 dimensions, 300 repeats at 80 calls: unbiased (4.5 standard errors: false alarm 7e-6); intervals of 1.96
     standard errors cover the exact trace's log p in 95 % of cases, within 4 binomial deviations (1e-3); and orthogonal
@@ -207,6 +218,7 @@ def test_E9_one_orthogonal_probe_a_stage():
     assert spread < 0.8 * other.log_prob.std()
 
 
+@pytest.mark.slow
 def test_E9_hutchpp_is_unbiased_and_exact_at_full_rank():
     gm = mixture(d=6, K=3, low=0.2)
     x, model = gm.sample(1, generator()).expand(200, -1), gm.model(S.VPSDE())
@@ -221,6 +233,7 @@ def test_E9_hutchpp_is_unbiased_and_exact_at_full_rank():
             assert run.stderr.square().mean().sqrt().item() / spread == pytest.approx(1, abs=0.25)
 
 
+@pytest.mark.slow
 def test_fresh_probes_average_out_along_the_path():
     """On a fixed grid, fresh probes have less than half the spread of one draw for the whole path."""
     gm = mixture(d=6, K=3, low=0.2)
@@ -244,6 +257,7 @@ def test_one_frozen_probe_has_no_standard_error():
     assert result.log_prob.isfinite().all()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", ["multistep", "dopri5", "bosh3", "rk4"])
 def test_densities_are_independent_of_the_batch(method):
     gm = mixture(d=40, K=3, low=0.2)
@@ -277,6 +291,7 @@ class Watched(S.Model):
         self.backward += 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", ["multistep", "rk4", "dopri5"])
 def test_chunks_change_nothing(method):
     gm = mixture(d=40, K=3, low=0.2)
@@ -324,6 +339,7 @@ def test_the_models_mode_is_restored():
     assert [p.requires_grad for p in net.parameters()] == [p is not frozen for p in net.parameters()]
 
 
+@pytest.mark.slow
 def test_equal_seeds_give_equal_densities():
     gm = mixture(d=20)
     x, model = gm.sample(3, generator()), gm.model(S.VPSDE())
@@ -332,6 +348,7 @@ def test_equal_seeds_give_equal_densities():
     assert not torch.equal(first, other)
 
 
+@pytest.mark.slow
 def test_the_latent_is_the_start_of_the_flow():
     """x_1 of the likelihood, decoded by the probability flow, is x_0 again (E11)."""
     gm = mixture(low=0.2)
@@ -405,6 +422,7 @@ def test_bad_input_is_refused_and_named():
         S.log_likelihood(quantised, centres)
 
 
+@pytest.mark.slow
 def test_the_defect_shows_a_grid_that_is_too_coarse():
     """16 peaks a 46th of the data's standard deviation wide, and points beside them: the mean error of log p and the
     mean |defect| agree within a factor of 3 while the levels are too few, and fall together.

@@ -10,6 +10,7 @@ from scoresde import VPSDE, GaussianMixture
 from scoresde.errors import ArgumentError, DTypeError, ShapeError
 from scoresde.models import Moments
 from tests.families import FAMILIES
+from tests.marks import first_fast
 
 EACH = pytest.mark.parametrize("sde", FAMILIES.values(), ids=FAMILIES)
 MIXTURES = pytest.mark.parametrize("name", ["mixture_2d", "mixture_16d"])
@@ -51,7 +52,7 @@ def test_P11_score_is_the_gradient_of_the_density(sde, name, request, generator)
 
 
 @EACH
-@pytest.mark.parametrize("shape", [(4,), (4, 1)])
+@first_fast("shape", [(4,), (4, 1)])
 def test_P11_x0_is_the_posterior_mean_by_quadrature(sde, shape):
     """E[x_0 | x_t] of a mixture on the line, integrated on a grid; data of shape () as of shape (1,)."""
     means, stds, weights = torch.tensor([-1.0, 0.2, 0.9]).double(), torch.tensor([0.1, 0.3, 0.05]), [0.2, 0.5, 0.3]

@@ -100,6 +100,7 @@ def evaluate(model, queue):
     queue.put(model(X, 0.4).x0.detach().numpy())
 
 
+@pytest.mark.slow
 def test_models_work_in_a_spawned_process():
     context = torch.multiprocessing.get_context("spawn")
     model, queue = guidance.pigdm(chunked(network(), 2), OPERATOR, Y, 0.1), context.SimpleQueue()

@@ -12,6 +12,7 @@ from scoresde.models import PREDICTIONS, prediction_row
 from scoresde.models.predictions import solve
 from scoresde.nets import ResidualMLP, UNet
 from tests.families import FAMILIES
+from tests.marks import first_fast
 from tests.reference import edm
 
 EACH = pytest.mark.parametrize("sde", FAMILIES.values(), ids=FAMILIES)
@@ -40,7 +41,7 @@ def constant(F):
 
 @EACH
 @ROWS
-@pytest.mark.parametrize("t", [0.0, 1e-3, 0.1, 0.5, 0.9, 1.0])
+@first_fast("t", [0.0, 1e-3, 0.1, 0.5, 0.9, 1.0])
 def test_P11_round_trip_in_float64(sde, predicts, t):
     """x0 and eps to 1e-12 from F = p x0 + q eps, also at both ends where F determines them.
 
@@ -66,6 +67,7 @@ def test_P11_round_trip_in_float64(sde, predicts, t):
         torch.testing.assert_close(value, expected, rtol=1e-12, atol=1e-12 * scale)
 
 
+@pytest.mark.slow
 @given(
     alpha=st.floats(1e-3, 1.0),
     sigma=st.floats(1e-3, 100.0),

@@ -26,6 +26,7 @@ def data():
     return load_data("digits")
 
 
+@pytest.mark.slow
 def test_its_samples_belong_to_their_class(model, data):
     """The nearest mean digit is that of the class for 80 % of real digits, and for more of these samples."""
     train, _ = data
@@ -39,6 +40,7 @@ def test_its_samples_belong_to_their_class(model, data):
     assert (nearest == labels).double().mean() >= 0.8
 
 
+@pytest.mark.slow
 def test_its_likelihood_of_held_out_digits(model, data):
     """With the right label, without one and with a wrong one. Standard errors of the mean are 0.05 bits/dim."""
     _, held_out = data

@@ -10,6 +10,7 @@ from scoresde.errors import ArgumentError
 from scoresde.models.time_inputs import TIME_INPUTS
 from scoresde.nets.embeddings import Sinusoidal
 from tests.families import FAMILIES
+from tests.marks import first_fast
 
 DDPM_200, NCSN_100 = DDPM.linear(200), NCSN.geometric(0.01, 50.0, 100)
 
@@ -99,8 +100,8 @@ OTHERS = {
 }
 
 
-@pytest.mark.parametrize("name", OTHERS)
-@pytest.mark.parametrize("trained", ["vp", "flow", "ve-linear"])
+@first_fast("name", OTHERS)
+@first_fast("trained", ["vp", "flow", "ve-linear"])
 def test_P12_a_mixture_under_another_process_is_exact(name, trained, mixture_2d, generator):
     """x0, eps and score to 1e-10 where both processes reach the log-SNR, for one time and a time per sample."""
     inner, sde = FAMILIES[trained], OTHERS[name]

@@ -13,6 +13,7 @@ from scoresde.errors import ArgumentError, DTypeError, ShapeError, UnknownNameEr
 from scoresde.models import ScoreModel
 from scoresde.nets import DiT, ResidualMLP, UNet, build_net
 from scoresde.sde import DDPM
+from tests.marks import first_fast
 
 SMALL_UNET = {"name": "unet", "channels": 8, "num_groups": 4, "heads": 2}
 SMALL_DIT = {"name": "dit", "width": 24, "blocks": 2, "heads": 2, "mlp_ratio": 2}
@@ -35,7 +36,10 @@ CASES = [
     ({**SMALL_MLP, "shape": [2]}, "mlp-point"),
     ({**SMALL_MLP, "shape": [2, 3, 4], "embedding": "fourier", "embedding_scale": 0.5}, "mlp-rank-3"),
 ]
-every_net = pytest.mark.parametrize("config", [c for c, _ in CASES], ids=[i for _, i in CASES])
+FAST = ("unet-image", "dit-image", "mlp-point")
+every_net = pytest.mark.parametrize(
+    "config", [pytest.param(c, id=i, marks=[] if i in FAST else pytest.mark.slow) for c, i in CASES]
+)
 
 
 def awake(config, dtype=torch.float32, seed=0):
@@ -55,7 +59,7 @@ def inputs(config, batch=5, dtype=torch.float32, seed=0):
 
 
 @every_net
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@first_fast("dtype", [torch.float32, torch.float64])
 def test_output_has_the_shape_and_dtype_of_the_input(config, dtype):
     x, time_input = inputs(config, dtype=dtype)
     out = awake(config, dtype)(x, time_input)
@@ -185,6 +189,7 @@ def test_fused_attention_differentiates_twice_with_the_math_kernel(name):
 COMPILED = ("unet-ddpm++", "unet-fir", "dit-image", "mlp-point")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("config", [c for c, i in CASES if i in COMPILED], ids=COMPILED)
 def test_compiles_as_one_graph(config):
     net = awake({**config, "classes": 3})
@@ -215,7 +220,7 @@ def test_channels_last_is_kept(config):
     torch.testing.assert_close(out, expected, rtol=1e-4, atol=1e-4)
 
 
-@pytest.mark.parametrize("config", [c for c, i in CASES if not i.startswith("mlp")])
+@first_fast("config", [c for c, i in CASES if not i.startswith("mlp")])
 def test_learned_variances_are_a_second_set_of_channels(config):
     channels = config["shape"][0]
     net = awake({**config, "out_channels": 2 * channels}, torch.float64)

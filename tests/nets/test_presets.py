@@ -10,6 +10,7 @@ from scoresde.models import ScoreModel
 from scoresde.models.time_inputs import TIME_INPUTS
 from scoresde.nets import PRESETS, build_net, net_preset
 from scoresde.sde import DDPM, build_sde
+from tests.marks import first_fast
 
 COUNTS = {
     "digits-unet": 427_681,
@@ -33,11 +34,12 @@ def count(net):
     return sum(p.numel() for p in net.parameters())
 
 
+@pytest.mark.slow
 def test_every_preset_is_counted():
     assert {name: count(on_meta(name)) for name in PRESETS} == COUNTS
 
 
-@pytest.mark.parametrize("name", PRESETS)
+@first_fast("name", PRESETS)
 def test_presets_run_at_their_own_shape(name):
     shape = PRESETS[name].net["shape"]
     with torch.no_grad():

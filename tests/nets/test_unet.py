@@ -8,6 +8,7 @@ from diffusers import UNet2DModel
 
 from scoresde.nets import UNet, build_net
 from scoresde.nets.unet_blocks import Attention, ResBlock, Style, doubled, halved
+from tests.marks import first_fast
 
 COMPACT = {"name": "unet", "shape": [2, 8, 8], "channels": 8, "multipliers": [1, 2], "classes": 3, "num_groups": 4}
 
@@ -74,7 +75,7 @@ def _from_diffusers(peer, ours):
     ours.load_state_dict(weights)
 
 
-@pytest.mark.parametrize(
+@first_fast(
     ("resample", "scale_shift", "head_channels"),
     [("conv", False, None), ("conv", True, 8), ("block", True, None)],
     ids=["ddpm", "scale-shift", "adm"],

@@ -95,6 +95,7 @@ def recorded(monkeypatch, base):
     return counts, ends
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("paths", "biased"), [(BrownianPaths, False), (Redrawn, True)])
 def test_rejections_do_not_bias(monkeypatch, paths, biased):
     """A linear SDE with a known end: noise and samples have their exact mean and variance.
@@ -131,6 +132,7 @@ SDES = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("sde", SDES)
 def test_E2_samples_match_the_mixture(sde):
     """Energy test at level 0.001 each: a false alarm in 170 seeds for the six; the seed is fixed."""
@@ -138,6 +140,7 @@ def test_E2_samples_match_the_mixture(sde):
     assert energy_test(x, MIXTURE.sample(600, generator(2))) > 0.001
 
 
+@pytest.mark.slow
 def test_a_huge_first_step_is_bounded():
     """In one step from pure noise to clean data, Euler's and the improved step agree on the data's mean."""
     x = S.sample(MIXTURE.model(S.VPSDE()), (600, 2), AdaptiveSDE(first_step=1e6), generator=generator(1))
@@ -214,6 +217,7 @@ def test_a_step_is_the_exact_transition_of_a_gaussian(theta, s):
     assert (y_s[1] - y_s[0]).item() * s == pytest.approx(math.sqrt(R), rel=1e-12)
 
 
+@pytest.mark.slow
 def test_the_strong_error_falls_with_the_tolerance(monkeypatch):
     """The reference is a run at a far smaller tolerance on the same Brownian paths, known on a fine grid."""
     n, sde = 64, S.VPSDE()
@@ -256,6 +260,7 @@ class Shifted(Model):
         return inner._replace(x0=inner.x0 + cond["shift"].to(x))
 
 
+@pytest.mark.slow
 def test_a_sample_does_not_depend_on_its_batch():
     """With one generator and one row of cond a sample, seven samples together equal seven alone."""
     model = Shifted(MIXTURE.model(S.VPSDE()))

@@ -15,6 +15,7 @@ def mixture(shape=(2,)):
     return S.GaussianMixture(torch.randn(3, *shape, generator=g), 0.1)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("sde", SDES)
 def test_E11_encode_then_decode_gives_the_data_back(sde):
     """With the exact score in float64 and a tolerance of 1e-10, the error is below 1e-8."""
@@ -26,6 +27,7 @@ def test_E11_encode_then_decode_gives_the_data_back(sde):
     torch.testing.assert_close(S.decode(model, z, flow), x, rtol=0, atol=1e-8)
 
 
+@pytest.mark.slow
 def test_E11_encode_then_decode_with_a_trained_network():
     """With a small MLP in float32, trained for 200 steps on a mixture, the error is below 1e-4."""
     x = mixture().sample(1000, generator()).float()
@@ -82,6 +84,7 @@ def test_interpolation_has_exact_ends(spherical, dtype):
     torch.testing.assert_close(straight, (z0 + z1) / 2)
 
 
+@pytest.mark.slow
 def test_E11_a_decoded_path_joins_the_data():
     """A path from one mode to another has the data at its ends and no jump."""
     gm = S.GaussianMixture([[-1.0, 0.0], [1.0, 0.5]], 0.25)
@@ -93,6 +96,7 @@ def test_E11_a_decoded_path_joins_the_data():
     assert path.diff(dim=0).norm(dim=1).max() < 0.5
 
 
+@pytest.mark.slow
 def test_E11_temperature_of_a_gaussian():
     """The flow of a Gaussian is linear: decode(temper(encode(x), tau)) = m + tau (x - m), in VP and in VE."""
     gm = S.GaussianMixture([[1.0, -2.0]], [[[0.5, 0.2], [0.2, 0.3]]])

@@ -13,6 +13,7 @@ from scoresde.sampling import DPMSolver
 from scoresde.sampling.exponential import end_weights, exponential_weights, multistep_table
 from scoresde.sampling.gaussian_start import GaussianStart, data_lambdas
 from scoresde.sde import time_grid
+from tests.marks import first_fast
 from tests.sampling.problems import SMOOTH, generator, normal
 from tests.statistics_tools import measured_order
 
@@ -33,6 +34,7 @@ def flow(model, x, t_min=None, last="half-tweedie"):
 ORDERS = [(1, False), (2, False), (3, False), (4, False), (1, True), (2, True), (3, True)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("sde", [S.VPSDE.cosine(), S.VESDE(0.01, 1e5), S.FlowSDE()])
 @pytest.mark.parametrize(("order", "corrector"), ORDERS)
 def test_declared_order_is_measured(sde, order, corrector):
@@ -116,7 +118,7 @@ def test_end_weights_are_exact_for_polynomials():
         assert sum(w * r ** (2 * power) for w, r in zip(weights, rhos, strict=True)) == pytest.approx(expected)
 
 
-@pytest.mark.parametrize("sde", [S.VPSDE(), S.SubVPSDE(), S.VESDE(), S.VPSDE.cosine(), S.FlowSDE()])
+@first_fast("sde", [S.VPSDE(), S.SubVPSDE(), S.VESDE(), S.VPSDE.cosine(), S.FlowSDE()])
 def test_the_gaussian_start_is_the_flow_of_a_gaussian(sde):
     """The estimate at its end then has nothing to correct."""
     gaussian = S.GaussianMixture(
@@ -138,6 +140,7 @@ def test_the_gaussian_start_is_the_flow_of_a_gaussian(sde):
     torch.testing.assert_close(estimate, model.estimate(above.alpha * y, above).x0, rtol=0, atol=1e-7)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("known", "power", "order"), [(True, 4, 3), (False, 3, 2)])
 def test_orders_of_the_gaussian_start(known, power, order):
     """The error of y falls as rho^-2 and, corrected, as rho^-3 (rho^-1 and rho^-2 if C is unknown).
@@ -193,6 +196,7 @@ ERRORS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("sde", [S.VPSDE(), S.VESDE()])
 @pytest.mark.parametrize(("d", "high"), ERRORS)
 def test_default_error_per_network_call(d, high, sde):
@@ -219,6 +223,7 @@ class Conditional(S.Model):
         return self.parts[0 if cond is None else int(cond["part"][0])].estimate(x, level)
 
 
+@pytest.mark.slow
 def test_one_call_estimates_an_unknown_mean():
     """The mean of all data is not that of a class, so with ``cond`` it must not decide where samples go."""
     left = S.GaussianMixture([[-2.0, 0.0], [-1.0, 1.0]], [0.05, 0.1])
@@ -244,7 +249,7 @@ def test_levels_grow_and_widen_with_the_calls():
     assert data_lambdas(2.2, 2.0, 50) == pytest.approx(many - math.log(2.0))
 
 
-@pytest.mark.parametrize("d", [2, 64])
+@first_fast("d", [2, 64])
 def test_the_reverse_sdes_spread_is_the_datas(d):
     """E[|x|^2/c] - n for a Gaussian of anisotropic c is twice the NLL gap.
 
@@ -259,9 +264,9 @@ def test_the_reverse_sdes_spread_is_the_datas(d):
     assert abs(gap) < (0.01 if d == 2 else 0.35) + 5 * math.sqrt(d / 2 / n)
 
 
-@pytest.mark.parametrize("steps", [1, 2, 3, 8])
-@pytest.mark.parametrize("sde", [S.VPSDE(), S.SubVPSDE(), S.VESDE(), S.VPSDE.cosine(), S.FlowSDE(), S.DDPM.linear(50)])
-@pytest.mark.parametrize("grid", ["data", "log_snr", "time", "karras"])
+@first_fast("steps", [1, 2, 3, 8])
+@first_fast("sde", [S.VPSDE(), S.SubVPSDE(), S.VESDE(), S.VPSDE.cosine(), S.FlowSDE(), S.DDPM.linear(50)])
+@first_fast("grid", ["data", "log_snr", "time", "karras"])
 def test_few_steps_stay_finite(sde, steps, grid):
     known, unknown = SMOOTH.model(sde), SMOOTH.model(sde)
     unknown.moments = None

@@ -26,6 +26,7 @@ class Pushed(Wrapper):
         return Estimate(*pushed, level, None, Unguided(plain.x0, plain.eps, torch.zeros_like(x[:, 0])))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("resample", [0.5, 1.0])
 def test_particles_undo_a_meaningless_push(resample):
     """The law is the model's, N(0, 1). False alarm: the variance of 3000 samples is off by .13 once in 10^6."""
@@ -78,6 +79,7 @@ def test_bad_settings_are_refused(make, name):
         make()
 
 
+@pytest.mark.slow
 def test_repeats_improve_on_ancestral_sampling(mixture_2d):
     sde, operator, y = VPSDE(), Inpainting(torch.tensor([1, 0])), torch.tensor([0.3, 0.0]).double()
     model = replacement(mixture_2d.model(sde), operator, y, 0.05)

@@ -11,6 +11,7 @@ from scoresde.errors import ArgumentError, DTypeError, NonFiniteError, Tolerance
 from scoresde.models import autocast, chunked
 from scoresde.sampling import Implicit
 from tests.families import UserSDE
+from tests.marks import first_fast
 from tests.sampling.problems import MIXTURE, SDES, LearnedVariance, generator
 
 PREDICTORS = {
@@ -64,8 +65,8 @@ class Shifted(S.Model):
 # ---- every sampler -----------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, 1e-12), (torch.float32, 1e-5)])
-@pytest.mark.parametrize("name", SAMPLERS)
+@first_fast(("dtype", "tolerance"), [(torch.float64, 1e-12), (torch.float32, 1e-5)])
+@first_fast("name", SAMPLERS)
 def test_samples_depend_on_their_seeds_alone(name, dtype, tolerance):
     """A sample with its generator is the same alone, in a batch, and in chunks of 3."""
     (sampler, steps), model = SAMPLERS[name], LearnedVariance(MIXTURE.model(SDES["vp"]))
@@ -84,7 +85,7 @@ def test_samples_depend_on_their_seeds_alone(name, dtype, tolerance):
     assert (draw(range(7), chunk=3) - many).abs().max() <= tolerance * scale
 
 
-@pytest.mark.parametrize("name", SAMPLERS)
+@first_fast("name", SAMPLERS)
 def test_conditions_reach_the_network_row_by_row(name):
     """Each sample has its mean, in chunks too, and where finished samples leave the batch."""
     sampler, steps = SAMPLERS[name]
@@ -96,7 +97,7 @@ def test_conditions_reach_the_network_row_by_row(name):
         assert (x - means).abs().max() < 3.5
 
 
-@pytest.mark.parametrize("name", SAMPLERS)
+@first_fast("name", SAMPLERS)
 def test_any_rank(name):
     sampler, steps = SAMPLERS[name]
     for shape in ((3,), (3, 2), (3, 3, 5), (3, 2, 4, 4)):
@@ -105,8 +106,8 @@ def test_any_rank(name):
         assert x.isfinite().all()
 
 
-@pytest.mark.parametrize("sde", SDES)
-@pytest.mark.parametrize(("predictor", "corrector"), [pair for pair in PAIRS if pair[0] != "none"])
+@first_fast("sde", SDES)
+@first_fast(("predictor", "corrector"), [pair for pair in PAIRS if pair[0] != "none"])
 def test_E7_few_steps_stay_finite_and_sane(sde, predictor, corrector):
     """Samples are finite. From some number of steps on, means and stds are near the data's.
 
@@ -251,6 +252,7 @@ def test_runs_keep_no_graph():
     assert not S.encode(model, start).requires_grad
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["dpm", "reverse-diffusion+langevin", "euler-maruyama+none", "dopri5", "adaptive-sde"])
 def test_inference_mode_changes_nothing(name):
     """This includes a process whose rates come from autograd."""
@@ -299,8 +301,8 @@ class Broken(Shifted):
 ROWS = {"row": torch.arange(3)[:, None].expand(3, 2)}
 
 
-@pytest.mark.parametrize("value", [math.nan, math.inf])
-@pytest.mark.parametrize("name", FIXED)
+@first_fast("value", [math.nan, math.inf])
+@first_fast("name", FIXED)
 def test_nan_from_the_network_is_located(name, value):
     """The step starts at a state of the run, and ends below t = 0.5."""
     sampler, steps = FIXED[name]
@@ -314,7 +316,7 @@ def test_nan_from_the_network_is_located(name, value):
         assert "step 6 of 8" in str(error.value)
 
 
-@pytest.mark.parametrize("name", ["dopri5", "bosh3", "RK45", "dopri8"])
+@first_fast("name", ["dopri5", "bosh3", "RK45", "dopri8"])
 def test_nan_in_an_adaptive_solver_is_located(name):
     with pytest.raises(NonFiniteError, match=r"t = 0\.[45]\d* .*samples \[1\]"):
         S.sample(Broken(math.nan), (3, 2), S.ProbabilityFlow(name, 1e-3, 1e-3), cond=ROWS, generator=generator())

@@ -12,6 +12,7 @@ from benchmarks import quality
 from scoresde.errors import ArgumentError, ShapeError, UnknownNameError
 from scoresde.sampling.base import LAST_STEPS
 from scoresde.sde.grids import time_grid
+from tests.marks import first_fast
 from tests.sampling.problems import COVARIANCES, MIXTURE, SDES, generator, noises, normal
 from tests.statistics_tools import energy_test
 
@@ -31,6 +32,7 @@ CASES = [*itertools.product(PAPER_SDES, SAMPLERS)]
 CASES += [*itertools.product(("cosine", "flow", "ddpm", "ncsn"), ("ode", "reverse-diffusion"))]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("sde", "sampler"), CASES)
 def test_E7_E8_samples_match_the_mixture(sde, sampler):
     """Energy test at level 0.001 each, 29 cases: a false alarm in one suite of 34 seeds; the seed is fixed."""
@@ -135,6 +137,7 @@ def solved(sde):
     return model, x, S.sample(model, x.shape, S.ProbabilityFlow("DOP853", 1e-10, 1e-10), start=x)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", ["bosh3", "dopri8", "rk4", "RK45", "LSODA"])
 @pytest.mark.parametrize("sde", ["vp", "ve", "flow"])
 def test_E8_all_methods_agree_with_the_reference(sde, method):
@@ -154,8 +157,8 @@ INDEPENDENT = {
 }
 
 
-@pytest.mark.parametrize("sde", PAPER_SDES)
-@pytest.mark.parametrize("sampler", INDEPENDENT)
+@first_fast("sde", PAPER_SDES)
+@first_fast("sampler", INDEPENDENT)
 def test_a_sample_does_not_depend_on_its_batch(sde, sampler):
     """Sample i of a batch of 7 equals the sample drawn alone with its generator, to 1e-5 (float32)."""
     model = MIXTURE.model(SDES[sde])
@@ -168,6 +171,7 @@ def test_a_sample_does_not_depend_on_its_batch(sde, sampler):
         torch.testing.assert_close(one[0], many[i], rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_cond_reaches_the_model_row_by_row():
     """Each sample has its condition, also where an adaptive solver drops finished samples."""
 
@@ -185,6 +189,7 @@ def test_cond_reaches_the_model_row_by_row():
         assert (x - means).abs().max() < 0.6
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("last", "error", "bias"), [("half-tweedie", 9e-7, 2e-5), ("tweedie", 2e-4, -4e-3), ("none", 2e-4, 4e-3)]
 )
@@ -204,6 +209,7 @@ def test_the_last_steps_figures(last, error, bias):
     assert 0.5 < shift / bias < 2
 
 
+@pytest.mark.slow
 def test_half_tweedie_is_the_best_last_step():
     """On a smooth density, by the endpoint error against a flow solved to sigma = 1e-5."""
     model = MIXTURE.model(S.VESDE(1e-5, 50.0))

@@ -10,6 +10,7 @@ import torch
 import scoresde as S
 from scoresde.errors import ArgumentError, UnknownNameError
 from tests import fake_device
+from tests.marks import first_fast
 from tests.sampling.problems import SMOOTH, generator, normal
 from tests.statistics_tools import energy_test, measured_order
 
@@ -35,6 +36,7 @@ def smooth_stretch(sde):
     return model, ends, x, S.sample(model, x.shape, S.ProbabilityFlow(rtol=1e-11, atol=1e-11, **ends), start=x)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("sde", [S.VPSDE.cosine(), S.VESDE(0.01, 1e4), S.FlowSDE()])
 @pytest.mark.parametrize(
     ("solver", "order", "calls"),
@@ -118,6 +120,7 @@ def test_heun_is_karras_loop(churn):
     assert (end.t, end.step, end.calls) == (0.0, 10, 19)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("sde", ["vp", "subvp", "ve", "flow"])
 def test_churn_keeps_the_law(sde):
     """Energy test at level 0.001. The same test rejects a noise scale far from 1."""
@@ -170,8 +173,8 @@ def test_steps_are_a_budget_of_network_calls(order, last):
         S.sample(model, (3, 2), S.SingleStep(order, last=last), 1)
 
 
-@pytest.mark.parametrize("sde", SDES)
-@pytest.mark.parametrize("solver", SOLVERS)
+@first_fast("sde", SDES)
+@first_fast("solver", SOLVERS)
 def test_few_steps_stay_finite(sde, solver):
     for steps in (4, 5, 9):
         x = S.sample(MIXTURE.model(SDES[sde]), (4, 2), SOLVERS[solver], steps, generator=generator())
@@ -194,6 +197,7 @@ def test_a_sample_does_not_depend_on_its_batch(solver):
     torch.testing.assert_close(one[0], many[3], rtol=1e-9, atol=1e-9)
 
 
+@pytest.mark.slow
 def test_decode_with_single_steps():
     model, z = SMOOTH.model(S.VPSDE()), normal(0, 4, 2)
     exact = S.decode(model, z, S.ProbabilityFlow(rtol=1e-9, atol=1e-9))
@@ -201,6 +205,7 @@ def test_decode_with_single_steps():
         torch.testing.assert_close(S.decode(model, z, solver, steps), exact, rtol=0, atol=2e-3)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("sde", ["vp", "ve"])
 def test_no_host_sync(sde):
     """On the meta device anything that waits for the device fails (see tests/fake_device.py)."""

@@ -10,6 +10,7 @@ import scoresde as S
 from scoresde.errors import ArgumentError, DTypeError, ShapeError, UnknownNameError
 from scoresde.sde.grids import time_grid
 from tests import fake_device
+from tests.marks import first_fast
 from tests.reference import ncsn as reference
 from tests.sampling.problems import MIXTURE, SMOOTH, LearnedVariance, generator, noises, normal
 from tests.statistics_tools import energy_test, measured_order
@@ -84,6 +85,7 @@ def test_N3_corrector_alone_is_the_papers_loop():
     assert (end.t, end.steps, end.calls) == (0.0, 9, 28)
 
 
+@pytest.mark.slow
 def test_N3_annealed_langevin_samples_the_mixture():
     """Energy test at level 0.001. The same test rejects the run with K = 1, which is far too short."""
     model, n = MIXTURE.model(S.NCSN.geometric(0.02, 6.0, 16)), 400
@@ -150,7 +152,7 @@ def test_bad_correctors_are_refused():
 # ---- Langevin dynamics -----------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("a", [0.05, 0.5, 1.5])
+@first_fast("a", [0.05, 0.5, 1.5])
 def test_S5_stationary_variance_of_a_gaussian(a):
     """For N(0, 1), x <- (1-a) x + sqrt(2a) z has variance 2/(2-a). False alarm: 4 standard errors, 6e-5 each."""
     n = 40_000
@@ -160,6 +162,7 @@ def test_S5_stationary_variance_of_a_gaussian(a):
     assert abs(x.mean().item()) < 4 * (expected / n) ** 0.5
 
 
+@pytest.mark.slow
 def test_S5_a_models_density_is_stationary():
     """p_t of a mixture is unchanged (energy test at level 0.001), by the model or its score as a function."""
     model, n, t = SMOOTH.model(S.VPSDE()), 500, 0.2
@@ -276,6 +279,7 @@ ROUND_TRIPS = [(sde, "half-tweedie") for sde in (S.VESDE(), S.SubVPSDE(), S.Flow
 ROUND_TRIPS += [(S.VPSDE(), last) for last in ("half-tweedie", "tweedie", "none")]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("sde", "last"), ROUND_TRIPS)
 def test_D6_the_flow_inverts_to_its_tolerance(sde, last):
     model, flow = SMOOTH.model(sde), S.ProbabilityFlow(rtol=1e-10, atol=1e-10, last=last)
@@ -287,6 +291,7 @@ def test_D6_the_flow_inverts_to_its_tolerance(sde, last):
     torch.testing.assert_close(again, z, rtol=1e-6, atol=1e-7)
 
 
+@pytest.mark.slow
 def test_D6_the_latent_is_the_likelihoods():
     """The half Tweedie start equals that of log_likelihood, to the order in sigma of both."""
     model, x0 = SMOOTH.model(S.VPSDE()), SMOOTH.sample(5, generator())
@@ -295,6 +300,7 @@ def test_D6_the_latent_is_the_likelihoods():
     torch.testing.assert_close(z, likelihood.latent, rtol=0, atol=1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("sde", [S.VPSDE(), S.VESDE(), S.FlowSDE()])
 def test_D6_ddims_inversion_is_of_first_order(sde):
     """The errors of the round trip and of the latent fall with the step, slope 1 within 0.2."""
@@ -307,6 +313,7 @@ def test_D6_ddims_inversion_is_of_first_order(sde):
         assert measured_order(errors, [1 / n for n in counts]) == pytest.approx(1.0, abs=0.2)
 
 
+@pytest.mark.slow
 def test_encode_and_decode_with_conditions():
     class Shifted(S.Model):
         sde = S.VPSDE()
@@ -357,6 +364,7 @@ def test_a_sample_does_not_depend_on_its_batch(sampler):
     torch.testing.assert_close(one[0], many[3], rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("sde", ["vp", "ve"])
 def test_no_host_sync(sde):
     """On the meta device anything that waits for the device fails (see tests/fake_device.py)."""

@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from scoresde import DDPM, VPSDE, ScoreModel, SubVPSDE
+from tests.marks import first_fast
 from tests.reference import ddim as ddim_paper
 from tests.reference import ddpm as paper
 from tests.reference import song_sde
@@ -115,6 +116,7 @@ def test_P10_cosine_betas_follow_the_cosine_schedule():
     assert ddpm.betas[-1].item() == pytest.approx(0.999)
 
 
+@pytest.mark.slow
 @SCHEDULES
 @given(data=st.data())
 def test_P12_respacing_keeps_the_marginals(schedule, data):
@@ -221,7 +223,7 @@ def test_P3_P7_ancestral_steps_equal_diffusers(schedule):
 
 
 @SCHEDULES
-@pytest.mark.parametrize("eta", [0.0, 1.0])
+@first_fast("eta", [0.0, 1.0])
 def test_D3_D5_fifty_ddim_steps_equal_diffusers(schedule, eta):
     ddpm, theirs = DDPMS[schedule], scheduler("ddim", schedule)
     theirs.set_timesteps(50)

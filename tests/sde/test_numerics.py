@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from scoresde.sde.tensors import log1mexp
 from tests.families import FAMILIES
+from tests.marks import first_fast
 
 EACH = pytest.mark.parametrize("sde", FAMILIES.values(), ids=FAMILIES)
 
@@ -88,8 +89,8 @@ def test_no_nan_at_the_ends(sde, t, dtype):
 
 
 @EACH
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-@pytest.mark.parametrize(("s", "t"), [(0.0, 1e-6), (0.0, 0.5), (0.5, 1.0), (0.0, 1.0)])
+@first_fast("dtype", [torch.float32, torch.float64])
+@first_fast(("s", "t"), [(0.0, 1e-6), (0.0, 0.5), (0.5, 1.0), (0.0, 1.0)])
 def test_steps_from_and_to_the_ends_are_finite(sde, s, t, dtype):
     early, late = torch.full((2,), s, dtype=dtype), torch.full((2,), t, dtype=dtype)
     x = torch.ones(2, 3, dtype=dtype)

@@ -27,6 +27,7 @@ from scoresde.sde.schedules import (
     PiecewiseRate,
 )
 from tests.families import DISCRETE, FAMILIES, SMOOTH
+from tests.marks import first_fast
 from tests.reference import song_sde
 
 names = st.sampled_from(sorted(FAMILIES))
@@ -74,7 +75,7 @@ def _grad(value, t):
     return torch.autograd.grad(value.sum(), t)[0] if value.requires_grad else torch.zeros_like(t)
 
 
-@pytest.mark.parametrize("name", ["vp", "vp-cosine", "subvp", "ve-linear", "flow", "user", "ddpm-short", "ncsn-short"])
+@first_fast("name", ["vp", "vp-cosine", "subvp", "ve-linear", "flow", "user", "ddpm-short", "ncsn-short"])
 def test_E1_euler_maruyama_forward_has_the_moments(name, generator):
     """dx = f dt + g dW from one point, 400 steps to t = 0.6, 10 000 paths.
 
@@ -109,6 +110,7 @@ def test_E1_transitions_have_the_law_of_one_perturbation(sde, generator):
     torch.testing.assert_close(direct, alpha * x_0 + sigma * eps)
 
 
+@pytest.mark.slow
 @given(name=names, t=st.tuples(times, times, times))
 def test_E1_transitions_compose(name, t):
     """Chapman-Kolmogorov: p(x_t | x_r) is the convolution of p(x_t | x_s) and p(x_s | x_r)."""
@@ -119,6 +121,7 @@ def test_E1_transitions_compose(name, t):
     torch.testing.assert_close(std**2, (c * b) ** 2 + d**2, rtol=1e-10, atol=1e-300)
 
 
+@pytest.mark.slow
 @given(name=names, t=st.tuples(times, times))
 def test_E1_marginals_compose(name, t):
     """p(x_t | x_0) through x_s: alpha_t = alpha_{t|s} alpha_s, sigma_t^2 = alpha_{t|s}^2 sigma_s^2 + sigma_{t|s}^2."""
@@ -129,6 +132,7 @@ def test_E1_marginals_compose(name, t):
     torch.testing.assert_close(sde.sigma(t) ** 2, (scale * sde.sigma(s)) ** 2 + std**2, rtol=1e-10, atol=1e-300)
 
 
+@pytest.mark.slow
 @given(name=names, t=st.tuples(times, times), eta=st.floats(0.0, 1.0))
 def test_D1_every_eta_keeps_every_marginal(name, t, eta):
     sde, (s, t) = FAMILIES[name], sorted(t)
@@ -140,7 +144,7 @@ def test_D1_every_eta_keeps_every_marginal(name, t, eta):
 
 
 @EACH
-@pytest.mark.parametrize(("s", "t"), [(0.05, 0.2), (0.3, 0.45), (0.1, 0.95), (0.4, 1.0)])
+@first_fast(("s", "t"), [(0.05, 0.2), (0.3, 0.45), (0.1, 0.95), (0.4, 1.0)])
 def test_P3_posterior_is_bayes_rule_by_quadrature(sde, s, t):
     """p(x_s | x_t, x_0) in proportion to p(x_t | x_s) p(x_s | x_0), normalised on a grid."""
     x_0, (scale, std) = 0.7, (v.item() for v in sde.transition(s, t))
@@ -272,8 +276,8 @@ def test_E6_the_target_is_the_score_of_the_perturbation(sde, generator):
 
 
 @EACH
-@pytest.mark.parametrize("shape", SHAPES, ids=str)
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@first_fast("shape", SHAPES, ids=str)
+@first_fast("dtype", [torch.float32, torch.float64])
 def test_any_rank_works_and_samples_do_not_mix(sde, shape, dtype):
     """A batch at times (B,) is its samples one by one at scalar times, at every rank and in the dtype of the data."""
     x = torch.randn(shape, generator=torch.Generator().manual_seed(1), dtype=dtype)

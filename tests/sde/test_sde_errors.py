@@ -11,6 +11,7 @@ from scoresde import DDPM, NCSN, VESDE, VPSDE
 from scoresde.errors import ArgumentError, DeviceError, DTypeError, ScoreSDEError, ShapeError, UnknownNameError
 from scoresde.sde import build_sde, register_sde
 from tests.families import FAMILIES, UserSDE
+from tests.marks import first_fast
 
 X = torch.zeros(3, 2)
 SDE = VPSDE()
@@ -58,7 +59,7 @@ def test_times_are_floating_point(t):
 
 
 @EACH
-@pytest.mark.parametrize("shape", [(3, 1), (1,), (2,), (4,), (3, 2), (1, 3), (3, 1, 1)])
+@first_fast("shape", [(3, 1), (1,), (2,), (4,), (3, 2), (1, 3), (3, 1, 1)])
 def test_a_time_of_another_shape_is_never_broadcast(sde, shape):
     t = torch.full(shape, 0.5)
     calls = [

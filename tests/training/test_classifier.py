@@ -11,6 +11,8 @@ from scoresde.guidance import classifier_guidance
 from scoresde.nets import build_net
 from scoresde.training import NoiseAwareClassifier, fit_classifier
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def mixture():

@@ -19,6 +19,8 @@ from scoresde.training.checkpoints import best_checkpoint, checkpoints, load_ave
 from scoresde.training.distributed import Ranks, launched, process_group, share_of
 from tests.training.ranks_for_tests import commands, digits, said, sampled, trainer
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parents[2]
 
 

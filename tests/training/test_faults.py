@@ -14,6 +14,8 @@ from scoresde.errors import CheckpointError
 from scoresde.files import load_tensors
 from scoresde.training.checkpoints import checkpoints, latest_checkpoint
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parents[2]
 
 

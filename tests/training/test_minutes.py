@@ -9,6 +9,7 @@ from scoresde import VPSDE, ScoreModel, Trainer, TrainerConfig, load_data
 from scoresde.errors import ArgumentError
 from scoresde.nets import build_net
 from scoresde.training import trainer as module
+from tests.marks import first_fast
 
 STEP = 0.5  # seconds that a step takes by the clock below
 
@@ -41,7 +42,7 @@ DATA = load_data("two-moons", n=50)[0]
 SHAPES = {"cosine": lambda u: (1 + math.cos(math.pi * u)) / 2, "linear": lambda u: 1 - u, "none": lambda u: 1.0}
 
 
-@pytest.mark.parametrize("decay", SHAPES)
+@first_fast("decay", SHAPES)
 def test_the_time_ends_it_and_the_rate_falls_with_the_time(clock, decay):
     made = trainer(lr_decay=decay, ema_half_life={"ema": 0.2, "slow": 7.0})
     records = made.fit(DATA)

@@ -78,6 +78,7 @@ def test_hidden_weights_are_those_of_hidden_layers():
     assert hidden_weights(net) == []
 
 
+@pytest.mark.slow
 def test_the_trainer_learns_by_it_and_resumes_bit_for_bit(tmp_path):
     whole = make(tmp_path / "whole", lr=5e-3)
     records = whole.fit(DATA)

@@ -12,6 +12,7 @@ from scoresde.errors import ArgumentError, UnknownNameError
 from scoresde.sde.grids import time_range
 from scoresde.training import EDM, DDIMVariational, Levels, LogNormal, MinSNR, Sigmoid, UniformLogSNR, UniformTime
 from scoresde.training.weightings import WEIGHTINGS
+from tests.marks import first_fast
 from tests.reference import edm
 
 SDES = {"vp": S.VPSDE(), "subvp": S.SubVPSDE(), "ve": S.VESDE(), "cosine": S.VPSDE.cosine(), "ddpm": S.DDPM.linear(100)}
@@ -44,7 +45,7 @@ CASES += [("likelihood", "log-snr", sde) for sde in ("vp", "subvp", "ve", "cosin
 CASES += [("likelihood", "uniform", "ve"), ("likelihood", "low-discrepancy", "ve")]
 
 
-@pytest.mark.parametrize(("weighting", "sampling", "sde"), CASES)
+@first_fast(("weighting", "sampling", "sde"), CASES)
 def test_E6_mean_loss_is_the_closed_form_for_every_time_sampling(sde, sampling, weighting):
     """The exact model of N(0, 0.5 I): the mean of 40 batches within 4.5 standard errors (false alarm 7e-6 a case)."""
     model = S.GaussianMixture(torch.zeros(1, 2), 0.5).model(SDES[sde])

@@ -12,6 +12,7 @@ from scoresde.errors import ArgumentError, CheckpointError, DTypeError, ShapeErr
 from scoresde.random import DISTRIBUTIONS, ShardedGenerator
 from scoresde.training.sliced import FORMS, projections
 from tests.families import FAMILIES
+from tests.marks import first_fast
 from tests.reference.score_matching import ncsn_loss
 
 
@@ -79,24 +80,27 @@ def check_gradients(make, sde, mixture, batches, size=200, **settings):
     assert (truth.mean(0).abs() > 10 * stderr).any()  # there is something to agree on
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", OBJECTIVES)
 def test_S1_S2_S3_S4_every_gradient_is_explicit_score_matchings(name, mixture_2d):
     check_gradients(OBJECTIVES[name], S.VPSDE(), mixture_2d, 60)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("objective", ["denoising", "sliced", "finite-difference"])
 @pytest.mark.parametrize("weighting", ["likelihood", "min-snr", "edm"])
 def test_S3_S4_under_every_weighting(weighting, objective, mixture_2d):
     check_gradients(OBJECTIVES[objective], S.VPSDE(), mixture_2d, 60, weighting=weighting, t_max=0.6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["implicit-uncontrolled", "sliced", "sliced-uncontrolled", "plain-uncontrolled"])
 def test_S2_S4_in_sixteen_dimensions(name, mixture_16d):
     """A projection that is not scaled to E[v v'] = I is off by a factor of n."""
     check_gradients(OBJECTIVES[name], S.VESDE(0.01, 10.0), mixture_16d, 40, 100)
 
 
-@pytest.mark.parametrize("sde", FAMILIES)
+@first_fast("sde", FAMILIES)
 def test_S2_S3_S4_one_expectation_for_every_process(sde, mixture_2d):
     """The losses of a wrong model, on the same x_t, differ by 0 in the mean.
 
@@ -111,6 +115,7 @@ def test_S2_S3_S4_one_expectation_for_every_process(sde, mixture_2d):
         assert difference.mean().abs() <= 4.5 * difference.std() / math.sqrt(len(x0)), name
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("objective", ["denoising", "sliced", "finite-difference"])
 @pytest.mark.parametrize("sampling", ["levels", 0.3])
 def test_S3_S4_at_discrete_levels_and_at_one(sampling, objective, mixture_2d):
@@ -258,8 +263,8 @@ def networks():
     yield S.UNet((1, 5), channels=4, num_groups=2, multipliers=(1,), heads=2, zero_init=False), (1, 5)
 
 
-@pytest.mark.parametrize("objective", FORMS_AND_EXACT, ids=repr)
-@pytest.mark.parametrize("index", range(4))
+@first_fast("objective", FORMS_AND_EXACT, ids=repr)
+@first_fast("index", range(4))
 def test_second_derivatives_are_right_through_every_network(index, objective, float64):
     """The gradient along a random direction against a central difference of the loss, to 1e-6 of its size."""
     torch.manual_seed(0)
@@ -402,6 +407,7 @@ def fisher_divergence(objective, mixture, sde, steps, seed=0):
         return S.ExplicitScoreMatching(mixture.model(sde))(model, x0, generator=generator(4)).mean().item()
 
 
+@pytest.mark.slow
 def test_S4_sliced_score_matching_learns_as_well_as_denoising():
     """Equal steps on data in the plane: a Fisher divergence within 1.5 times denoising's; the start is 20 times off."""
     mixture = S.GaussianMixture(torch.tensor([[0.0, 1.0], [1.0, -0.5], [-1.0, -0.5]]), torch.tensor([0.05, 0.1, 0.02]))

@@ -20,6 +20,7 @@ from scoresde.training import (
 )
 from scoresde.training.time_sampling import resolve_time_sampling
 from tests.families import DISCRETE, FAMILIES, SMOOTH
+from tests.marks import first_fast
 from tests.reference.score_matching import LossSecondMoment
 
 
@@ -38,9 +39,9 @@ def density(sde, t):
     return LogNormal().density(sde, torch.as_tensor(t, dtype=torch.float64))
 
 
-@pytest.mark.parametrize("low_discrepancy", [False, True])
-@pytest.mark.parametrize("kind", [UniformTime, UniformLogSNR, LogNormal])
-@pytest.mark.parametrize("name", SMOOTH)
+@first_fast("low_discrepancy", [False, True])
+@first_fast("kind", [UniformTime, UniformLogSNR, LogNormal])
+@first_fast("name", SMOOTH)
 def test_weighted_means_are_means_over_uniform_time(name, kind, low_discrepancy):
     """E[weight h(t)] against quadrature, h the density of a log-normal sigma/alpha, which every proposal covers.
 

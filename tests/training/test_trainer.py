@@ -9,6 +9,7 @@ import scoresde as S
 from scoresde.data import TruncatedNormal
 from scoresde.errors import ArgumentError, CheckpointError, NonFiniteError, UnknownNameError
 from scoresde.training.checkpoints import best_checkpoint, checkpoints, load_average
+from tests.marks import first_fast
 
 GM = S.GaussianMixture([[2.0, 0.0], [-1.0, 1.0]], [0.1, 0.3])
 
@@ -46,6 +47,7 @@ def weights(trainer):
     return {**trainer.model.state_dict(), **{f"ema.{k}": v for k, v in trainer.ema.state_dict().items()}}
 
 
+@pytest.mark.slow
 def test_training_learns_the_score():
     """Denoising loss falls below 60 % of the untrained, and the score is near the truth where the data are."""
     torch.manual_seed(0)
@@ -91,6 +93,7 @@ def test_resumed_equals_uninterrupted_bit_for_bit(tmp_path):
         assert torch.equal(a, b), name
 
 
+@pytest.mark.slow
 def test_fit_goes_on_where_it_was_stopped():
     """The same trainer, called again: no batch is repeated or lost."""
     whole, parts = make(), make()
@@ -199,7 +202,7 @@ def test_labels_are_dropped_as_often_as_said():
         S.Trainer(S.ScoreModel(net, S.VPSDE()), config=config).fit(DATA)
 
 
-@pytest.mark.parametrize("pieces", [2, 3])
+@first_fast("pieces", [2, 3])
 def test_accumulated_pieces_are_one_batch(pieces):
     """Times and noise of the whole batch of 32, in pieces of unequal size; without dropout the weights agree."""
 
@@ -216,6 +219,7 @@ def test_accumulated_pieces_are_one_batch(pieces):
     assert [r.loss for r in other] == pytest.approx([r.loss for r in records], rel=1e-4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("settings", [{"precision": "bfloat16"}, {"precision": "float16"}, {"compile": "eager"}])
 def test_low_precision_and_compilation_train_the_same_network(settings, tmp_path):
     """The weights stay float32, the averaged model is a plain one, and the loss is near that of a plain run."""
@@ -246,6 +250,7 @@ def test_float16_leaves_out_steps_whose_gradient_overflows():
     assert trainer.scaler.get_scale() < 2.0**40
 
 
+@pytest.mark.slow
 def test_channels_last_images_resume_bit_for_bit(tmp_path):
     """Adam's moments come back in the weights' own layout."""
     images = torch.randn(40, 2, 8, 8, generator=torch.Generator().manual_seed(0))
@@ -296,6 +301,7 @@ def test_hooks_are_called_on_time_and_do_not_change_the_training():
         plain.every(0, print)
 
 
+@pytest.mark.slow
 def test_the_best_checkpoint_on_held_out_data_is_kept(tmp_path):
     """A learning rate that ruins the model after step 10: the best checkpoint stays when newer ones come."""
     held_out = S.Data("points", DATA.x[:100].clone(), normalize="none")

@@ -12,6 +12,7 @@ import scoresde as S
 from scoresde.errors import ArgumentError, UnknownNameError
 from scoresde.training import DDIMVariational, Levels, LossAware
 from tests.families import FAMILIES
+from tests.marks import first_fast
 from tests.reference.ddpm import products
 from tests.reference.score_matching import ddim_objective, vlb_terms
 
@@ -226,7 +227,7 @@ def test_P8_learned_variances_find_the_best_constant():
         assert gradient.item() * towards < 0
 
 
-@pytest.mark.parametrize("sde", FAMILIES)
+@first_fast("sde", FAMILIES)
 def test_every_process_any_rank_and_every_loss_is_finite(sde):
     """Discrete processes by their own levels, the others by a thousand of theirs; gradients too."""
     net = S.UNet((1, 4, 4), channels=4, num_groups=2, heads=2, out_channels=2, classes=3, zero_init=False)
