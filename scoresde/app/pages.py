@@ -107,7 +107,7 @@ def _cards(
     if held:
         better = "lower is better" if held["unit"] == "bits/dim" else "log-density of an item, higher is better"
         cards.append(
-            (f"held-out {held_out.name}", held["mean"], held["stderr"], held["unit"], f"{held['n']} items, {better}")
+            (f"held-out {held_out.name}", held["mean"], held["stderr"], held["unit"], f"{held['n']} items; {better}")
         )
     if evaluation:
         for name, figures in evaluation["baselines"].items():
@@ -189,13 +189,13 @@ def _training(page: Report, run: RunFolder, config: RunConfig, model: ScoreModel
         run.picture("loss", picture)
         page.figure(picture, "The training loss per entry of the data.", "the loss over the steps")
     c, note = config, run.meta["stages"].get("train", {})
-    length = f"{c.train.steps}" if c.train.minutes is None else f"{c.train.minutes:g} minutes of steps"
+    length = f"{c.train.steps} steps" if c.train.minutes is None else f"{c.train.minutes:g} minutes"
     rows = [
         ["data", f"{c.data.source}, split with seed {c.data.seed}"],
         ["process", repr(build.sde(c.sde))],
         ["network", type(model.net).__name__ + (f", {note['weights']:,} weights" if "weights" in note else "")],
         ["network predicts", c.model.predicts],
-        ["steps, batch size", f"{length}, {c.train.batch_size} items each"],
+        ["length", f"{length}, {c.train.batch_size} items a step"],
         ["optimiser", c.train.optimizer],
         ["learning rate", f"{c.train.lr:g}, {c.train.warmup} steps of warm-up, decay: {c.train.lr_decay}"],
         ["loss", f"{c.train.weighting or 'default'} weighting, {c.train.time_sampling or 'default'} time sampling"],
