@@ -285,7 +285,7 @@ def conditional_mean(traces: TraceIntegral, x0: Tensor, sde: SDE, moments: Momen
 def _levels_of(sde: SDE, lams: Sequence[float], t_max: float) -> list[HostLevel]:
     """Return the levels at these lambda and at t_max."""
     t = sde.time_at(lam=torch.tensor(lams, dtype=torch.float64))
-    return sde.levels(torch.cat([t, torch.tensor([t_max]).double()]))
+    return sde.levels(torch.cat([t, torch.tensor([t_max], dtype=torch.float64)]))
 
 
 def _combination(weights: Sequence[float], values: Sequence[Tensor]) -> Tensor | float:
