@@ -8,10 +8,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from scoresde.data import Batches, Data, from_array
 from scoresde.errors import ArgumentError, CheckpointError, DataError
-
-
-def generator(seed=0):
-    return torch.Generator().manual_seed(seed)
+from tests.generators import generator
 
 
 def counted(n=23):

@@ -5,10 +5,7 @@ import torch
 
 from scoresde.data import CORRUPTIONS, Data, corrupt
 from scoresde.errors import DataError, UnknownNameError
-
-
-def generator(seed=0):
-    return torch.Generator().manual_seed(seed)
+from tests.generators import generator
 
 
 def pictures(shape=(12, 3, 4, 5), K=100):

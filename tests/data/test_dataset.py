@@ -8,10 +8,7 @@ import torch
 
 from scoresde.data import Data, Scaling, load_digits
 from scoresde.errors import ArgumentError, DataError, DTypeError, ShapeError
-
-
-def generator(seed=0):
-    return torch.Generator().manual_seed(seed)
+from tests.generators import generator
 
 
 def integers(K, shape=(60, 1, 4, 5), seed=0):

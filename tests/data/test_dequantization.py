@@ -12,14 +12,11 @@ import torch
 from scoresde.data import Scaling, TruncatedNormal, Uniform
 from scoresde.errors import ArgumentError, DTypeError
 from scoresde.sde import VESDE, VPSDE
+from tests.generators import generator
 
 K = 32
 SCALING = Scaling.for_integers(K)
 RAW = torch.randint(0, K, (6, 1, 2, 3), generator=torch.Generator().manual_seed(0))
-
-
-def generator(seed=0):
-    return torch.Generator().manual_seed(seed)
 
 
 def level(dequantization, sde=None):

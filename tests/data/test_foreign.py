@@ -9,10 +9,7 @@ from PIL import Image
 
 from scoresde.data import Batches, Data, Scaling, StreamBatches, TruncatedNormal, from_dataset, stream_batches
 from scoresde.errors import ArgumentError, CheckpointError, DataError
-
-
-def generator(seed=0):
-    return torch.Generator().manual_seed(seed)
+from tests.generators import generator
 
 
 def pixels(n=12, colour=True):

@@ -13,11 +13,7 @@ from scoresde.errors import DataError, DTypeError
 from scoresde.models import ScoreModel
 from scoresde.nets import ResidualMLP
 from scoresde.sde import VPSDE
-
-
-def generator():
-    return torch.Generator().manual_seed(0)
-
+from tests.generators import generator
 
 ARRAYS = {
     "colour": np.random.default_rng(0).integers(0, 256, (30, 5, 4, 3), dtype=np.uint8),

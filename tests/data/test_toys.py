@@ -7,10 +7,7 @@ import torch
 
 from scoresde.data import TOYS, checkerboard, gaussian_grid, load_toy, rings, swiss_roll, two_moons
 from scoresde.errors import ArgumentError, UnknownNameError
-
-
-def generator(seed=0):
-    return torch.Generator().manual_seed(seed)
+from tests.generators import generator
 
 
 @pytest.mark.parametrize("toy", TOYS.values(), ids=TOYS)

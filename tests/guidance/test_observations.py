@@ -36,6 +36,7 @@ from scoresde.guidance import (
 from scoresde.models import chunked
 from scoresde.sampling import Particles, Resampling
 from tests.families import FAMILIES, SMOOTH
+from tests.generators import generator
 from tests.marks import first_fast
 from tests.statistics_tools import energy_test
 
@@ -53,18 +54,14 @@ SDES = pytest.mark.parametrize("sde", THREE.values(), ids=THREE)
 
 
 def random(*shape, seed=0):
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
-
-
-def seeded(seed=0):
-    return torch.Generator().manual_seed(seed)
+    return torch.randn(*shape, generator=generator(seed), dtype=torch.float64)
 
 
 @pytest.fixture(scope="module")
 def problem(mixture_16d):
     """A mixture of data of shape (16,), 5 random projections of it, and an observation."""
     operator = Matrix(random(5, 16, seed=3) / 4)
-    y = operator.observe(mixture_16d.sample(1, seeded(4)), 0.1, seeded(5))[0]
+    y = operator.observe(mixture_16d.sample(1, generator(4)), 0.1, generator(5))[0]
     return mixture_16d, operator, y
 
 
@@ -88,7 +85,7 @@ def seen(operator, y):
 def test_the_posterior_of_a_mixture_is_bayes_rule(problem):
     mixture, operator, y = problem
     posterior = mixture.posterior(operator, y, 0.3)
-    x = mixture.sample(40, seeded())
+    x = mixture.sample(40, generator())
     residual = (y - operator(x)).square().sum(1)
     bayes = mixture.log_prob(x) - residual / (2 * 0.3**2)
     evidence = (bayes - posterior.log_prob(x)).mean()
@@ -98,7 +95,7 @@ def test_the_posterior_of_a_mixture_is_bayes_rule(problem):
 
 
 def test_a_precise_observation_leaves_a_valid_mixture(mixture_16d):
-    posterior = mixture_16d.posterior(torch.eye(16), mixture_16d.sample(1, seeded())[0], 1e-6)
+    posterior = mixture_16d.posterior(torch.eye(16), mixture_16d.sample(1, generator())[0], 1e-6)
     assert posterior.values.min() > 0
     assert posterior.moments.std < 2e-6
 
@@ -126,7 +123,7 @@ def test_E10_for_gaussian_data_the_guided_score_is_the_exact_one(method, sde, ga
     exact = mixture.posterior(*seen(operator, y), 0.2).model(sde)
     model = method(mixture.model(sde), operator, y, 0.2)
     t = torch.linspace(0.05, 0.95, 10, dtype=torch.float64)
-    x = sde.perturb(mixture.sample(10, seeded()), t, seeded())[0]
+    x = sde.perturb(mixture.sample(10, generator()), t, generator())[0]
     for time in (t, 0.3, 0.9):
         mine, true = model(x, time), exact(x, time)
         torch.testing.assert_close(mine.x0, true.x0, rtol=1e-6, atol=1e-6)
@@ -148,7 +145,7 @@ def test_E10_x0_and_eps_stay_one_estimate(method, sde, problem):
     mixture, operator, y = problem
     model = method(mixture.model(sde), operator, y, 0.1)
     t = torch.tensor([0.3, 0.6, 0.9], dtype=torch.float64)
-    x = sde.perturb(mixture.sample(3, seeded()), t, seeded())[0]
+    x = sde.perturb(mixture.sample(3, generator()), t, generator())[0]
     level, estimate = sde.level(t, x), model(x, t)
     torch.testing.assert_close(level.alpha * estimate.x0 + level.sigma * estimate.eps, x, rtol=1e-8, atol=1e-8)
     assert not estimate.x0.requires_grad
@@ -160,7 +157,7 @@ def test_E10_guidance_is_the_gradient_of_its_log_likelihood(method, sde, problem
     mixture, operator, y = problem
     plain = mixture.model(sde)
     model = METHODS[method](plain, operator, y, 0.1)
-    x = sde.perturb(mixture.sample(4, seeded()), 0.5, seeded())[0].requires_grad_()
+    x = sde.perturb(mixture.sample(4, generator()), 0.5, generator())[0].requires_grad_()
     if method == "dps-scaled":
         norm = (y - operator(plain(x, 0.5).x0)).norm(dim=1)
         log_p = -0.5 * 1000 / sde.squared_diffusion(torch.tensor(0.5).double()) * norm
@@ -176,7 +173,7 @@ def test_E10_moment_matching_has_the_exact_covariance(sde, problem):
     """Against a dense solve with the covariance of p(x_0 | x_t), from the conditional moments of the components."""
     mixture, operator, y = problem
     plain, t = mixture.model(sde), 0.4
-    x = sde.perturb(mixture.sample(3, seeded()), t, seeded())[0]
+    x = sde.perturb(mixture.sample(3, generator()), t, generator())[0]
     level, A = sde.level(t, x), operator.entries
     estimate = moment_matching(plain, operator, y, 0.1)(x, t)
     for i in range(3):
@@ -193,7 +190,7 @@ def test_E10_moment_matching_has_the_exact_covariance(sde, problem):
 def test_E10_a_linear_likelihood_agrees_with_dps(sde, problem):
     mixture, operator, y = problem
     plain = mixture.model(sde)
-    x = sde.perturb(mixture.sample(4, seeded()), 0.2, seeded())[0]
+    x = sde.perturb(mixture.sample(4, generator()), 0.2, generator())[0]
     model = with_likelihood(plain, lambda x0: -(y - operator(x0)).square().sum(1) / (2 * 0.1**2))
     linear = dps(plain, operator, y, 0.1)
     for t in (0.2, torch.full((4,), 0.2).double()):
@@ -205,7 +202,7 @@ def test_E10_a_linear_likelihood_agrees_with_dps(sde, problem):
 def test_E10_the_likelihood_of_the_guided_flow_is_the_posteriors(gaussian):
     mixture, operator, y = gaussian
     exact = mixture.posterior(*seen(operator, y), 0.2)
-    x0, true = exact.sample(3, seeded()), exact.model(VPSDE())
+    x0, true = exact.sample(3, generator()), exact.model(VPSDE())
     true.moments = None  # so that both use the prior of the process
     expected = log_likelihood(true, x0, rtol=1e-4, atol=1e-4).log_prob
     torch.testing.assert_close(expected, exact.log_prob(x0), rtol=0, atol=0.05)
@@ -235,7 +232,7 @@ def test_N4_known_entries_keep_their_values(sampler, sde, gaussian):
     """To rounding, for every sampler whose last step denoises; unknown entries vary."""
     mixture, operator, y = gaussian
     model = replacement(mixture.model(sde), operator, y)
-    x = sample(model, (20, 2, 3), sampler[0], sampler[1], generator=seeded())
+    x = sample(model, (20, 2, 3), sampler[0], sampler[1], generator=generator())
     known = operator.mask
     assert (x - y)[:, known].abs().max() < 1e-6
     assert (x - y)[:, ~known].std() > 0.1
@@ -249,7 +246,9 @@ def test_N4_known_entries_are_noised_to_every_level(gaussian):
     mixture, operator, y = gaussian
     sde = VPSDE()
     model = replacement(mixture.model(sde), operator, y)
-    for state in trajectory(model, (400, 2, 3), PredictorCorrector(Ancestral(), last="none"), 20, generator=seeded()):
+    for state in trajectory(
+        model, (400, 2, 3), PredictorCorrector(Ancestral(), last="none"), 20, generator=generator()
+    ):
         level = sde.level(state.t, state.x)
         z = ((state.x - level.alpha * y) / level.sigma)[:, operator.mask]
         assert abs(z.square().mean().item() - 1) < 5 * math.sqrt(2 / z.numel()), state.t
@@ -259,7 +258,7 @@ def test_N4_known_entries_are_noised_to_every_level(gaussian):
 def test_N4_the_projection_keeps_every_observation(sde, problem):
     mixture, operator, y = problem
     model = replacement(mixture.model(sde), operator, y)
-    x = sde.perturb(mixture.sample(4, seeded()), 0.5, seeded())[0]
+    x = sde.perturb(mixture.sample(4, generator()), 0.5, generator())[0]
     torch.testing.assert_close(operator(model(x, 0.5).x0), y.expand(4, 5), rtol=1e-6, atol=1e-6)
     plain, noisy = mixture.model(sde), replacement(mixture.model(sde), operator, y, 0.2)
     level, A, x0 = sde.level(0.5, x), operator.entries, plain(x, 0.5).x0
@@ -277,11 +276,11 @@ def test_N4_the_projection_keeps_every_observation(sde, problem):
 def test_E10_particles_draw_from_the_posterior(sde, mixture_2d):
     """Guidance alone gives modes the wrong weights. False alarms: once in 1000 for each process."""
     operator, y = Matrix(torch.tensor([[1.0, 0.2]])), torch.tensor([0.1]).double()
-    exact = mixture_2d.posterior(operator, y, 0.1).sample(300, seeded(1))
+    exact = mixture_2d.posterior(operator, y, 0.1).sample(300, generator(1))
     model = gaussian_data(mixture_2d.model(sde), operator, y, 0.1)
-    alone = sample(model, (300, 2), DPMSolver(stochastic=True), 40, generator=seeded(2))
+    alone = sample(model, (300, 2), DPMSolver(stochastic=True), 40, generator=generator(2))
     assert energy_test(alone, exact) <= 0.01
-    x = sample(model, (300, 2), Particles(16), 60, generator=seeded(2))
+    x = sample(model, (300, 2), Particles(16), 60, generator=generator(2))
     assert energy_test(x, exact) > 0.001
 
 
@@ -295,10 +294,10 @@ def test_E10_particles_draw_from_the_posterior(sde, mixture_2d):
 def test_inpainting_leaves_known_entries_within_the_noise(sampler, sde, method, gaussian):
     """Their distance from y is that of the exact posterior within 20 %: 7 standard errors of its 600 numbers."""
     mixture, operator, y = gaussian
-    y = operator.observe(mixture.sample(1, seeded(3)), 0.1, seeded(4))[0]
+    y = operator.observe(mixture.sample(1, generator(3)), 0.1, generator(4))[0]
     model = method(mixture.model(sde), operator, y, 0.1)
-    x = sample(model, (200, 2, 3), sampler[0], sampler[1], generator=seeded())
-    exact = mixture.posterior(*seen(operator, y), 0.1).sample(4000, seeded(1))
+    x = sample(model, (200, 2, 3), sampler[0], sampler[1], generator=generator())
+    exact = mixture.posterior(*seen(operator, y), 0.1).sample(4000, generator(1))
     mine, true = ((value - y)[:, operator.mask].square().mean().sqrt() for value in (x, exact))
     assert abs(mine / true - 1) < 0.2
     assert mine < 0.15
@@ -316,7 +315,7 @@ def test_inpainting_at_any_rank(sampler, sde):
         model = GaussianMixture(random(1, *shape, seed=8), 1.0).model(sde)
         operator, y = Inpainting(torch.arange(math.prod(shape)).reshape(shape) % 3 > 0), random(*shape, seed=9)
         for method, noise in ((replacement, 0.0), (pigdm, 0.1)):
-            x = sample(method(model, operator, y, noise), (60, *shape), *SAMPLERS[sampler], generator=seeded())
+            x = sample(method(model, operator, y, noise), (60, *shape), *SAMPLERS[sampler], generator=generator())
             away = (x - y)[:, operator.mask].square().mean().sqrt()
             assert away < 1.5 * noise + 1e-6, (shape, method)
             assert (x - y)[:, ~operator.mask].std() > 0.5
@@ -335,14 +334,14 @@ def test_inpainting_at_any_rank(sampler, sde):
 )
 def test_an_observation_per_sample_does_not_depend_on_the_batch(method, sampler, problem):
     mixture, operator, _ = problem
-    y = operator.observe(mixture.sample(3, seeded(1)), 0.1, seeded(2))
+    y = operator.observe(mixture.sample(3, generator(1)), 0.1, generator(2))
     noise = torch.tensor([0.1, 0.2, 0.3]).double()
     model = method(mixture.model(VPSDE()), operator)
     cond = {"observation": y, "observation_noise": noise}
-    whole = sample(model, (3, 16), sampler, 8, cond=cond, generator=[seeded(i) for i in range(3)])
+    whole = sample(model, (3, 16), sampler, 8, cond=cond, generator=[generator(i) for i in range(3)])
     for i in range(3):
         own = method(mixture.model(VPSDE()), operator, y[i], noise[i].item())
-        alone = sample(own, (1, 16), sampler, 8, generator=[seeded(i)])
+        alone = sample(own, (1, 16), sampler, 8, generator=[generator(i)])
         torch.testing.assert_close(whole[i : i + 1], alone, rtol=1e-6, atol=1e-6)
 
 
@@ -350,18 +349,20 @@ def test_chunks_and_low_precision(problem):
     mixture, operator, y = problem
     plain = mixture.model(VPSDE())
     for model, chunk in ((pigdm(chunked(plain, 2), operator, y, 0.1), None), (pigdm(plain, operator, y, 0.1), 2)):
-        x = sample(model, (5, 16), DDIM(), 6, generator=seeded(), chunk=chunk)
-        expected = sample(pigdm(plain, operator, y, 0.1), (5, 16), DDIM(), 6, generator=seeded())
+        x = sample(model, (5, 16), DDIM(), 6, generator=generator(), chunk=chunk)
+        expected = sample(pigdm(plain, operator, y, 0.1), (5, 16), DDIM(), 6, generator=generator())
         torch.testing.assert_close(x, expected, rtol=1e-9, atol=1e-9)
-    x = sample(pigdm(chunked(plain, 2), operator, y, 0.1), (3, 16), Particles(4), 6, generator=seeded(), progress=True)
+    x = sample(
+        pigdm(chunked(plain, 2), operator, y, 0.1), (3, 16), Particles(4), 6, generator=generator(), progress=True
+    )
     assert x.shape == (3, 16)
-    low = sample(pigdm(plain, operator, y, 0.1), (5, 16), DDIM(), 6, generator=seeded(), dtype=torch.float32)
+    low = sample(pigdm(plain, operator, y, 0.1), (5, 16), DDIM(), 6, generator=generator(), dtype=torch.float32)
     assert low.dtype == torch.float32
     with pytest.raises(ArgumentError, match=r"`model` must be .*, got"):
-        sample(pigdm(plain, operator, y, 0.1), (3, 16), Particles(4), 6, generator=seeded(), chunk=2)
+        sample(pigdm(plain, operator, y, 0.1), (3, 16), Particles(4), 6, generator=generator(), chunk=2)
     for model in (clipped(plain), replacement(plain, operator, y), dps(plain, operator, y, 0.1, scale=1.0)):
         with pytest.raises(ArgumentError, match=r"`model` must be .*, got"):
-            sample(model, (3, 16), Particles(4), 6, generator=seeded())
+            sample(model, (3, 16), Particles(4), 6, generator=generator())
 
 
 # ---- refusals --------------------------------------------------------------------------------------------------------
@@ -405,4 +406,4 @@ def test_nan_from_a_likelihood_names_the_samples(sampler, problem):
         return -x0.square().sum(1) * torch.where(second, math.nan, 1.0)
 
     with pytest.raises(NonFiniteError, match=r"1 of 3 samples \(1\)"):
-        sample(with_likelihood(mixture.model(VPSDE()), log_p), (3, 16), sampler, 5, generator=seeded())
+        sample(with_likelihood(mixture.model(VPSDE()), log_p), (3, 16), sampler, 5, generator=generator())

@@ -8,11 +8,7 @@ import torch
 import scoresde as S
 from scoresde.errors import ArgumentError, DataError, DTypeError, ShapeError
 from scoresde.random import spawn_generators
-
-
-def generator(seed=0):
-    return torch.Generator().manual_seed(seed)
-
+from tests.generators import generator
 
 K = 17
 SCALING = S.data.Scaling.for_integers(K)

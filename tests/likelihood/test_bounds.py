@@ -13,6 +13,7 @@ from scoresde.likelihood import variational_bound
 from scoresde.models.kernels import ddim_weight, discretised_gaussian, step_kl
 from scoresde.random import spawn_generators
 from tests.families import FAMILIES
+from tests.generators import generator
 from tests.marks import first_fast
 from tests.reference import bound as reference
 
@@ -26,10 +27,6 @@ SDES = {
     "ncsn": S.NCSN.geometric(0.01, 50.0, 60),
 }
 SHORT = S.DDPM([0.1, 0.3, 0.2, 0.5, 0.4, 0.6, 0.7])
-
-
-def generator(seed=0):
-    return torch.Generator().manual_seed(seed)
 
 
 def mixture(d=2, K=3):

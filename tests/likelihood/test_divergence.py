@@ -10,10 +10,7 @@ from scoresde.likelihood import Exact, Hutchinson, HutchPP
 from scoresde.likelihood.divergence import default_divergence, draw_probes, hadamard
 from scoresde.likelihood.tally import Tally
 from scoresde.sde.tensors import flat
-
-
-def generator(seed=0):
-    return torch.Generator().manual_seed(seed)
+from tests.generators import generator
 
 
 def function(x):

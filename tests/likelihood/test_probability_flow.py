@@ -16,6 +16,7 @@ from scoresde.errors import (
     UnknownNameError,
 )
 from scoresde.likelihood import Hutchinson, HutchPP
+from tests.generators import generator
 
 
 def mixture(d=2, K=8, low=0.05, seed=0):
@@ -37,10 +38,6 @@ SDES = {
     "ddpm": S.DDPM.linear(1000),
     "ncsn": S.NCSN.geometric(0.01, 50.0, 232),
 }
-
-
-def generator(seed=0):
-    return torch.Generator().manual_seed(seed)
 
 
 @pytest.mark.slow

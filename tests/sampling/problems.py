@@ -3,6 +3,7 @@
 import torch
 
 import scoresde as S
+from tests.generators import generator
 
 COVARIANCES = torch.tensor([[[0.05, 0.03], [0.03, 0.04]], [[0.2, 0.0], [0.0, 0.01]], [[0.1, -0.05], [-0.05, 0.1]]])
 #: three anisotropic Gaussians in the plane
@@ -18,11 +19,6 @@ SDES = {
     "ddpm": S.DDPM.linear(1000),
     "ncsn": S.NCSN.geometric(0.01, 50.0, 232),
 }
-
-
-def generator(seed=0):
-    """Return a generator with this seed."""
-    return torch.Generator().manual_seed(seed)
 
 
 def normal(seed, *shape):

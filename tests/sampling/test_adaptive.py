@@ -13,7 +13,8 @@ from scoresde.models import Model
 from scoresde.sampling import AdaptiveSDE, adaptive
 from scoresde.sampling.adaptive import improved_euler
 from scoresde.sampling.brownian import BrownianPaths
-from tests.sampling.problems import MIXTURE, generator
+from tests.generators import generator
+from tests.sampling.problems import MIXTURE
 from tests.statistics_tools import energy_test, measured_order
 
 GAUSSIAN = S.GaussianMixture([[0.7]], 0.09)

@@ -5,7 +5,7 @@ import torch
 
 import scoresde as S
 from scoresde.errors import ArgumentError, DeviceError, DTypeError, ShapeError
-from tests.sampling.problems import generator
+from tests.generators import generator
 
 SDES = {"vp": S.VPSDE(), "subvp": S.SubVPSDE(), "ve": S.VESDE(), "cosine": S.VPSDE.cosine(), "flow": S.FlowSDE()}
 

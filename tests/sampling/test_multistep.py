@@ -13,8 +13,9 @@ from scoresde.sampling import DPMSolver
 from scoresde.sampling.exponential import end_weights, exponential_weights, multistep_table
 from scoresde.sampling.gaussian_start import GaussianStart, data_lambdas
 from scoresde.sde import time_grid
+from tests.generators import generator
 from tests.marks import first_fast
-from tests.sampling.problems import SMOOTH, generator, normal
+from tests.sampling.problems import SMOOTH, normal
 from tests.statistics_tools import measured_order
 
 

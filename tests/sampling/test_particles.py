@@ -9,7 +9,7 @@ from scoresde.guidance import Inpainting, Matrix, pigdm, replacement
 from scoresde.models import Estimate, Unguided
 from scoresde.models.wrappers import Wrapper
 from scoresde.sampling import Particles, Resampling
-from tests.sampling.problems import generator
+from tests.generators import generator
 
 
 @pytest.fixture(scope="module")

@@ -11,8 +11,9 @@ from scoresde.errors import ArgumentError, DTypeError, NonFiniteError, Tolerance
 from scoresde.models import autocast, chunked
 from scoresde.sampling import Implicit
 from tests.families import UserSDE
+from tests.generators import generator
 from tests.marks import first_fast
-from tests.sampling.problems import MIXTURE, SDES, LearnedVariance, generator
+from tests.sampling.problems import MIXTURE, SDES, LearnedVariance
 
 PREDICTORS = {
     "none": None,

@@ -12,8 +12,9 @@ from benchmarks import quality
 from scoresde.errors import ArgumentError, ShapeError, UnknownNameError
 from scoresde.sampling.base import LAST_STEPS
 from scoresde.sde.grids import time_grid
+from tests.generators import generator
 from tests.marks import first_fast
-from tests.sampling.problems import COVARIANCES, MIXTURE, SDES, generator, noises, normal
+from tests.sampling.problems import COVARIANCES, MIXTURE, SDES, noises, normal
 from tests.statistics_tools import energy_test
 
 PAPER_SDES = ("vp", "subvp", "ve")

@@ -10,8 +10,9 @@ import torch
 import scoresde as S
 from scoresde.errors import ArgumentError, UnknownNameError
 from tests import fake_device
+from tests.generators import generator
 from tests.marks import first_fast
-from tests.sampling.problems import SMOOTH, generator, normal
+from tests.sampling.problems import SMOOTH, normal
 from tests.statistics_tools import energy_test, measured_order
 
 MIXTURE = S.GaussianMixture([[2.0, 0.0], [-1.0, 1.5], [-1.0, -1.5]], [[0.05, 0.04], [0.2, 0.01], [0.1, 0.1]])

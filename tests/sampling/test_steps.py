@@ -10,9 +10,10 @@ import scoresde as S
 from scoresde.errors import ArgumentError, DTypeError, ShapeError, UnknownNameError
 from scoresde.sde.grids import time_grid
 from tests import fake_device
+from tests.generators import generator
 from tests.marks import first_fast
 from tests.reference import ncsn as reference
-from tests.sampling.problems import MIXTURE, SMOOTH, LearnedVariance, generator, noises, normal
+from tests.sampling.problems import MIXTURE, SMOOTH, LearnedVariance, noises, normal
 from tests.statistics_tools import energy_test, measured_order
 
 TO_DATA = {"t_min": 0.0, "t_max": 1.0, "last": "none"}

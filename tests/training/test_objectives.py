@@ -12,14 +12,11 @@ from scoresde.errors import ArgumentError, UnknownNameError
 from scoresde.sde.grids import time_range
 from scoresde.training import EDM, DDIMVariational, Levels, LogNormal, MinSNR, Sigmoid, UniformLogSNR, UniformTime
 from scoresde.training.weightings import WEIGHTINGS
+from tests.generators import generator
 from tests.marks import first_fast
 from tests.reference import edm
 
 SDES = {"vp": S.VPSDE(), "subvp": S.SubVPSDE(), "ve": S.VESDE(), "cosine": S.VPSDE.cosine(), "ddpm": S.DDPM.linear(100)}
-
-
-def generator(seed=0):
-    return torch.Generator().manual_seed(seed)
 
 
 def closed_form(sde, variance, weight, n=2):

@@ -12,12 +12,9 @@ from scoresde.errors import ArgumentError, CheckpointError, DTypeError, ShapeErr
 from scoresde.random import DISTRIBUTIONS, ShardedGenerator
 from scoresde.training.sliced import FORMS, projections
 from tests.families import FAMILIES
+from tests.generators import generator
 from tests.marks import first_fast
 from tests.reference.score_matching import ncsn_loss
-
-
-def generator(seed=0):
-    return torch.Generator().manual_seed(seed)
 
 
 class Linear(S.Model):

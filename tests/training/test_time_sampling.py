@@ -20,12 +20,9 @@ from scoresde.training import (
 )
 from scoresde.training.time_sampling import resolve_time_sampling
 from tests.families import DISCRETE, FAMILIES, SMOOTH
+from tests.generators import generator
 from tests.marks import first_fast
 from tests.reference.score_matching import LossSecondMoment
-
-
-def generator(seed=0):
-    return torch.Generator().manual_seed(seed)
 
 
 def batches(sampling, sde, count, size, seed=1):

@@ -12,15 +12,12 @@ import scoresde as S
 from scoresde.errors import ArgumentError, UnknownNameError
 from scoresde.training import DDIMVariational, Levels, LossAware
 from tests.families import FAMILIES
+from tests.generators import generator
 from tests.marks import first_fast
 from tests.reference.ddpm import products
 from tests.reference.score_matching import ddim_objective, vlb_terms
 
 BETAS = [0.1, 0.3, 0.2, 0.5, 0.4]
-
-
-def generator(seed=0):
-    return torch.Generator().manual_seed(seed)
 
 
 class Polynomial(S.Model):
