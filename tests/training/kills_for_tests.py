@@ -1,8 +1,10 @@
-"""Run by test_faults.py, or for more kills by hand: ``python -m tests.training.kills_for_tests KILLS FOLDER``.
+"""Kill and resume a training run at random moments.
 
-A run that checkpoints every few steps is killed (-9) at random moments and taken up again, each time in a process
-forked from this one, which has everything imported; then stopped by SIGTERM and SIGINT, and finished. Beside it, the
-same run is left alone.
+`test_faults.py` runs this; for more kills run ``python -m tests.training.kills_for_tests KILLS FOLDER``.
+
+Each round forks a process from this one, which has imported everything. The fork resumes a run that checkpoints every
+few steps, until it is killed (-9). SIGTERM and SIGINT then stop the run, and a last fork finishes it. The same run
+without interruptions is trained beside it.
 """
 
 import os
@@ -13,7 +15,7 @@ import time
 import traceback
 from pathlib import Path
 
-os.environ["OMP_NUM_THREADS"] = "1"  # a fork does not take threads along
+os.environ["OMP_NUM_THREADS"] = "1"  # a fork does not copy threads
 
 import torch
 
@@ -28,7 +30,7 @@ SETTINGS += ["net.options={width: 64, blocks: 2}", "train.batch_size=16", "train
 
 
 def start(out):
-    """The pid of a process that begins the run or takes it up."""
+    """Start or resume the run in a fork and return its pid."""
     arguments = ["train", "--out", str(out), "--device", "cpu", "--steps", str(STEPS)]
     arguments += [part for setting in SETTINGS for part in ("--set", setting)]
     arguments += ["--resume"] if (out / "meta.json").exists() else ["--data", "two-moons"]
@@ -47,7 +49,7 @@ def start(out):
 
 
 def ended(pid):
-    """The exit code, minus the signal where one killed it."""
+    """Return the exit code, or minus the signal that killed the process."""
     return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
 
 
@@ -56,7 +58,10 @@ def newest(out):
 
 
 def interrupt(out, signum, delay):
-    """Send a signal some seconds after the first new checkpoint; returns the exit code."""
+    """Send a signal some seconds after the first new checkpoint.
+
+    Returns the exit code.
+    """
     before, pid = newest(out), start(out)
     while newest(out) == before:
         if os.waitpid(pid, os.WNOHANG)[0]:
@@ -68,14 +73,17 @@ def interrupt(out, signum, delay):
 
 
 def main(kills, folder):
-    """Each kill: dead, and the newest checkpoint whole; each run taken up again begins with it."""
+    """Kill and resume the run, and check each newest checkpoint.
+
+    After each kill the newest checkpoint is whole, and the next start resumes from it.
+    """
     torch.set_num_threads(1)
-    torch.optim.Adam([torch.nn.Parameter(torch.zeros(1))])  # brings in what an optimiser imports when it is made
+    torch.optim.Adam([torch.nn.Parameter(torch.zeros(1))])  # import what an optimiser imports when it is made
     killed, chance, codes = folder / "killed", random.Random(0), []
     for _ in range(kills):
         codes.append(interrupt(killed, signal.SIGKILL, chance.uniform(0, 0.05)))
-        load_checkpoint(checkpoints(killed / "checkpoints")[-1])  # damaged, it would be refused
-        if codes[-1] == 0 and kills > 10:  # the run was finished: kill another one
+        load_checkpoint(checkpoints(killed / "checkpoints")[-1])  # raises if it is damaged
+        if codes[-1] == 0 and kills > 10:  # the run has finished: kill another one
             killed.rename(folder / f"finished{len(codes)}")
     codes += [interrupt(killed, signum, 0.0) for signum in (signal.SIGTERM, signal.SIGINT)]
     codes += [ended(start(killed)), ended(start(folder / "whole"))]

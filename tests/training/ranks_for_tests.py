@@ -1,4 +1,7 @@
-"""Run by test_distributed.py as one of several processes: ``python -m tests.training.ranks_for_tests PART FOLDER``."""
+"""One process of several, which test_distributed.py starts.
+
+Run it as ``python -m tests.training.ranks_for_tests PART FOLDER``.
+"""
 
 import io
 import os
@@ -32,7 +35,7 @@ GM = S.GaussianMixture([[2.0, 0.0], [-1.0, 1.0]], [0.1, 0.3])
 
 
 def digits():
-    """Small integer images with labels."""
+    """Return small integer images with labels."""
     g = torch.Generator().manual_seed(0)
     raw = torch.randint(0, 16, (40, 1, 2, 2), generator=g)
     return Data("squares", raw, torch.arange(40) % 3, num_values=16)
@@ -47,7 +50,10 @@ def trainer(folder, dropout=0.0, objective=None, **settings):
 
 
 def sampled(n=5):
-    """Samples and log-likelihoods by as many ranks as there are, with a chance of their own for each item."""
+    """Return samples and log-likelihoods shared among the ranks.
+
+    Each item has its own generator.
+    """
     model = GM.model(S.VPSDE())
     x0 = GM.sample(n, torch.Generator().manual_seed(1))
     g = torch.Generator().manual_seed(2)
@@ -74,7 +80,7 @@ def sampled(n=5):
 
 
 def commands(folder):
-    """Commands that several processes share."""
+    """Return commands that several processes share."""
     out, cpu = folder / "commands", ("--device", "cpu")
     settings = ["train.log_every=2", "train.checkpoint_every=2", "train.warmup=0", "data.n=64", "data.held_out=5"]
     settings += [
@@ -93,7 +99,10 @@ def commands(folder):
 
 
 def timed(folder, rank, budget=6.0):
-    """A training for seconds of clocks of which the first runs half as fast as the second: 1 s a step."""
+    """Train for seconds of simulated clocks, 1 s a step.
+
+    The clock of rank 0 runs half as fast as that of rank 1.
+    """
     made, now = trainer(folder, minutes=budget / 60), iter(range(1000))
     made.timer = lambda: next(now) * (1 + rank) / 2
     made.fit(digits())
@@ -101,7 +110,7 @@ def timed(folder, rank, budget=6.0):
 
 
 def said(*command):
-    """What a command of ours prints."""
+    """Return what a command prints."""
     with redirect_stdout(io.StringIO()) as printed:
         code = cli([str(part) for part in command], standalone_mode=False)
     assert not code, code

@@ -1,4 +1,4 @@
-"""Checkpoints: refused by name when damaged, never a pickle run, rotated without halves."""
+"""Checkpoints: damage, pickles, and the rotation of old ones."""
 
 import json
 import os
@@ -23,13 +23,13 @@ def make(folder, width=8, **settings):
 
 @pytest.fixture
 def folder(tmp_path):
-    """The newest of two checkpoints."""
+    """Return the newest of two checkpoints."""
     make(tmp_path).fit(POINTS)
     return latest_checkpoint(tmp_path)
 
 
 class Trap:
-    """Unpickled, it makes a file."""
+    """An object whose unpickling writes a file."""
 
     def __init__(self, path):
         self.path = path
@@ -40,7 +40,7 @@ class Trap:
 
 @pytest.mark.parametrize("name", FILES)
 @pytest.mark.parametrize("harm", ["truncated", "flipped", "pickle", "missing"])
-def test_a_damaged_file_is_refused_by_name(folder, name, harm):
+def test_damaged_files_are_refused_by_name(folder, name, harm):
     file = folder / name
     content = bytearray(file.read_bytes())
     trap = folder.parent / "trapped"
@@ -57,7 +57,7 @@ def test_a_damaged_file_is_refused_by_name(folder, name, harm):
     with pytest.raises(CheckpointError, match=name.replace(".", r"\.")):
         make(folder.parent).resume()
     assert not trap.exists()
-    assert make(folder.parent).resume(checkpoints(folder.parent)[0]) == 2  # the one before is whole
+    assert make(folder.parent).resume(checkpoints(folder.parent)[0]) == 2  # the previous one is whole
 
 
 @pytest.mark.parametrize(
@@ -101,8 +101,11 @@ def test_a_checkpoint_of_another_network_or_none_is_refused(folder, tmp_path):
         make(folder.parent).resume(tmp_path)
 
 
-def test_what_a_killed_process_left_is_swept(folder):
-    """A half-written checkpoint and a half-removed one go; one that was about to be replaced comes back."""
+def test_remains_of_a_killed_process_are_removed(folder):
+    """Remove half-written and half-removed checkpoints.
+
+    A checkpoint that was about to be replaced comes back.
+    """
     root = folder.parent
     for kind in ("new", "gone"):
         (root / f".step-000000006.0123abcd.{kind}").mkdir()

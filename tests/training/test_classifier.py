@@ -1,4 +1,4 @@
-"""The noise-aware classifier: what it learns against the exact one, and how it is kept."""
+"""The noise-aware classifier against the exact one, and its files."""
 
 import math
 
@@ -21,7 +21,7 @@ def mixture():
 
 @pytest.fixture(scope="module")
 def data(mixture):
-    """In the mixture's own units."""
+    """Return samples in the units of the mixture."""
     x, k = mixture.sample(4000, torch.Generator().manual_seed(0), return_component=True)
     return Data("mixture", x.float(), k, normalize="none")
 
@@ -37,7 +37,10 @@ def classifier(data):
 
 
 def test_it_learns_the_exact_responsibilities(classifier, mixture):
-    """At every noise level: the mean over p_t of the divergence from the exact posterior, in nats."""
+    """Compare the classifier with the exact posterior at every noise level.
+
+    The mean divergence over p_t stays below 0.02 nats.
+    """
     model = mixture.model(VPSDE())
     for t in (0.01, 0.1, 0.3, 0.7):
         generator = torch.Generator().manual_seed(1)
@@ -45,14 +48,14 @@ def test_it_learns_the_exact_responsibilities(classifier, mixture):
         with torch.no_grad():
             exact, found = model.log_responsibilities(x, t), classifier(x, t)
         assert found.dtype == torch.float64
-        assert (exact.exp() * (exact - found)).sum(1).mean() < 0.02  # log 3 = 1.1 without learning
+        assert (exact.exp() * (exact - found)).sum(1).mean() < 0.02  # log 3 = 1.1 before training
         y = torch.arange(2000) % 4 - 1
         expected = torch.where(y < 0, 0.0, found.gather(1, y.clamp(min=0)[:, None])[:, 0])
         assert torch.equal(classifier(x, t, y), expected)
 
 
 def test_its_gradient_guides(classifier, mixture, generator):
-    """Towards where the exact one does."""
+    """Compare the guided samples' direction with that of the exact classifier."""
     model = mixture.model(VPSDE())
     x = VPSDE().perturb(mixture.sample(500, generator), 0.4, generator)[0].float()
     y = {"y": torch.arange(500) % 3}
@@ -74,8 +77,8 @@ def test_the_same_generator_gives_the_same_weights(data):
     assert not torch.equal(first, fit(1))
 
 
-def test_the_weights_are_averages_and_the_networks_input_has_unit_scale(data):
-    """Under VE x_t has standard deviations up to 50."""
+def test_weights_are_averages_and_inputs_have_unit_scale(data):
+    """Train under VE, where x_t has standard deviations up to 50."""
     net, last, stds = small(2, 3), [], []
     net.register_forward_pre_hook(lambda net, inputs: stds.append(inputs[0].std().item()))
 
@@ -125,7 +128,7 @@ def test_save_and_load(classifier, tmp_path):
 
 
 class Sum(torch.nn.Module):
-    """Gives one number a sample, which are no logits."""
+    """A network that returns one number per sample instead of logits."""
 
     def __init__(self):
         super().__init__()

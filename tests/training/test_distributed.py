@@ -1,4 +1,4 @@
-"""Two processes on the CPU do what one does: the same weights, every item once, one writer, an end when one dies."""
+"""Two processes on the CPU against one: weights, items, files, failures."""
 
 import json
 import os
@@ -25,7 +25,7 @@ ROOT = Path(__file__).parents[2]
 
 
 def start(*command, world=2):
-    """Two processes that know of each other, as torchrun starts them."""
+    """Start two processes that know each other, as torchrun does."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -54,7 +54,7 @@ def close(a, b, tolerance=1e-5):
 
 @pytest.fixture(scope="module")
 def two(tmp_path_factory):
-    """What two processes found, and the folder they wrote to."""
+    """Return what two processes found, and the folder they wrote to."""
     folder = tmp_path_factory.mktemp("ranks")
     torchrun = ["torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
     done = subprocess.run(
@@ -71,27 +71,33 @@ def two(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def one(tmp_path_factory):
-    """The same in this process."""
+    """Return the same results from this process."""
     alone = trainer(tmp_path_factory.mktemp("alone"))
     return alone, alone.fit(digits(), held_out=digits())
 
 
 def test_two_processes_find_the_weights_of_one(two, one):
-    """Batches of 9 in shares of 5 and 4, dequantisation, times, noise and dropped labels: all as in one process."""
+    """Compare the weights of two processes with those of one.
+
+    Batches of 9 in shares of 5 and 4; dequantisation, times, noise and dropped labels included.
+    """
     for found in two[1]:
         assert close(found["state"], one[0].model.net.state_dict())
         assert close(found["pieces"], one[0].model.net.state_dict())
 
 
-def test_sliced_score_matching_differentiates_twice_and_agrees_too(two, tmp_path):
+def test_sliced_score_matching_agrees_with_one_process(two, tmp_path):
     alone = trainer(tmp_path, objective=SlicedScoreMatching(2))
     alone.fit(digits())
     for found in two[1]:
         assert close(found["sliced"], alone.model.net.state_dict())
 
 
-def test_minutes_are_those_of_the_slowest_process_and_the_rates_fall_alike(two):
-    """Of 1 s a step there are 6 in 6 s, and one that was begun before the clocks were compared."""
+def test_minutes_are_those_of_the_slowest_process(two):
+    """Count 6 steps of 1 s in 6 s, and the step in progress.
+
+    The last step begins before the processes compare their clocks.
+    """
     first, second = two[1]
     assert first["steps"] == second["steps"] == 7
     assert all(torch.equal(first["timed"][key], second["timed"][key]) for key in first["timed"])
@@ -111,7 +117,7 @@ def test_what_networks_draw_themselves_differs_between_ranks(two):
     assert not torch.equal(tensors["rng.torch0"], tensors["rng.torch1"])
 
 
-def test_sampling_and_likelihood_are_shared_out_and_every_item_counts_once(two):
+def test_shared_sampling_and_likelihood_count_every_item_once(two):
     for found in two[1]:
         for shared, alone in zip(found["sampled"], sampled(), strict=True):
             assert shared.shape == alone.shape
@@ -128,7 +134,10 @@ def test_sampling_and_likelihood_are_shared_out_and_every_item_counts_once(two):
 
 
 def test_a_checkpoint_of_two_is_one_of_one(two, one):
-    """One process takes up what two began; the averages by name are those of one process."""
+    """Resume in one process what two began.
+
+    The averages by name equal those of one process.
+    """
     root = two[0] / "run"
     assert [path.name for path in checkpoints(root)] == ["step-000000004", "step-000000008"]
     assert best_checkpoint(root) is not None
@@ -141,14 +150,14 @@ def test_a_checkpoint_of_two_is_one_of_one(two, one):
     assert close(again.model.net.state_dict(), one[0].model.net.state_dict())
 
 
-def test_all_stop_when_one_is_asked_to_and_rank_0_alone_calls_hooks(two):
+def test_one_stop_request_ends_all_and_rank_0_calls_hooks(two):
     steps = [found["stopped"] for found in two[1]]
     assert steps[0] == steps[1] < 10
     assert int(checkpoints(two[0] / "stopped")[-1].name[5:]) == steps[0]
     assert {path.name for path in two[0].glob("hook*")} == {"hook0.txt"}
 
 
-def test_a_rank_that_dies_ends_the_run_with_a_clear_message(tmp_path):
+def test_a_dead_rank_ends_the_run_with_a_clear_message(tmp_path):
     processes = start("tests.training.ranks_for_tests", "die", tmp_path)
     (code, _, errors), dead = finish(processes, timeout=60)
     assert dead[0] == 1
@@ -158,13 +167,16 @@ def test_a_rank_that_dies_ends_the_run_with_a_clear_message(tmp_path):
 
 
 def results(text):
-    """The lines of results, without paths, durations and progress."""
+    """Return the lines of results, without paths, durations and progress."""
     lines = [line for line in text.splitlines() if not re.match(r"(sampling|scoring) ", line)]
     return [re.sub(r"in [\d.]+ s|/.*", "", line) for line in lines]
 
 
-def test_commands_run_on_several_processes_and_rank_0_speaks_and_writes(two, tmp_path):
-    """train, sample and likelihood: what one process prints and writes, once."""
+def test_commands_on_several_processes_print_and_write_once(two, tmp_path):
+    """Run train, sample and likelihood on two processes.
+
+    They print and write, once, what one process does.
+    """
     out = two[0] / "commands"
     (trained, drawn, scored), *others = (found["said"] for found in two[1])
     assert others == [["", "", ""]]

@@ -1,4 +1,4 @@
-"""What happens to a run when the machine is against it: killed at any moment, or out of disk."""
+"""Runs that are killed at any moment, or that fill the disk."""
 
 import errno
 import subprocess
@@ -19,8 +19,11 @@ pytestmark = pytest.mark.slow
 ROOT = Path(__file__).parents[2]
 
 
-def test_a_run_killed_at_random_moments_is_the_run_never_killed(tmp_path):
-    """Four kills -9, SIGTERM and SIGINT (143 and 130); nothing is corrupt, nothing lost, nothing left over."""
+def test_a_run_killed_at_random_is_the_run_never_killed(tmp_path):
+    """Compare a run that is killed six times with one that never is.
+
+    Four kills (-9), SIGTERM (exit code 143) and SIGINT (130): no file is corrupt, lost or left over.
+    """
     done = subprocess.run(
         [sys.executable, "-m", "tests.training.kills_for_tests", "4", str(tmp_path)],
         cwd=ROOT,
@@ -50,14 +53,17 @@ def make(folder, width=64):
 
 
 def goes_on(trainer, root, free):
-    """A disk that is full at step 20: the error says so, step 10 is whole, and when there is room all goes on."""
+    """Fill the disk at step 20 and resume when there is room.
+
+    The error says that the disk is full, and the checkpoint of step 10 is whole.
+    """
     with pytest.raises(CheckpointError, match="No space left"):
         trainer.fit(POINTS)
     assert [path.name for path in root.iterdir()] == ["step-000000010"]
     free()
     again = make(root)
     assert again.resume() == 10
-    trainer.fit(POINTS)  # the same process can go on as well: nothing of it is lost
+    trainer.fit(POINTS)  # the same process can also continue: it has lost nothing
     assert trainer.step == 30
     again.fit(POINTS)
     assert again.step == 30
@@ -79,7 +85,7 @@ def test_a_write_that_fails_keeps_the_checkpoint_before(tmp_path, monkeypatch):
 
 
 def test_a_full_disk_keeps_the_checkpoint_before(tmp_path):
-    """A real one: a tmpfs that has room for one checkpoint and a half."""
+    """Fill a real disk: a tmpfs with room for one and a half checkpoints."""
     make(tmp_path / "size", 64).fit(POINTS)
     size = sum(file.stat().st_size for file in checkpoints(tmp_path / "size")[0].iterdir())
     disk = tmp_path / "disk"

@@ -1,4 +1,4 @@
-"""Training for a given time: end, learning rate and averages follow the clock, and a resumed run goes on with it."""
+"""Training for a given time: end, learning rate, averages and resuming."""
 
 import math
 
@@ -11,12 +11,12 @@ from scoresde.nets import build_net
 from scoresde.training import trainer as module
 from tests.marks import first_fast
 
-STEP = 0.5  # seconds that a step takes by the clock below
+STEP = 0.5  # seconds per step of the clock below
 
 
 @pytest.fixture
 def clock(monkeypatch):
-    """A clock that stands still but for ``STEP`` seconds a step: the trainer asks for it before and after each."""
+    """Replace the trainer's clock: it advances ``STEP`` seconds per step."""
     now = {"t": 0.0}
     train = Trainer._one_step
 

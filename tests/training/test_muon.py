@@ -1,4 +1,4 @@
-"""Muon: its steps are orthogonal, torch's own agrees, and the trainer keeps, resumes and skips them as Adam's."""
+"""Muon: orthogonal steps, torch's version, and its use by the trainer."""
 
 import pytest
 import torch
@@ -18,8 +18,8 @@ def make(folder=None, **settings):
 
 
 @pytest.mark.parametrize("shape", [(5, 9), (9, 5), (3, 7, 7), (2, 4, 16, 2)])
-def test_an_orthogonalized_matrix_is_the_quintic_of_its_singular_values(shape):
-    """Against the polynomial, five times, on the singular values of torch's own decomposition."""
+def test_orthogonalizing_is_the_quintic_of_singular_values(shape):
+    """Apply the polynomial five times to the singular values from torch's SVD."""
     matrix = 3 * torch.randn(shape, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     U, s, Vh = torch.linalg.svd(matrix, full_matrices=False)
     s = s / s.norm(dim=-1, keepdim=True)
@@ -29,8 +29,11 @@ def test_an_orthogonalized_matrix_is_the_quintic_of_its_singular_values(shape):
     assert (s[s > 0.01] - 1).abs().max() < 0.35
 
 
-def test_an_ill_conditioned_matrix_is_as_good_in_float32():
-    """Singular values from 1 to 1e-6: the working on X X^T loses none that matter."""
+def test_float32_suffices_for_ill_conditioned_matrices():
+    """Compare float32 with float64 for singular values from 1 to 1e-6.
+
+    Working on X X^T loses none that matter.
+    """
     generator = torch.Generator().manual_seed(1)
     U, V = (torch.linalg.qr(torch.randn(40, 40, generator=generator, dtype=torch.float64))[0] for _ in range(2))
     matrix = U * torch.logspace(0, -6, 40, dtype=torch.float64) @ V.mT
@@ -44,7 +47,10 @@ def test_no_gradient_is_no_step():
 
 @pytest.mark.skipif(not hasattr(torch.optim, "Muon"), reason="torch before 2.9 has no Muon")
 def test_steps_are_those_of_torch():
-    """Ten steps on three matrices; torch's rounds are in bfloat16, ours in float32: its error is theirs."""
+    """Compare ten steps on three matrices with torch's.
+
+    Torch iterates in bfloat16, ours in float32, so the difference is torch's error.
+    """
     generator = torch.Generator().manual_seed(0)
     start = [torch.randn(*shape, generator=generator) for shape in ((24, 40), (40, 24), (24, 40))]
     ours = [torch.nn.Parameter(p.clone()) for p in start]
@@ -61,7 +67,10 @@ def test_steps_are_those_of_torch():
 
 
 def test_an_update_is_as_large_as_it_says():
-    """0.2 lr is the root mean square of the step, for kernels as for matrices."""
+    """Check that a step's root mean square is 0.2 lr.
+
+    It holds for kernels and for matrices.
+    """
     kernel = torch.nn.Parameter(torch.zeros(32, 16, 3, 3))
     kernel.grad = torch.randn(kernel.shape, generator=torch.Generator().manual_seed(0))
     Muon([kernel], lr=0.5).step()
@@ -79,7 +88,7 @@ def test_hidden_weights_are_those_of_hidden_layers():
 
 
 @pytest.mark.slow
-def test_the_trainer_learns_by_it_and_resumes_bit_for_bit(tmp_path):
+def test_the_trainer_learns_with_it_and_resumes_bit_for_bit(tmp_path):
     whole = make(tmp_path / "whole", lr=5e-3)
     records = whole.fit(DATA)
     assert records[-1].loss < records[0].loss

@@ -20,9 +20,10 @@ SDES = {"vp": S.VPSDE(), "subvp": S.SubVPSDE(), "ve": S.VESDE(), "cosine": S.VPS
 
 
 def closed_form(sde, variance, weight, n=2):
-    """E over t ~ U(t_min, t_max) of weight(t) n Var(eps | x_t), for data N(0, variance) and the exact model.
+    """Return E over t ~ U(t_min, t_max) of weight(t) n Var(eps | x_t).
 
-    Var(eps | x_t) = alpha^2 v / (alpha^2 v + sigma^2) per entry: what no network can remove.
+    Data are N(0, variance), the model is exact. Var(eps | x_t) = alpha^2 v / (alpha^2 v + sigma^2) per entry: the loss
+    that no network can remove.
     """
     t_min, t_max = time_range(sde)
 
@@ -37,14 +38,17 @@ def closed_form(sde, variance, weight, n=2):
 
 
 CASES = list(itertools.product(["simple"], ["uniform", "low-discrepancy", "log-snr"], ["vp", "subvp", "ve", "cosine"]))
-# likelihood weighting under uniform t has a variance that only VE, where it is constant, can afford
+# the likelihood weighting has too large a variance under uniform t, except for VE, where it is constant
 CASES += [("likelihood", "log-snr", sde) for sde in ("vp", "subvp", "ve", "cosine")]
 CASES += [("likelihood", "uniform", "ve"), ("likelihood", "low-discrepancy", "ve")]
 
 
 @first_fast(("weighting", "sampling", "sde"), CASES)
-def test_E6_mean_loss_is_the_closed_form_for_every_time_sampling(sde, sampling, weighting):
-    """The exact model of N(0, 0.5 I): the mean of 40 batches within 4.5 standard errors (false alarm 7e-6 a case)."""
+def test_E6_mean_loss_is_the_closed_form_for_every_sampling(sde, sampling, weighting):
+    """Compare the exact model's mean loss of N(0, 0.5 I) with its closed form.
+
+    The mean of 40 batches lies within 4.5 standard errors (false alarm 7e-6 a case).
+    """
     model = S.GaussianMixture(torch.zeros(1, 2), 0.5).model(SDES[sde])
     objective = S.DenoisingScoreMatching(weighting, sampling)
     g = generator(3)
@@ -63,8 +67,11 @@ def test_loss_per_sample_at_any_rank(shape):
     torch.testing.assert_close(loss, eps.reshape(4, -1).square().sum(1))
 
 
-def test_P6_the_loss_is_one_number_whatever_the_network_predicts():
-    """A network that knows the noise has no loss, in every parametrisation; and a wrong one has."""
+def test_P6_the_loss_is_the_same_for_every_prediction():
+    """Check an exact and a wrong network in every parametrisation.
+
+    The exact network has loss 0, the wrong one a positive loss.
+    """
     x0, sde = torch.randn(8, 3, generator=generator()), S.VPSDE()
     for predicts in ("noise", "data", "velocity", "score", "flow", "edm"):
 
@@ -104,7 +111,10 @@ class Zero(S.Model):
 @pytest.mark.parametrize("name", SDES)
 @pytest.mark.parametrize("weighting", ["min-snr", "edm"])
 def test_weights_are_those_of_the_papers_on_the_error_of_x0(name, weighting):
-    """min(snr, 5), and (r^2 + s_d^2)/(r s_d)^2 at the density of log r, both times |x_0 - x0_theta|^2."""
+    """Compare with the papers' weights of |x_0 - x0_theta|^2.
+
+    min(snr, 5), and (r^2 + s_d^2)/(r s_d)^2 at the density of log r.
+    """
     sde, t = SDES[name], torch.tensor([0.0321, 0.2043, 0.5067, 0.8071])  # between the levels, where DDPM's rate jumps
     alpha, sigma = sde.alpha(t.double()), sde.sigma(t.double())
     r, snr = sigma / alpha, (alpha / sigma) ** 2
@@ -119,7 +129,7 @@ def test_weights_are_those_of_the_papers_on_the_error_of_x0(name, weighting):
 
 
 @pytest.mark.parametrize("name", SDES)
-def test_E6_sigmoid_weighs_shape_more_than_detail_and_never_less_than_the_likelihood(name):
+def test_E6_sigmoid_weights_shape_more_than_detail(name):
     sde, t = SDES[name], torch.tensor([0.0321, 0.2043, 0.5067, 0.8071])
     snr = (sde.alpha(t.double()) / sde.sigma(t.double())) ** 2
     model = Zero(sde)
@@ -129,7 +139,10 @@ def test_E6_sigmoid_weighs_shape_more_than_detail_and_never_less_than_the_likeli
 
 
 def test_edm_draw_by_draw_is_the_papers_loss():
-    """lambda(r) |D(x; r) - y|^2 with log r ~ N(-1.2, 1.2^2), D written as in the paper; the density cancels."""
+    """Compare the loss with the paper's, draw by draw.
+
+    lambda(r) |D(x; r) - y|^2 with log r ~ N(-1.2, 1.2^2) and D as in the paper; the density cancels.
+    """
     sde, g = S.VESDE.linear(80.0), generator(1)
     net = S.ResidualMLP((3,), width=16, blocks=1)
     torch.nn.init.normal_(net.head[-1].weight)
@@ -148,8 +161,11 @@ def test_edm_draw_by_draw_is_the_papers_loss():
             assert terms.loss[i].item() == pytest.approx(literal.item(), rel=2e-3)
 
 
-def test_edm_gives_every_level_the_same_loss_at_the_start():
-    """A network that is zero leaves a target of unit variance: the loss of unit data is n in the mean, at any level."""
+def test_edm_loss_is_equal_at_every_level_at_the_start():
+    """Check the loss of a network that returns zero.
+
+    Its target has unit variance, so unit data have a mean loss of n at every level.
+    """
     model = S.ScoreModel(
         S.ResidualMLP((2,), width=8, blocks=1), S.VESDE.linear(), "edm", time_input="log_snr", data_std=0.5
     )
@@ -168,7 +184,7 @@ def test_E6_a_given_function_is_a_weighting():
     torch.testing.assert_close(given(model, x0, generator=generator()), 3 * simple(model, x0, generator=generator()))
 
 
-def test_terms_are_the_loss_with_its_time_and_without_the_weight_of_the_draw():
+def test_terms_are_losses_and_times_before_the_draws_weight():
     model, x0 = Zero(S.VPSDE()), torch.zeros(100, 2)
     objective = S.DenoisingScoreMatching("likelihood", "log-snr")
     terms = objective.terms(model, x0, generator=generator(1))

@@ -1,4 +1,7 @@
-"""Explicit, implicit, denoising and sliced score matching: one expectation, one gradient, one minimum."""
+"""Explicit, implicit, denoising and sliced score matching.
+
+All have the same expectation, gradient and minimum.
+"""
 
 import math
 
@@ -18,7 +21,10 @@ from tests.reference.score_matching import ncsn_loss
 
 
 class Linear(S.Model):
-    """eps_theta = sum_k theta_k phi_k(x, t): four smooth features, one of them the exact answer of a mixture."""
+    """eps_theta = sum_k theta_k phi_k(x, t), with four smooth features.
+
+    One feature is the exact answer for a mixture.
+    """
 
     def __init__(self, exact, theta=(0.7, 0.2, -0.3, 0.2)):
         super().__init__()
@@ -55,7 +61,10 @@ OBJECTIVES = {
 
 
 def gradients(objective, model, x):
-    """The gradient of each batch's mean loss, ``(batches, K)``; batch i has the same x_t in every objective."""
+    """Return the gradient of each batch's mean loss, ``(batches, K)``.
+
+    Batch i has the same x_t in every objective.
+    """
     rows = []
     for i, batch in enumerate(x):
         loss = objective(model, batch, generator=generator(1000 + i)).mean()
@@ -64,9 +73,10 @@ def gradients(objective, model, x):
 
 
 def check_gradients(make, sde, mixture, batches, size=200, **settings):
-    """Mean gradient against explicit score matching's on the same x_t: 3 standard errors for each of 4 parameters.
+    """Compare the mean gradient with that of explicit score matching.
 
-    The false-alarm rate of a case is about 4 * 0.003 = 1.2 % over seeds; the seeds are fixed.
+    Both see the same x_t and agree within 3 standard errors for each of 4 parameters. The false-alarm rate of a case is
+    about 4 * 0.003 = 1.2 % over seeds; the seeds are fixed.
     """
     model = Linear(mixture.model(sde))
     x = mixture.sample(batches * size, generator(1)).reshape(batches, size, *mixture.shape)
@@ -74,7 +84,7 @@ def check_gradients(make, sde, mixture, batches, size=200, **settings):
     difference = gradients(make(**settings), model, x) - truth
     mean, stderr = difference.mean(0), difference.std(0) / math.sqrt(batches)
     assert (mean.abs() < 3 * stderr).all(), mean / stderr
-    assert (truth.mean(0).abs() > 10 * stderr).any()  # there is something to agree on
+    assert (truth.mean(0).abs() > 10 * stderr).any()  # the gradient is not zero
 
 
 @pytest.mark.slow
@@ -93,15 +103,18 @@ def test_S3_S4_under_every_weighting(weighting, objective, mixture_2d):
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["implicit-uncontrolled", "sliced", "sliced-uncontrolled", "plain-uncontrolled"])
 def test_S2_S4_in_sixteen_dimensions(name, mixture_16d):
-    """A projection that is not scaled to E[v v'] = I is off by a factor of n."""
+    """Check the scale E[v v'] = I of projections.
+
+    Without it the loss is off by a factor of n.
+    """
     check_gradients(OBJECTIVES[name], S.VESDE(0.01, 10.0), mixture_16d, 40, 100)
 
 
 @first_fast("sde", FAMILIES)
 def test_S2_S3_S4_one_expectation_for_every_process(sde, mixture_2d):
-    """The losses of a wrong model, on the same x_t, differ by 0 in the mean.
+    """Compare the mean losses of a wrong model on the same x_t.
 
-    4.5 standard errors of 4000 samples (false alarm 7e-6 a comparison).
+    They agree within 4.5 standard errors of 4000 samples (false alarm 7e-6 a comparison).
     """
     model = Linear(mixture_2d.model(FAMILIES[sde]))
     x0 = mixture_2d.sample(4000, generator(1))
@@ -119,7 +132,7 @@ def test_S3_S4_at_discrete_levels_and_at_one(sampling, objective, mixture_2d):
     check_gradients(OBJECTIVES[objective], S.DDPM.cosine(20), mixture_2d, 60, time_sampling=sampling)
 
 
-def test_S1_explicit_score_matching_of_the_truth_is_zero_and_of_a_shift_is_its_square(mixture_2d):
+def test_S1_the_loss_of_a_shifted_score_is_the_shifts_square(mixture_2d):
     sde = S.VPSDE()
     exact = mixture_2d.model(sde)
     x0 = mixture_2d.sample(50, generator(1))
@@ -137,7 +150,7 @@ def test_S1_explicit_score_matching_of_the_truth_is_zero_and_of_a_shift_is_its_s
     torch.testing.assert_close(loss, torch.full((50,), 2.0, dtype=torch.float64), rtol=1e-4, atol=0)
 
 
-def test_S1_a_target_under_another_process_is_asked_at_equal_log_snr(mixture_2d):
+def test_S1_a_target_of_another_process_has_equal_log_snr(mixture_2d):
     model = Linear(mixture_2d.model(S.VPSDE()))
     x0 = mixture_2d.sample(50, generator(1))
     own = S.ExplicitScoreMatching(model.exact)(model, x0, generator=generator(2))
@@ -146,7 +159,10 @@ def test_S1_a_target_under_another_process_is_asked_at_equal_log_snr(mixture_2d)
 
 
 def test_S1_a_teacher_gives_its_score_and_takes_no_gradient():
-    """A student that is the teacher under another process has no loss, and only the student learns."""
+    """Train a student that equals its teacher under another process.
+
+    The loss is zero, and gradients reach the student alone.
+    """
     torch.manual_seed(0)
     net = S.ResidualMLP((2,), width=8, blocks=1)
     nn.init.normal_(net.head[-1].weight)
@@ -160,8 +176,11 @@ def test_S1_a_teacher_gives_its_score_and_takes_no_gradient():
     assert any(p.grad is not None for p in student.parameters())
 
 
-def test_N2_the_simple_loss_at_the_levels_is_ncsns_objective_up_to_one_half():
-    """Each level once, the same noise: twice the paper's objective, to float32's rounding of the times."""
+def test_N2_twice_the_papers_objective_is_the_simple_loss():
+    """Evaluate each level once with the same noise.
+
+    The loss is twice the paper's objective, to float32's rounding of the times.
+    """
     sde = S.NCSN.geometric(0.1, 5.0, 6)
     means = torch.tensor([[1.0, -1.0, 0.5]], dtype=torch.float64)
     model = Linear(S.GaussianMixture(means, 0.3).model(sde))
@@ -183,7 +202,7 @@ def test_N2_the_simple_loss_at_the_levels_is_ncsns_objective_up_to_one_half():
 
 
 def test_N2_the_literal_loss_of_a_known_score():
-    """The reference itself: s = 0 leaves |z|^2 / 2 at every level."""
+    """Check the reference itself: s = 0 gives |z|^2 / 2 at every level."""
     noises = np.array([[1.0, 2.0], [0.5, 0.5]])
     assert ncsn_loss(lambda x, sigma: 0 * x, np.zeros(2), [1.0, 0.1], noises) == pytest.approx((2.5 + 0.25) / 2)
 
@@ -193,7 +212,10 @@ def test_N2_the_literal_loss_of_a_known_score():
 
 @pytest.mark.parametrize("distribution", DISTRIBUTIONS)
 def test_S4_projections_have_unit_second_moment(distribution):
-    """E[v v'] = I, each entry within 5 standard errors (false alarm 2e-5); v is +-1, or |v|^2 = n on the sphere."""
+    """Check E[v v'] = I, each entry within 5 standard errors.
+
+    The false-alarm rate is 2e-5. v is +-1, or |v|^2 = n on the sphere.
+    """
     v = projections(distribution, 4, torch.zeros(10_000, 5, dtype=torch.float64), generator(1))
     assert v.shape == (4, 10_000, 5)
     outer = torch.einsum("pbi,pbj->pbij", v, v).flatten(0, 1)
@@ -207,8 +229,11 @@ def test_S4_projections_have_unit_second_moment(distribution):
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
 @pytest.mark.parametrize("t", [0.002, 0.1, 0.5, 1.0])
-def test_S4_finite_differences_are_the_derivative_at_every_noise_level(t, dtype, mixture_2d):
-    """The same projections: truncation (h^2) and rounding (1/h) stay below 0.3 % of the loss, of order n = 2."""
+def test_S4_finite_differences_at_every_noise_level(t, dtype, mixture_2d):
+    """Compare finite differences with the derivative, same projections.
+
+    Truncation (h^2) and rounding (1/h) stay below 0.3 % of the loss, of order n = 2.
+    """
     model = Linear(mixture_2d.model(S.VPSDE()))
     model.theta.data = model.theta.data.to(dtype)
     x0 = mixture_2d.sample(300, generator(1)).to(dtype)
@@ -231,7 +256,10 @@ def test_S4_the_difference_is_of_second_order(mixture_2d):
 
 
 def test_S4_more_projections_less_variance(mixture_16d):
-    """Sixteen instead of one: the variance due to the projections falls to 1/16, here within 20 %."""
+    """Compare sixteen projections with one.
+
+    The variance due to the projections falls to 1/16, here within 20 %.
+    """
     model = Linear(mixture_16d.model(S.VPSDE()))
     x0 = mixture_16d.sample(2000, generator(1))
     with torch.no_grad():
@@ -262,8 +290,11 @@ def networks():
 
 @first_fast("objective", FORMS_AND_EXACT, ids=repr)
 @first_fast("index", range(4))
-def test_second_derivatives_are_right_through_every_network(index, objective, float64):
-    """The gradient along a random direction against a central difference of the loss, to 1e-6 of its size."""
+def test_second_derivatives_of_every_network(index, objective, float64):
+    """Compare the gradient with a central difference of the loss.
+
+    Along a random direction, to 1e-6 of its size.
+    """
     torch.manual_seed(0)
     net, shape = list(networks())[index]
     for p in net.parameters():
@@ -288,8 +319,11 @@ def test_second_derivatives_are_right_through_every_network(index, objective, fl
 
 
 @pytest.mark.parametrize("objective", FORMS_AND_EXACT, ids=repr)
-def test_torchs_fused_attention_is_replaced_where_it_has_no_second_derivative(objective):
-    """On its own it raises; inside an objective the same function is computed by kernels that differentiate twice."""
+def test_fused_attention_is_replaced_inside_objectives(objective):
+    """Check fused attention, which has no second derivative, in an objective.
+
+    Outside an objective it raises; inside, kernels that differentiate twice compute the same function.
+    """
 
     class Attention(nn.Module):
         def __init__(self):
@@ -311,9 +345,10 @@ def test_torchs_fused_attention_is_replaced_where_it_has_no_second_derivative(ob
 @pytest.mark.parametrize("shape", [(4,), (4, 2), (4, 5, 3), (4, 2, 2, 2), (4, 1, 2, 2, 1)])
 @pytest.mark.parametrize("form", [*FORMS, "implicit"])
 def test_any_rank(form, shape):
-    """eps_theta = x: |x|^2 - 2 sigma n + n, in closed form; in the plain form (v'x)^2 in place of |x|^2.
+    """Compare the loss of eps_theta = x with its closed form.
 
-    To the rounding of the time, which is drawn in float32.
+    |x|^2 - 2 sigma n + n; the plain form has (v'x)^2 in place of |x|^2. Agreement is to the rounding of the time, which
+    is drawn in float32.
     """
 
     class Identity(S.Model):
@@ -341,7 +376,10 @@ ALL = [S.DenoisingScoreMatching(), *FORMS_AND_EXACT]
 
 @pytest.mark.parametrize("objective", ALL, ids=repr)
 def test_a_samples_loss_does_not_depend_on_its_batch(objective):
-    """With a generator each; and the labels go with their samples."""
+    """Evaluate samples with a generator each, alone and in a batch.
+
+    Labels stay with their samples.
+    """
     torch.manual_seed(0)
     net = S.ResidualMLP((2,), width=8, blocks=1, classes=3)
     nn.init.normal_(net.head[-1].weight)
@@ -357,7 +395,7 @@ def test_a_samples_loss_does_not_depend_on_its_batch(objective):
 
 
 @pytest.mark.parametrize("objective", ALL, ids=repr)
-def test_shares_of_a_generator_see_what_it_draws_for_the_whole_batch(objective):
+def test_shares_of_a_generator_draw_the_whole_batchs_numbers(objective):
     model, x0 = S.ScoreModel(S.ResidualMLP((2,), width=8, blocks=1), S.VPSDE(), "edm"), torch.randn(6, 2)
     whole = objective(model, x0, generator=generator(2))
     for index in range(2):
@@ -383,7 +421,10 @@ def test_without_grad_the_loss_is_the_same_number(objective):
 
 
 def fisher_divergence(objective, mixture, sde, steps, seed=0):
-    """A small network trained from the same start on the same data; its divergence from the truth over all levels."""
+    """Train a small network and return its divergence from the truth.
+
+    Every call has the same start and data; the divergence is taken over all noise levels.
+    """
     torch.manual_seed(seed)
     net = S.ResidualMLP((2,), width=48, blocks=2)
     model = S.ScoreModel(net, sde, "edm", time_input="log_snr", data_std=mixture.moments.std)
@@ -406,7 +447,10 @@ def fisher_divergence(objective, mixture, sde, steps, seed=0):
 
 @pytest.mark.slow
 def test_S4_sliced_score_matching_learns_as_well_as_denoising():
-    """Equal steps on data in the plane: a Fisher divergence within 1.5 times denoising's; the start is 20 times off."""
+    """Train sliced and denoising score matching for equal steps in the plane.
+
+    The Fisher divergence is within 1.5 times denoising's; before training it is 20 times larger.
+    """
     mixture = S.GaussianMixture(torch.tensor([[0.0, 1.0], [1.0, -0.5], [-1.0, -0.5]]), torch.tensor([0.05, 0.1, 0.02]))
     objectives = {
         "denoising": S.DenoisingScoreMatching(),

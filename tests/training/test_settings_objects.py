@@ -1,4 +1,7 @@
-"""Time samplings, weightings and objectives are values: reprs that evaluate, equality, pickles, no changes."""
+"""Time samplings, weightings and objectives as values.
+
+Reprs evaluate; equality, pickling and immutability hold.
+"""
 
 import pickle
 from dataclasses import FrozenInstanceError, fields
@@ -44,8 +47,8 @@ def test_equal_settings_are_equal():
     assert LogNormal(0, 1) == LogNormal(0.0, 1.0)
 
 
-def test_what_is_learned_is_no_setting():
-    """Two trainings by one sampling do not share what they learn."""
+def test_learned_state_is_not_a_setting():
+    """Check that two trainings by one sampling share no learned state."""
     sampling = LossAware(3)
     first, second = S.VLB(time_sampling=sampling), S.VLB(time_sampling=sampling)
     t, _ = first.draws.draw(8, S.VPSDE(), None, None, torch.Generator(), "cpu")

@@ -1,4 +1,4 @@
-"""Time samplings: unbiased, of the law they are named after, and worth their weight in variance."""
+"""Time samplings: unbiased, of their declared law, with less variance."""
 
 import math
 
@@ -26,7 +26,7 @@ from tests.reference.score_matching import LossSecondMoment
 
 
 def batches(sampling, sde, count, size, seed=1):
-    """``(t, weight)``, each ``(count, size)``."""
+    """Return ``(t, weight)``, each ``(count, size)``."""
     g = generator(seed)
     draws = [sampling.draw(size, sde, None, None, g, "cpu") for _ in range(count)]
     return tuple(torch.stack(part) for part in zip(*draws, strict=True))
@@ -40,9 +40,10 @@ def density(sde, t):
 @first_fast("kind", [UniformTime, UniformLogSNR, LogNormal])
 @first_fast("name", SMOOTH)
 def test_weighted_means_are_means_over_uniform_time(name, kind, low_discrepancy):
-    """E[weight h(t)] against quadrature, h the density of a log-normal sigma/alpha, which every proposal covers.
+    """Compare E[weight h(t)] with quadrature.
 
-    40 batches of 500 within 4.5 standard errors (false alarm 6e-5 a case at 39 degrees of freedom).
+    h is the density of a log-normal sigma/alpha, which every proposal covers. 40 batches of 500 agree within 4.5
+    standard errors (false alarm 6e-5 a case at 39 degrees of freedom).
     """
     sde = SMOOTH[name]
     t, weight = batches(kind(low_discrepancy=low_discrepancy), sde, 40, 500)
@@ -70,8 +71,11 @@ def test_log_snr_times_are_uniform_in_log_snr(name):
     assert (weight > 0).all()
 
 
-def test_E6_importance_sampling_of_the_likelihood_weighting_is_in_closed_form():
-    """VP: B(t) = ln(1 + e^v (e^{B_eps} - 1)), v uniform; VE: uniform in t. The weight times g^2/sigma^2 is constant."""
+def test_E6_importance_sampling_has_its_closed_form():
+    """Compare the times of importance sampling with their closed form.
+
+    VP: B(t) = ln(1 + e^v (e^{B_eps} - 1)), v uniform; VE: uniform in t. The weight times g^2/sigma^2 is constant.
+    """
     sde, u = S.VPSDE(), torch.rand(1, generator=generator(4)).item()
     t, weight = UniformLogSNR(low_discrepancy=False).draw(1, sde, 1e-3, 1.0, generator(4), "cpu")
     B_eps, B_1 = (sde.schedule.integral(torch.tensor(s, dtype=torch.float64)).item() for s in (1e-3, 1.0))
@@ -89,7 +93,10 @@ def test_E6_importance_sampling_of_the_likelihood_weighting_is_in_closed_form():
 
 @pytest.mark.parametrize("name", ["vp", "ve-linear", "flow"])
 def test_log_normal_times_are_the_papers_law(name):
-    """log(sigma/alpha) of 4000 independent draws by the Kolmogorov-Smirnov test (false alarm 1e-4 a case)."""
+    """Test log(sigma/alpha) of 4000 independent draws against the paper's law.
+
+    By the Kolmogorov-Smirnov test (false alarm 1e-4 a case).
+    """
     sde = SMOOTH[name]
     t, _ = LogNormal(-0.8, 1.1, low_discrepancy=False).draw(4000, sde, None, None, generator(2), "cpu")
     assert kstest((-sde.log_snr(t) / 2).numpy(), "norm", args=(-0.8, 1.1)).pvalue > 1e-4
@@ -104,7 +111,7 @@ def test_log_normal_times_stay_between_the_ends():
 
 
 @pytest.mark.parametrize("name", DISCRETE)
-def test_levels_are_equally_likely_and_are_the_processs_own(name):
+def test_levels_are_those_of_the_process_and_equally_likely(name):
     sde = DISCRETE[name]
     N = len(sde.times)
     t, weight = Levels().draw(3 * N, sde, None, None, generator(), "cpu")
@@ -128,7 +135,10 @@ def test_levels_between_the_ends_and_on_a_continuous_process():
 
 
 def test_P8_loss_aware_levels_are_the_papers():
-    """Against the paper's sampler kept literally, with repeated levels and more than ten losses of one in a batch."""
+    """Compare with the paper's sampler, written out literally.
+
+    Batches repeat levels and hold more than ten losses of one level.
+    """
     sde, draws, literal = S.DDPM.cosine(6), LossAware().begin(), LossSecondMoment(6)
     grid, g = draws.sampling.grid(sde), generator(3)
     for step in range(30):
@@ -142,11 +152,14 @@ def test_P8_loss_aware_levels_are_the_papers():
         loss = torch.rand(len(t), generator=g) * i**2
         draws.observe(t, loss)
         literal.update((i - 1).tolist(), loss.tolist())
-    assert literal.probabilities().max() > 0.3  # it has left the uniform start
+    assert literal.probabilities().max() > 0.3  # no longer uniform, as it was at the start
 
 
 def test_P8_loss_aware_means_stay_unbiased():
-    """40 batches of 500 within 4.5 standard errors (false alarm 6e-5), and with less variance than equal levels."""
+    """Compare the means of 40 batches of 500, within 4.5 standard errors.
+
+    The false-alarm rate is 6e-5. The variance is below that of equally likely levels.
+    """
     sde, draws = S.DDPM.linear(50), LossAware(low_discrepancy=False).begin()
     grid, h = draws.sampling.grid(sde), lambda t: torch.exp(-8 * t)
     for _ in range(10):
@@ -160,14 +173,14 @@ def test_P8_loss_aware_means_stay_unbiased():
     assert means.std() < 0.1 * flat.std()
 
 
-def test_loss_aware_sampling_goes_on_from_its_state():
+def test_loss_aware_sampling_continues_from_its_state():
     sde, first, second = S.DDPM.cosine(5), LossAware().begin(), LossAware().begin()
     g = generator(1)
     for _ in range(20):
         t, _ = first.draw(8, sde, None, None, g, "cpu")
         first.observe(t, torch.exp(3 * t))
     second.load_state_dict(first.state_dict())
-    for draws in (first, second):  # a state that was given out or taken in is a copy
+    for draws in (first, second):  # states are copied on the way out and in
         draws.observe(draws.draw(8, sde, None, None, generator(9), "cpu")[0], torch.ones(8))
     for a, b in zip(*(s.draw(50, sde, None, None, generator(2), "cpu") for s in (first, second)), strict=True):
         assert torch.equal(a, b)
@@ -179,7 +192,7 @@ def test_loss_aware_sampling_goes_on_from_its_state():
         second.draw(3, S.DDPM.cosine(7), None, None, None, "cpu")
 
 
-def test_loss_aware_sampling_is_not_poisoned_by_a_bad_loss():
+def test_loss_aware_sampling_survives_a_bad_loss():
     sde, draws = S.DDPM.cosine(4), LossAware(history=2).begin()
     grid = draws.sampling.grid(sde)
     t = grid.time(torch.arange(1, 5).repeat(2))
@@ -190,7 +203,10 @@ def test_loss_aware_sampling_is_not_poisoned_by_a_bad_loss():
 
 
 class Wrong(S.Model):
-    """The exact model of a mixture with an error of the kind a network has: of a tenth of the noise, smooth in x."""
+    """The exact model of a mixture plus an error like a network's.
+
+    The error is a tenth of the noise and smooth in x.
+    """
 
     def __init__(self, exact, error=0.1):
         super().__init__()
@@ -202,10 +218,11 @@ class Wrong(S.Model):
 
 
 @pytest.mark.parametrize("error", [0.0, 0.1])
-def test_E6_importance_sampling_cuts_the_variance_of_the_likelihood_weighting(mixture_2d, error):
-    """Per-sample variance over t and noise, VP's defaults: at least ten times less than under uniform t.
+def test_E6_importance_sampling_cuts_the_variance(mixture_2d, error):
+    """Check that the per-sample variance falls at least tenfold.
 
-    At the exact model of the mixture, and with an error of 0.1 sin(3x) in its noise.
+    Likelihood weighting under VP's defaults, over t and noise, against uniform t. The model is exact for the mixture,
+    or has an error of 0.1 sin(3x) in its noise.
     """
     model = Wrong(mixture_2d.model(S.VPSDE()), error)
     x0 = mixture_2d.sample(20_000, generator(1)).float()
@@ -220,7 +237,7 @@ def test_E6_importance_sampling_cuts_the_variance_of_the_likelihood_weighting(mi
 
 
 @pytest.mark.parametrize("name", ["uniform", "low-discrepancy", "log-snr", "log-normal", "levels", "loss-aware"])
-def test_with_a_generator_each_no_time_depends_on_the_batch(name):
+def test_times_from_own_generators_ignore_the_batch(name):
     sde, sampling = S.DDPM.linear(50), resolve_time_sampling(name)
 
     def draw(seeds):
@@ -252,7 +269,7 @@ def test_bad_arguments_are_refused():
 
 
 def test_closed_form_of_the_log_normal_density():
-    """It integrates to one in t, but for the 1.7e-6 beyond sigma_max."""
+    """Integrate the density over t to 1, less the 1.7e-6 above sigma_max."""
     sde = S.VESDE.linear()
     total = quad(lambda s: (density(sde, math.exp(s)) * math.exp(s)).item(), -14, 0, limit=200)[0]
     assert total == pytest.approx(1, abs=3e-6)

@@ -1,4 +1,4 @@
-"""The trainer: it learns, it resumes bit for bit, and it fails without losing anything."""
+"""The trainer: learning, bit-for-bit resuming, and safe failures."""
 
 import math
 
@@ -49,7 +49,10 @@ def weights(trainer):
 
 @pytest.mark.slow
 def test_training_learns_the_score():
-    """Denoising loss falls below 60 % of the untrained, and the score is near the truth where the data are."""
+    """Train until the loss is below 60 % of its start.
+
+    The score is then near the truth where the data are.
+    """
     torch.manual_seed(0)
     net = S.ResidualMLP((2,), width=64, blocks=2, embedding_scale=1000)
     model = S.ScoreModel(net, S.VPSDE())
@@ -67,7 +70,7 @@ def test_training_learns_the_score():
     assert error < 0.03 * exact(x_t, 0.3).eps.square().mean()
 
 
-def test_records_count_and_tell_the_time():
+def test_records_hold_steps_and_times():
     trainer = make()
     records = trainer.fit(DATA)
     assert [r.step for r in records] == [5, 10, 15, 20, 25, 30]
@@ -78,7 +81,10 @@ def test_records_count_and_tell_the_time():
 
 
 def test_resumed_equals_uninterrupted_bit_for_bit(tmp_path):
-    """Dropout, batches, moving average and Adam: stopped after 15 of 30 steps and taken up by a new trainer."""
+    """Stop after 15 of 30 steps and resume in a new trainer.
+
+    Dropout, batches, moving average and Adam agree bit for bit.
+    """
     whole = make(tmp_path / "whole")
     whole.fit(DATA)
     first = make(tmp_path / "parts")
@@ -94,8 +100,8 @@ def test_resumed_equals_uninterrupted_bit_for_bit(tmp_path):
 
 
 @pytest.mark.slow
-def test_fit_goes_on_where_it_was_stopped():
-    """The same trainer, called again: no batch is repeated or lost."""
+def test_fit_continues_where_it_stopped():
+    """Call the same trainer again: it repeats and loses no batch."""
     whole, parts = make(), make()
     whole.fit(DATA)
     torch.manual_seed(0)
@@ -119,7 +125,7 @@ def test_checkpoints_are_models_and_only_the_newest_are_kept(tmp_path):
 
 
 class Exploding(torch.utils.data.Dataset):
-    """Data of which some steps, counted from 1, are NaN."""
+    """Data that are NaN at some steps, counted from 1."""
 
     def __init__(self, *steps):
         self.steps, self.seen = steps, 0
@@ -132,7 +138,7 @@ class Exploding(torch.utils.data.Dataset):
         return DATA.x[i] * (float("nan") if (self.seen - 1) // 32 + 1 in self.steps else 1.0)
 
 
-def test_a_nan_loss_names_the_step_and_the_noise_level_and_keeps_the_checkpoint(tmp_path):
+def test_a_nan_loss_names_step_and_level_and_keeps_files(tmp_path):
     trainer = make(tmp_path)
     with pytest.raises(NonFiniteError, match=r"step 15, at noise level t = 0\.\d+ \(log-SNR -?\d"):
         trainer.fit(Exploding(15))
@@ -142,8 +148,8 @@ def test_a_nan_loss_names_the_step_and_the_noise_level_and_keeps_the_checkpoint(
     assert all(p.isfinite().all() for p in model.parameters())
 
 
-def test_bad_steps_are_skipped_where_that_is_wanted():
-    """The update of a skipped step is none: weights and Adam's moments are those before it."""
+def test_bad_steps_are_skipped_on_request():
+    """Check that a skipped step leaves weights and Adam's moments unchanged."""
     trainer = make(on_nan="skip", steps=15)
     before = {}
     trainer.every(11, lambda trainer: before.update({k: v.clone() for k, v in trainer.model.state_dict().items()}))
@@ -160,7 +166,7 @@ def test_bad_steps_are_skipped_where_that_is_wanted():
     assert [record.skipped for record in records[:2]] == [(), ()]
 
 
-def test_a_run_of_nothing_but_bad_steps_ends(monkeypatch):
+def test_a_run_of_bad_steps_alone_ends(monkeypatch):
     monkeypatch.setattr("scoresde.training.records.SKIPS", 6)
     with pytest.raises(NonFiniteError, match=r"step 9.*last of 6 in a row"):
         make(on_nan="skip").fit(Exploding(*range(4, 40)))
@@ -188,8 +194,11 @@ def labelled(classes=3):
     return [(DATA.x[i], i % classes) for i in range(60)]
 
 
-def test_labels_are_dropped_as_often_as_said():
-    """1800 labels, each dropped with 0.2: a count outside 360 +- 85 (5 sigma) is a false alarm in 2 million."""
+def test_labels_are_dropped_at_their_rate():
+    """Count the drops of 1800 labels, each with probability 0.2.
+
+    A count outside 360 +- 85 (5 sigma) is a false alarm once in 2 million.
+    """
     net = S.ResidualMLP((2,), width=8, blocks=1, classes=3)
     seen = []
     net.register_forward_pre_hook(lambda module, args, kwargs: seen.append(kwargs["y"]), with_kwargs=True)
@@ -204,7 +213,10 @@ def test_labels_are_dropped_as_often_as_said():
 
 @first_fast("pieces", [2, 3])
 def test_accumulated_pieces_are_one_batch(pieces):
-    """Times and noise of the whole batch of 32, in pieces of unequal size; without dropout the weights agree."""
+    """Compare the weights of a batch in pieces with those of one batch.
+
+    The times and the noise are drawn for the whole batch of 32; the pieces differ in size; there is no dropout.
+    """
 
     def run(accumulate):
         torch.manual_seed(0)
@@ -221,8 +233,11 @@ def test_accumulated_pieces_are_one_batch(pieces):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("settings", [{"precision": "bfloat16"}, {"precision": "float16"}, {"compile": "eager"}])
-def test_low_precision_and_compilation_train_the_same_network(settings, tmp_path):
-    """The weights stay float32, the averaged model is a plain one, and the loss is near that of a plain run."""
+def test_low_precision_and_compilation_train_the_same(settings, tmp_path):
+    """Train in low precision, or compiled.
+
+    The weights stay float32, the averaged model is a plain one, and the loss is near that of a plain run.
+    """
     plain, special = make(steps=20, lr=3e-3), make(tmp_path, steps=20, lr=3e-3, **settings)
     seen = []
     special.model.net.head.register_forward_hook(lambda module, args, out: seen.append(out.dtype))
@@ -239,8 +254,11 @@ def test_low_precision_and_compilation_train_the_same_network(settings, tmp_path
     assert again.scaler.state_dict() == special.scaler.state_dict()
 
 
-def test_float16_leaves_out_steps_whose_gradient_overflows():
-    """The first scale of 2^16 is too large for this loss: steps are left out and the scale halved, without an error."""
+def test_float16_skips_steps_whose_gradient_overflows():
+    """Train with a first scale of 2^16, too large for this loss.
+
+    The trainer skips steps and halves the scale, without an error.
+    """
     trainer = make(steps=20, precision="float16", lr=1e-3)
     trainer.scaler = torch.amp.GradScaler("cpu", init_scale=2.0**40)
     records = trainer.fit(DATA)
@@ -252,7 +270,7 @@ def test_float16_leaves_out_steps_whose_gradient_overflows():
 
 @pytest.mark.slow
 def test_channels_last_images_resume_bit_for_bit(tmp_path):
-    """Adam's moments come back in the weights' own layout."""
+    """Check that Adam's moments come back in the weights' own layout."""
     images = torch.randn(40, 2, 8, 8, generator=torch.Generator().manual_seed(0))
 
     def run(folder, steps):
@@ -277,7 +295,10 @@ def test_channels_last_images_resume_bit_for_bit(tmp_path):
 
 
 def test_the_loss_of_each_noise_level_is_recorded():
-    """Means over bins of log-SNR, at equal distances, of the loss before the weight of the draw."""
+    """Check the mean losses over equal bins of log-SNR.
+
+    They are taken before the weight of the draw.
+    """
     torch.manual_seed(0)
     model = S.ScoreModel(S.ResidualMLP((2,), width=8, blocks=1), S.VPSDE())
     objective = S.DenoisingScoreMatching("simple", time_sampling="log-snr")
@@ -286,10 +307,12 @@ def test_the_loss_of_each_noise_level_is_recorded():
     at, loss = zip(*record.by_level, strict=True)
     assert len(at) == 8
     assert torch.tensor(at).diff().std() < 1e-3
-    assert all(0.8 < value < 1.2 for value in loss)  # eps is predicted as 0: |eps|^2 per entry, 1 within 5 sigma
+    assert all(
+        0.8 < value < 1.2 for value in loss
+    )  # the network predicts eps = 0, so the loss is |eps|^2 per entry: 1 within 5 sigma
 
 
-def test_hooks_are_called_on_time_and_do_not_change_the_training():
+def test_hooks_run_on_time_and_leave_training_unchanged():
     plain, hooked, seen = make(steps=20), make(steps=20), []
     hooked.every(6, lambda trainer: seen.append((trainer.step, torch.randn(1).item())))
     for trainer in (plain, hooked):
@@ -303,7 +326,10 @@ def test_hooks_are_called_on_time_and_do_not_change_the_training():
 
 @pytest.mark.slow
 def test_the_best_checkpoint_on_held_out_data_is_kept(tmp_path):
-    """A learning rate that ruins the model after step 10: the best checkpoint stays when newer ones come."""
+    """Ruin the model after step 10 by its learning rate.
+
+    The best checkpoint stays when newer ones come.
+    """
     held_out = S.Data("points", DATA.x[:100].clone(), normalize="none")
     trainer = make(tmp_path, steps=60, lr=3e-3, warmup=0, lr_decay="none", keep=1, ema_half_life=2)
     trainer.every(20, lambda t: [p.data.normal_(generator=torch.Generator().manual_seed(0)) for p in t.parameters])
@@ -336,8 +362,11 @@ def test_several_averages_by_name(tmp_path):
         make(tmp_path, ema_half_life={"fast": 1.0, "other": 2.0}).resume()
 
 
-def test_integers_of_any_dataset_are_dequantised_as_asked():
-    """Uniform noise fills the bins; the training data of truncated-normal dequantisation are their centres."""
+def test_integers_of_any_dataset_are_dequantised():
+    """Check both laws: uniform noise, and the bins' centres.
+
+    Uniform noise fills the bins; truncated-normal dequantisation trains on their centres.
+    """
     raw = torch.randint(0, 4, (64, 1, 2, 2), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
     data = S.Data("four", raw, num_values=4)
     seen = []
@@ -361,7 +390,10 @@ def test_integers_of_any_dataset_are_dequantised_as_asked():
 
 
 def test_an_objective_that_learns_is_resumed(tmp_path):
-    """Loss-aware sampling of a DDPM's levels: its history is part of the checkpoint."""
+    """Resume loss-aware sampling of a DDPM's levels.
+
+    Its history is part of the checkpoint.
+    """
 
     def run(folder):
         torch.manual_seed(0)
@@ -398,7 +430,10 @@ def test_gradients_are_clipped():
 
 
 def test_ema_is_the_average_it_says():
-    """The recursion written out: w <- d w + (1 - d) w_k with d = 2^(-1/half_life), less at the start."""
+    """Compare with the recursion written out.
+
+    w <- d w + (1 - d) w_k with d = 2^(-1/half_life), and a smaller d at the start.
+    """
     net = torch.nn.Linear(1, 1, bias=False)
     ema = S.EMA(net, half_life=3.0)
     expected = net.weight.item()

@@ -1,4 +1,4 @@
-"""The variational objectives (P4, P7, P8) and the theorem that one network serves every eta (D4)."""
+"""The variational objectives (P4, P7, P8) and one network for every eta."""
 
 import itertools
 import math
@@ -21,7 +21,10 @@ BETAS = [0.1, 0.3, 0.2, 0.5, 0.4]
 
 
 class Polynomial(S.Model):
-    """eps_theta = a x + b t + c x^3 and v = 1/(1 + e^-x), in float64: a network that NumPy can be told about."""
+    """eps_theta = a x + b t + c x^3 and v = 1/(1 + e^-x), in float64.
+
+    NumPy can evaluate the same network.
+    """
 
     def __init__(self, sde, theta=(0.7, 0.2, 0.05), learned=True):
         super().__init__()
@@ -35,13 +38,16 @@ class Polynomial(S.Model):
         return S.Estimate((x - level.sigma * eps) / level.alpha, eps, level, torch.sigmoid(x) if self.learned else None)
 
     def noise(self, x, i):
-        """The same on NumPy's side, at level i."""
+        """Return the same noise in NumPy, at level i."""
         a, b, c = self.theta.tolist()
         return a * x + b * i / len(BETAS) + c * x**3
 
 
 def every_level(objective, model, x0, seed=1):
-    """The objective's terms with each level once for each row of x0 ``(N, n)``, sorted by level, and their noise."""
+    """Return the terms and the noise with each level once per row of x0.
+
+    x0 is ``(N, n)``; the terms are sorted by level.
+    """
     levels = len(BETAS)
     assert len(x0) == levels
     terms = objective.terms(model, x0, generator=generator(seed))
@@ -62,8 +68,11 @@ def x0():
 
 
 @pytest.mark.parametrize("eta", [1.0, 0.5, 0.1])
-def test_D4_every_variational_objective_is_a_weighted_simple_loss(eta, x0):
-    """J computed literally, KL by KL, is sum gamma_i |eps - eps_theta|^2 + C, with one C for all networks."""
+def test_D4_every_variational_objective_is_a_simple_loss(eta, x0):
+    """Compare J, computed literally KL by KL, with the weighted simple loss.
+
+    J = sum gamma_i |eps - eps_theta|^2 + C, with one C for all networks.
+    """
     objective = S.DenoisingScoreMatching(DDIMVariational(eta))
     constants = []
     for theta in ((0.7, 0.2, 0.05), (0.0, 0.0, 0.0), (-0.3, 1.0, 0.1)):
@@ -77,7 +86,10 @@ def test_D4_every_variational_objective_is_a_weighted_simple_loss(eta, x0):
 
 
 def test_D4_one_network_serves_every_eta():
-    """Levels that do not share parameters: each objective's minimum, found literally, is that of L_simple."""
+    """Find each objective's minimum literally: it is that of L_simple.
+
+    The levels share no parameters.
+    """
     ddpm, g = S.DDPM(BETAS), np.random.default_rng(0)
     abar, i, N = products(BETAS).astype(float), 3, 4000
     x_0 = g.standard_normal(N) * 0.5 + 0.3
@@ -94,7 +106,7 @@ def test_D4_one_network_serves_every_eta():
 
         return np.mean((mean(x_0) - mean(f)) ** 2) / (2 * s2)
 
-    def minimum(loss):  # of a quadratic function of (a, b), by Newton from differences
+    def minimum(loss):  # minimum of a quadratic function of (a, b), by Newton's method with differences
         at = {(p, q): loss(p, q) for p, q in itertools.product((-1.0, 0.0, 1.0), repeat=2)}
         gradient = [(at[1.0, 0.0] - at[-1.0, 0.0]) / 2, (at[0.0, 1.0] - at[0.0, -1.0]) / 2]
         cross = (at[1.0, 1.0] - at[1.0, -1.0] - at[-1.0, 1.0] + at[-1.0, -1.0]) / 4
@@ -108,7 +120,10 @@ def test_D4_one_network_serves_every_eta():
 
 
 def test_D4_P5_gamma_at_eta_one_is_the_mean_parametrisations():
-    """beta_i^2 / (2 beta~_i (1 - beta_i)(1 - abar_i)), and gamma_1 = 1/(2 abar_1)."""
+    """Compare gamma at eta = 1 with the mean parametrisation's weights.
+
+    beta_i^2 / (2 beta~_i (1 - beta_i)(1 - abar_i)), and gamma_1 = 1/(2 abar_1).
+    """
     ddpm = S.DDPM.linear(1000)
     abar, beta = products(ddpm.betas.numpy()), ddpm.betas.numpy().astype(np.longdouble)
     small = (1 - abar[1:-1]) / (1 - abar[2:]) * beta[1:]
@@ -133,8 +148,11 @@ def test_P4_P7_every_term_of_the_bound_is_the_papers(variance, x0):
         assert loss[i - 1].item() == pytest.approx(float(expected), rel=1e-5), i
 
 
-def test_P4_the_first_term_of_integer_data_is_the_mass_of_its_bin():
-    """By the normal distribution function, bin by bin; the first and last bins reach to infinity."""
+def test_P4_the_first_term_of_integers_is_their_bins_mass():
+    """Compare with the normal distribution function, bin by bin.
+
+    The first and last bins reach to infinity.
+    """
     model = Polynomial(S.DDPM(BETAS), learned=False)
     model.scaling = S.data.Scaling.for_integers(4)
     raw = torch.tensor([[0, 1, 2, 3]]).expand(5, 4)
@@ -151,7 +169,10 @@ def test_P4_the_first_term_of_integer_data_is_the_mass_of_its_bin():
 
 
 def test_P8_the_hybrid_loss_is_the_sum_and_detaches_the_mean(x0):
-    """L_simple + w L_vlb; the mean's gradient is that of L_simple alone, the variances' that of w L_vlb."""
+    """Compare the hybrid loss and its gradients with L_simple + w L_vlb.
+
+    The gradient of the mean is that of L_simple alone, that of the variances that of w L_vlb.
+    """
 
     class Two(Polynomial):
         def __init__(self, sde):
@@ -178,9 +199,10 @@ def test_P8_the_hybrid_loss_is_the_sum_and_detaches_the_mean(x0):
 
 
 def test_P8_loss_aware_sampling_cuts_the_variance_of_the_bound(mixture_2d):
-    """A network with an error of 0.1 in its noise at every level, DDPM of 100 levels: per-sample variance over levels.
+    """Measure the variance over levels for a network with a known error.
 
-    It learns the levels' scale from its own losses and stays unbiased: the means agree within 4.5 standard errors.
+    The error is 0.1 in the noise at every level, under a DDPM of 100 levels. The sampling learns the levels' scale from
+    its own losses and stays unbiased: the means agree within 4.5 standard errors.
     """
     exact = mixture_2d.model(S.DDPM.linear(100))
 
@@ -203,7 +225,10 @@ def test_P8_loss_aware_sampling_cuts_the_variance_of_the_bound(mixture_2d):
 
 
 def test_P8_learned_variances_find_the_best_constant():
-    """For white data the best variance is beta (v = 1), for a point beta~ (v = 0): descent on L_vlb goes there."""
+    """Minimise L_vlb for data whose best variance is known.
+
+    White data: beta (v = 1); a point: beta~ (v = 0).
+    """
     sde = S.DDPM(BETAS)
 
     class Constant(S.Model):
@@ -226,7 +251,10 @@ def test_P8_learned_variances_find_the_best_constant():
 
 @first_fast("sde", FAMILIES)
 def test_every_process_any_rank_and_every_loss_is_finite(sde):
-    """Discrete processes by their own levels, the others by a thousand of theirs; gradients too."""
+    """Check losses and gradients of every process at any rank.
+
+    Discrete processes have their own levels, the others a thousand.
+    """
     net = S.UNet((1, 4, 4), channels=4, num_groups=2, heads=2, out_channels=2, classes=3, zero_init=False)
     model = S.ScoreModel(net, FAMILIES[sde], "edm", time_input="log_snr", learned_variance=True)
     model.scaling = S.data.Scaling.for_integers(8)
@@ -242,7 +270,10 @@ def test_every_process_any_rank_and_every_loss_is_finite(sde):
 
 @pytest.mark.parametrize("sde", FAMILIES)
 def test_the_first_term_is_finite_however_wrong_the_network(sde):
-    """Means a hundred deviations off the bin, at level 1 only: loss and gradient are finite numbers."""
+    """Place means a hundred deviations off the bin, at level 1 only.
+
+    Loss and gradient are finite.
+    """
     torch.manual_seed(0)
     net = S.ResidualMLP((2,), width=16, blocks=1, out_channels=4)
     nn.init.normal_(net.head[-1].weight, std=3.0)
@@ -264,14 +295,14 @@ def test_a_chain_of_one_level():
     assert loss.isfinite().all()
 
 
-def test_the_state_goes_with_the_objective(x0):
+def test_the_objective_carries_its_state(x0):
     model, first, second = Polynomial(S.DDPM(BETAS)), S.VLB(), S.VLB()
     for i in range(30):
         first(model, x0, generator=generator(i))
     second.load_state_dict(first.state_dict())
     assert first.state_dict()["seen"].sum() == 150
     assert torch.equal(first(model, x0, generator=generator(99)), second(model, x0, generator=generator(99)))
-    with torch.no_grad():  # an evaluation teaches it nothing
+    with torch.no_grad():  # an evaluation changes no state
         before = first.state_dict()["seen"]
         first(model, x0, generator=generator(1))
     assert torch.equal(first.state_dict()["seen"], before)
