@@ -174,7 +174,11 @@ def test_E1_E3_E4_E5_marginals_and_coefficients_are_the_papers(name):
         assert sde.diffusion(t).item() == pytest.approx(g, rel=1e-9)
 
 
-@pytest.mark.parametrize("sde", [SubVPSDE(), SubVPSDE.cosine(), SubVPSDE.from_beta(lambda t: 1 + t)], ids=repr)
+@pytest.mark.parametrize(
+    "sde",
+    [SubVPSDE(), SubVPSDE.cosine(), SubVPSDE.from_beta(lambda t: 1 + t)],
+    ids=["linear", "cosine", "any rate"],
+)
 def test_E5_sub_vp(sde):
     """g^2 = beta (1 - exp(-2B)), f as in VP, sigma = 1 - alpha^2 and never above VP's sigma."""
     vp = VPSDE(schedule=sde.schedule)
