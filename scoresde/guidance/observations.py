@@ -98,8 +98,8 @@ class Observed(Wrapper):
     def observation(self, x: Tensor, cond: Condition) -> tuple[Tensor, Tensor, Condition]:
         """Return ``(y, noise, cond)`` for x ``(B, *D)``.
 
-        y ``(B, *E)`` or ``(1, *E)`` and noise are shaped for arithmetic with each other; cond is what remains for the
-        network.
+        y is ``(B, *E)`` or ``(1, *E)``, noise ``()`` or ``(B, 1, ..., 1)`` of y's rank, which need not be that of x. cond
+        is what remains for the network.
 
         Raises:
             ArgumentError: Neither the model nor ``cond`` has y or noise.
@@ -118,7 +118,7 @@ class Observed(Wrapper):
             raise ShapeError("y", tuple(y.shape), expected)
         y = y.to(x)
         y = y if y.ndim > len(shape) else y[None]
-        return y, broadcast(noise.to(x), y if noise.ndim == 0 else x, "noise"), rest or None
+        return y, like_y(broadcast(noise.to(x), x, "noise"), y), rest or None
 
 
 class Jacobian(NamedTuple):

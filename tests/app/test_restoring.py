@@ -117,6 +117,12 @@ def test_methods_under_other_processes(tmp_path, sde, methods):
 
 
 @pytest.mark.parametrize("task", TASKS)
+def test_every_task_restores_images(task, digits, tmp_path):
+    invoke("restore", digits, "--task", task, *QUICK, "--out", tmp_path / task)
+    assert read(tmp_path / task)[0]["samples"].shape == (3, 2, 1, 8, 8)
+
+
+@pytest.mark.parametrize("task", TASKS)
 def test_every_task_observes_as_many_numbers_as_it_reports(task, generator):
     data = from_array(np.random.default_rng(0).integers(0, 256, (5, 3, 8, 8), dtype=np.uint8))
     problem = restoration(data, task)
