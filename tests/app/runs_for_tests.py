@@ -20,7 +20,10 @@ QUICK_SCORES = ["--set", "likelihood.method=rk4", "--set", "likelihood.steps=2"]
 
 
 def invoke(*arguments, code: int = 0) -> Result:
-    """Run ``scoresde`` with arguments and check its exit code; plain output holds no control characters."""
+    """Run ``scoresde`` with arguments and check its exit code.
+
+    The plain output must hold no control characters.
+    """
     result = CliRunner().invoke(main, [str(a) for a in arguments])
     assert result.exit_code == code, f"exit {result.exit_code}\n{result.output}\n{result.exception!r}"
     assert not {"\x1b", "\r"} & set(result.output)
@@ -28,7 +31,7 @@ def invoke(*arguments, code: int = 0) -> Result:
 
 
 def error(*arguments, code: int = 2) -> str:
-    """The one line that a failing command prints."""
+    """Return the one line that a failing command prints."""
     line = invoke(*arguments, code=code).stderr
     assert "Traceback" not in line
     return line

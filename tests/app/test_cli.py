@@ -1,4 +1,4 @@
-"""The command line on small runs: what it writes, what it says, and that it goes on where it was stopped."""
+"""The command line on small runs: files, output, and resuming."""
 
 import csv
 import json
@@ -28,7 +28,7 @@ from tests.app.runs_for_tests import QUICK_SCORES, TINY, TINY_POINTS, error, inv
 
 @pytest.fixture(scope="module")
 def digits(tmp_path_factory):
-    """A trained run, read only."""
+    """Return a trained run, to be read only."""
     out = tmp_path_factory.mktemp("runs") / "digits"
     train(out)
     return out
@@ -36,7 +36,7 @@ def digits(tmp_path_factory):
 
 @pytest.fixture
 def run(digits, tmp_path):
-    """A copy to write into."""
+    """Return a copy of the run to write into."""
     return shutil.copytree(digits, tmp_path / "run")
 
 
@@ -125,7 +125,7 @@ def test_likelihood_lists_every_item(run):
 
 
 @pytest.mark.slow
-def test_a_model_of_bin_centres_is_scored_by_the_noise_it_was_trained_for(tmp_path):
+def test_a_model_of_bin_centres_is_scored_with_its_own_noise(tmp_path):
     train(tmp_path / "run", "--set", "train.dequantization=truncated-normal", steps=2)
     model = RunFolder.open(tmp_path / "run").model()
     t_min = model.sde.time_of(scoresde.data.TruncatedNormal().log_snr(model.scaling)).item()
@@ -144,12 +144,12 @@ def test_other_data_are_scored_whole_and_in_order(run, tmp_path):
         for name in ("mine", "turned")
     )
     assert len(mine) == 4
-    # dequantisation noise differs by position, images by more: the order comes back
+    # dequantisation noise differs by position, images by more, so the order can be recovered
     assert np.corrcoef(mine, turned[::-1])[0, 1] > 0.9
 
 
 @pytest.mark.slow
-def test_a_second_set_is_told_apart_and_a_second_model_paired(run, tmp_path):
+def test_a_second_set_is_compared_and_a_second_model_paired(run, tmp_path):
     other = tmp_path / "other"
     train(other, "--seed", 5)
     command = ["likelihood", run, "-n", 6, *QUICK_SCORES, "--against", "shuffled-pixels", "--paired", other]
@@ -199,9 +199,11 @@ def test_evaluation_compares_and_is_kept(run, monkeypatch):
 
 
 def test_baselines_find_the_density_of_gaussian_data(monkeypatch):
-    """Two independent N(0, s) entries have entropy log(2 pi e s^2); the mean of 4000 held-out log p has standard error
-    1/sqrt(4000) = 0.016 nats, and five of them (false alarm 6e-7) bound the Gaussian's and, with the price of fitting
-    ten components, the mixture's.
+    """Compare the baselines with the entropy of N(0, s) data.
+
+    Two independent entries have entropy log(2 pi e s^2). The mean of 4000 held-out log p has a standard error of
+    1/sqrt(4000) = 0.016 nats. Five of them (false alarm 6e-7) bound the Gaussian's error, and the mixture's with the
+    price of fitting ten components.
     """
     monkeypatch.setattr(baselines, "COMPONENTS", 10)
     data = from_array(3 * np.random.default_rng(0).normal(size=(8000, 2)))
@@ -222,13 +224,13 @@ def test_another_process_is_one_option(tmp_path, sde):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("predicts", ["noise", "velocity"])
-def test_time_as_label(tmp_path, predicts):
+def test_the_time_input_can_be_the_time(tmp_path, predicts):
     train(tmp_path / "run", "--set", "model.time_input=time", "--set", f"model.predicts={predicts}", steps=2)
     assert RunFolder.open(tmp_path / "run").model().net.config["embedding_scale"] == 1000.0
 
 
 @pytest.mark.slow
-def test_a_conditional_model_draws_the_class_it_is_told(tmp_path):
+def test_a_conditional_model_draws_the_given_class(tmp_path):
     run = tmp_path / "run"
     train(run, "--set", "train.conditional=true", steps=2)
     assert RunFolder.open(run).model().net.config["classes"] == 10
@@ -241,7 +243,10 @@ def test_a_conditional_model_draws_the_class_it_is_told(tmp_path):
 
 @pytest.mark.slow
 def test_guidance_from_the_command_line(tmp_path):
-    """Samples of a guided model are those of the library; a model that knows no "no class" cannot be guided."""
+    """Compare samples of a guided model with those of the library.
+
+    A model without "no class" cannot be guided.
+    """
     run = tmp_path / "run"
     train(run, "--set", "train.conditional=true", "--set", "train.label_dropout=0.2", steps=2)
     settings = ["-n", 3, "--label", 3, "--sampler", "dpm", "--steps", 4]
@@ -269,7 +274,10 @@ def test_guidance_from_the_command_line(tmp_path):
 
 @pytest.mark.slow
 def test_a_classifier_is_trained_and_guides(run, tmp_path):
-    """A model that was told no classes draws the one it is asked for, as the library does with the same classifier."""
+    """Guide a model without classes by a classifier.
+
+    The samples equal those of the library with the same classifier.
+    """
     output = invoke("classifier", run, "--steps", 3, "--batch-size", 8).output
     assert "accuracy on 360 held-out items" in output
     folder = run / "classifier"
@@ -324,7 +332,7 @@ def test_the_report_of_a_conditional_run_has_a_row_a_class(tmp_path, monkeypatch
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("shape", "net"), [((5,), "ResidualMLP"), ((2, 12), "UNet")])
-def test_vectors_and_series_take_the_same_road(tmp_path, shape, net):
+def test_vectors_and_series_run_the_same_commands(tmp_path, shape, net):
     np.save(tmp_path / "data.npy", np.random.default_rng(0).normal(size=(60, *shape)))
     options = [] if net == "UNet" else ["--set", "net.options={width: 8, blocks: 1}"]
     train(tmp_path / "run", "--data", tmp_path / "data.npy", *(options or TINY), options=["--batch-size", "8"])
@@ -343,7 +351,7 @@ def test_points_are_scored_in_nats_with_the_exact_trace(tmp_path):
     assert {float(row["stderr_nats"]) for row in rows} == {0.0}
 
 
-# ---- stopping and going on ------------------------------------------------------------------------------------------
+# ---- stopping and resuming ------------------------------------------------------------------------------------------
 
 
 def weights(run, step: int):
@@ -352,7 +360,7 @@ def weights(run, step: int):
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("signum", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-def test_a_stopped_run_goes_on_bit_for_bit(digits, tmp_path, monkeypatch, signum, code):
+def test_a_stopped_run_resumes_bit_for_bit(digits, tmp_path, monkeypatch, signum, code):
     out = tmp_path / "a run"
     log = RunFolder.log
 
@@ -394,7 +402,7 @@ def test_ctrl_c_from_outside(tmp_path):
 
 
 @pytest.mark.slow
-def test_a_run_killed_before_its_first_checkpoint_begins_anew(digits, tmp_path):
+def test_a_run_killed_before_its_first_checkpoint_restarts(digits, tmp_path):
     out = tmp_path / "run"
     train(out)
     shutil.rmtree(out / "checkpoints")

@@ -1,4 +1,7 @@
-"""Bad input and failures: one clear line, the right exit code, and nothing lost."""
+"""Bad input and failures: one clear line and the right exit code.
+
+Nothing is lost.
+"""
 
 import json
 import pickle
@@ -31,7 +34,7 @@ def test_unknown_names_offer_the_nearest(tmp_path):
     assert "did you mean 'subvp'" in error("train", "--out", out, "--sde", "sub-vp")
     assert "did you mean 'two-moons'" in error("train", "--out", out, "--data", "two-mons")
     assert "did you mean 'channels'" in error("train", "--out", tmp_path / "b", "--set", "net.options.chanels=3")
-    assert list(tmp_path.iterdir()) == []  # nothing is left that a second, better try would meet
+    assert list(tmp_path.iterdir()) == []  # nothing is left in the way of a second try
 
 
 def test_values_name_their_key(tmp_path):
@@ -68,7 +71,7 @@ def test_a_run_folder_with_foreign_meta(run):
     assert "meta.json" in error("sample", run)
 
 
-def test_resume_wants_a_run_and_keeps_what_it_was_begun_with(run, tmp_path):
+def test_resume_needs_a_run_and_keeps_its_settings(run, tmp_path):
     assert "does not exist" in error("train", "--out", tmp_path / "none", "--resume")
     assert "--out" in error("train", "--resume")
     assert "begun with" in error("train", "--out", run, "--resume", "--sde", "ve")
@@ -121,7 +124,7 @@ def test_bad_data(run, tmp_path):
     assert "empty" in error("train", "--data", tmp_path / "empty", "--out", tmp_path / "out3")
 
 
-def test_what_a_model_was_made_with_cannot_be_changed_afterwards(run):
+def test_settings_of_a_model_cannot_be_changed_afterwards(run):
     assert "begun with" in error("sample", run, "--set", "sde.name=ve")
     assert "begun with" in error("report", run, "--set", "data.seed=3")
 
@@ -148,7 +151,7 @@ def test_a_loss_that_turns_nan_keeps_the_last_good_checkpoint(tmp_path):
 
 
 @pytest.mark.slow
-def test_a_full_disk_is_said_and_leaves_the_checkpoints(tmp_path, monkeypatch):
+def test_a_full_disk_is_reported_and_leaves_the_checkpoints(tmp_path, monkeypatch):
     from scoresde.training import checkpoints
 
     save, calls = checkpoints.save_tensors, []

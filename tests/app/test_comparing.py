@@ -21,9 +21,11 @@ def test_auroc_equals_scikit_learns_with_ties():
 
 
 def test_standard_error_of_auroc_is_its_spread():
-    """Scores N(1, 1) and N(0, 1) have AUROC = Phi(1/sqrt 2). Over 2000 repeats the mean lies within 4 standard errors
-    of it (false alarm 6e-5). The root mean square of the reported errors lies within 8 % of the spread, 5 standard
-    errors (1.6 % each) of a standard deviation.
+    """Compare the reported standard errors with the spread of 2000 repeats.
+
+    Scores N(1, 1) and N(0, 1) have AUROC = Phi(1/sqrt 2). The mean lies within 4 standard errors of it (false alarm
+    6e-5). The root mean square of the reported errors lies within 8 % of the spread, 5 standard errors (1.6 % each) of
+    a standard deviation.
     """
     g = torch.Generator().manual_seed(1)
     found = [auroc(1 + torch.randn(60, generator=g), torch.randn(90, generator=g)) for _ in range(2000)]

@@ -1,4 +1,7 @@
-"""Settings: round trips, precedence, and errors that name the key and the nearest right one."""
+"""Settings: round trips, precedence, and errors that name the key.
+
+They also suggest the nearest valid name.
+"""
 
 import re
 from dataclasses import FrozenInstanceError
@@ -97,7 +100,7 @@ def test_presets_are_valid_settings(name):
     load_config(preset=name)
 
 
-def test_net_options_of_a_preset_give_way(tmp_path, monkeypatch):
+def test_options_replace_those_of_a_networks_preset(tmp_path, monkeypatch):
     monkeypatch.setitem(PRESETS["digits"].settings, "net", {"name": "unet", "options": {"channels": 64, "blocks": 2}})
     assert load_config(overrides=["net.options.channels=8"]).net.options == {"channels": 8, "blocks": 2}
     assert load_config(write(tmp_path, "net: {options: {channels: 8}}")).net.options == {"channels": 8}
@@ -235,7 +238,10 @@ def test_a_config_cannot_be_changed_in_place():
 
 @first_fast("name", NET_PRESETS)
 def test_a_networks_preset_is_its_papers_run(name):
-    """Every preset of a network is a whole run: its settings are those of the preset, its network has its size."""
+    """Check that a network's preset is a complete run.
+
+    The settings are those of the preset, and the network has its size.
+    """
     preset = net_preset(name)
     config = load_config(None, name)
     for section, values in preset.run.items():

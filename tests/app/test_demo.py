@@ -1,4 +1,7 @@
-"""The demo from data to page, with few steps: every stage, every picture, and going on after a stop."""
+"""The demo from data to page, with few steps.
+
+Every stage and picture, and resuming after a stop.
+"""
 
 import re
 import shutil
@@ -68,7 +71,7 @@ def test_a_damaged_result_is_named(tmp_path, quick):
     assert "samples-pc.npz" in error("report", run)
 
 
-def test_ctrl_c_after_training_goes_on_after_it(tmp_path, quick, monkeypatch):
+def test_ctrl_c_after_training_resumes_after_it(tmp_path, quick, monkeypatch):
     out = tmp_path / "demo"
 
     def interrupted(*_):

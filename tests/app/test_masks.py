@@ -25,7 +25,7 @@ def test_named_masks_lie_in_space():
     ]
 
 
-def test_random_masks_know_their_share_and_follow_the_seed():
+def test_random_masks_have_their_share_and_follow_the_seed():
     masks = [mask_of("random:0.3", (3, 10, 10), image=True, seed=seed) for seed in (0, 0, 1)]
     assert [int(mask.sum()) for mask in masks] == [90, 90, 90]
     assert torch.equal(masks[0], masks[1])

@@ -1,4 +1,7 @@
-"""Pictures are valid PNGs that show their input, from arrays and tensors, one item or many."""
+"""Pictures are valid PNGs that show their input.
+
+Input is arrays and tensors, one item or many.
+"""
 
 import io
 
@@ -90,7 +93,7 @@ def test_pixels_are_whole_squares_of_the_right_grey():
     picture = pixels(plots.image_grid(image)).mean(axis=2)
     values, counts = np.unique(picture, return_counts=True)
     assert set(values) == {0.0, 51.0, 102.0, 255.0}
-    assert counts[0] == counts[1] == counts[2]  # each pixel is enlarged by the same factor, and edges stay sharp
+    assert counts[0] == counts[1] == counts[2]  # every pixel grows by the same factor, and edges stay sharp
 
 
 def test_colours_and_transparency():
@@ -122,7 +125,10 @@ def test_stray_samples_do_not_shrink_the_frame():
 
 
 def test_arrows_point_along_the_vectors():
-    """Right-pointing arrows add ink right of their tails, left-pointing ones left: the pictures are mirror images."""
+    """Compare arrows to the right with arrows to the left.
+
+    They add ink on opposite sides of their tails: the pictures are mirror images.
+    """
     tails = np.array([[-1.0, 0.0], [1.0, 0.0]])
     right = pixels(plots.score_field(tails, np.array([[3.0, 0], [3.0, 0]]))).mean(axis=2)
     left = pixels(plots.score_field(tails, np.array([[-3.0, 0], [-3.0, 0]]))).mean(axis=2)

@@ -1,4 +1,7 @@
-"""The report is one file, with everything inside it, no scripts and all text escaped."""
+"""The report: one file with escaped text, without scripts.
+
+It embeds everything that it shows.
+"""
 
 import base64
 import re
@@ -16,7 +19,10 @@ VOID = {"meta", "img", "br", "link", "hr"}
 
 
 class Page(HTMLParser):
-    """A parsed page: its tags and text. Every tag must be closed in order."""
+    """A parsed page: its tags and text.
+
+    Every tag must be closed in order.
+    """
 
     def __init__(self, text):
         super().__init__()

@@ -1,4 +1,7 @@
-"""Inpainting, colouring and other restorations from the command line, and their figures."""
+"""Inpainting, colouring and other restorations from the command line.
+
+Also the figures that they report.
+"""
 
 import json
 import math
@@ -26,7 +29,7 @@ QUICK = ["--samples", 2, "--limit", 3, "--steps", 3]
 
 @pytest.fixture(scope="module")
 def digits(tmp_path_factory):
-    """A trained run, not to be changed."""
+    """Return a trained run, not to be changed."""
     out = tmp_path_factory.mktemp("runs") / "digits"
     train(out, steps=2)
     return out
@@ -34,7 +37,7 @@ def digits(tmp_path_factory):
 
 @pytest.fixture
 def run(digits, tmp_path):
-    """A copy of the run, to be changed."""
+    """Return a copy of the run, to be changed."""
     return shutil.copytree(digits, tmp_path / "run")
 
 
@@ -45,8 +48,10 @@ def read(folder):
 
 
 def test_figures_of_exact_posterior_draws():
-    """Half of the entries, all N(0, 1), are observed with noise s, so the posterior is known. The mean of each figure
-    over 200 items lies within 5 standard errors of its expectation (false alarm 6e-7 each).
+    """Compare the figures of exact posterior draws with their expectations.
+
+    Half of the entries, all N(0, 1), are observed with noise s, so the posterior is known. The mean of each figure over
+    200 items lies within 5 standard errors (false alarm 6e-7 each).
     """
     N, S, d, s = 200, 6, 256, 0.3
     generator = torch.Generator().manual_seed(0)
@@ -80,8 +85,8 @@ def test_inpainting_writes_arrays_and_figures_that_agree(run):
     assert known[0, :4].all()
     assert not known[0, 4:].any()
     seen = arrays["observation"] - arrays["truth"]
-    assert seen[:, known].std().item() == pytest.approx(0.05, rel=0.3)  # 96 numbers, a standard error of 7 %
-    assert (arrays["observation"][:, ~known] != 0).any()  # pure noise, which enters no figure
+    assert seen[:, known].std().item() == pytest.approx(0.05, rel=0.3)  # 96 numbers: a standard error of 7 %
+    assert (arrays["observation"][:, ~known] != 0).any()  # pure noise, which no figure counts
     residual = (arrays["samples"] - arrays["observation"][:, None])[:, :, known].square().mean((1, 2)).sqrt()
     assert record["figures"]["residual"]["mean"] == pytest.approx(residual.mean().item(), rel=1e-5)
     inside = (arrays["mean"] - arrays["truth"]).abs() <= 2 * arrays["std"]
@@ -91,7 +96,7 @@ def test_inpainting_writes_arrays_and_figures_that_agree(run):
     assert (record["calls"], record["n"], record["samples"], record["noise"]) == (5, 3, 2, 0.05)
 
 
-def test_samples_depend_on_the_seed_and_their_own_item_only(run, tmp_path):
+def test_samples_depend_on_the_seed_and_their_item_alone(run, tmp_path):
     def drawn(*more):
         invoke("inpaint", run, "--mask", "random:0.4", *more, "--out", tmp_path / "out")
         return read(tmp_path / "out")[0]["samples"]
@@ -155,9 +160,8 @@ def test_points_and_series(tmp_path):
     assert arrays["observation"].shape == (3, 2, 4)
     torch.testing.assert_close(arrays["raw"], torch.from_numpy(np.load(tmp_path / "other.npy")[:3]).to(arrays["raw"]))
     ratio = arrays["raw"].std() / arrays["truth"].std()
-    assert ratio == pytest.approx(
-        1, rel=0.1
-    )  # the scale is the model's, whose data have deviation 1, not that of these items
+    # the scale is that of the model's data, with standard deviation 1, not that of these items
+    assert ratio == pytest.approx(1, rel=0.1)
 
 
 def test_colours(tmp_path, run):

@@ -1,4 +1,7 @@
-"""What the train command does besides training: data on the disk, pictures on the way, TensorBoard, bad steps."""
+"""The train command's other work, besides training.
+
+Mapped data, sample pictures during training, TensorBoard, bad steps.
+"""
 
 import importlib.util
 import json
@@ -20,7 +23,7 @@ from tests.app.runs_for_tests import TINY, TINY_POINTS, error, invoke, train
 
 @pytest.fixture
 def images(tmp_path):
-    """60 images of 8-bit noise in a file, and their classes in another."""
+    """Return files of 60 images of 8-bit noise and of their classes."""
     g = np.random.default_rng(0)
     np.save(tmp_path / "x.npy", g.integers(0, 256, (60, 8, 8), dtype=np.uint8))
     np.save(tmp_path / "y.npy", np.arange(60) % 3)
@@ -29,7 +32,10 @@ def images(tmp_path):
 
 @pytest.mark.slow
 def test_a_conditional_model_of_images_on_the_disk(tmp_path, images):
-    """Mapped data, dropped labels, bin centres, pieces, pictures on the way, a second average; then samples of it."""
+    """Train on mapped data with every option, then sample.
+
+    Dropped labels, bin centres, pieces, sample pictures and a second average.
+    """
     settings = [f"data.labels={images[1]}", "data.mmap=true", "data.held_out=10", "train.conditional=true"]
     settings += ["train.label_dropout=0.5", "train.dequantization=truncated-normal", "train.accumulate=2"]
     settings += ["train.sample_every=2", "train.ema_half_life={ema: 0.05, slow: 0.5}", "train.workers=1"]
@@ -48,7 +54,7 @@ def test_a_conditional_model_of_images_on_the_disk(tmp_path, images):
     assert np.load(tmp_path / "one.npz")["raw"].shape == (2, 1, 8, 8)
 
 
-def test_truncated_normal_training_begins_where_the_bins_are_full(images):
+def test_truncated_normal_training_begins_at_full_bins(images):
     overrides = [f"data.source={images[0]}", "train.dequantization=truncated-normal", *TINY[3::2]]
     config = load_config(overrides=overrides)
     data, _ = build.data(config.data)
@@ -65,7 +71,10 @@ def test_truncated_normal_training_begins_where_the_bins_are_full(images):
 
 
 def test_settings_of_the_trainer_reach_it():
-    """Every setting that both know has the value of the file; half-lives below 1 are fractions of the steps."""
+    """Check that every shared setting has the value of the file.
+
+    Half-lives below 1 are fractions of the steps.
+    """
     values = {"optimizer": "muon", "accumulate": 3, "precision": "bfloat16", "channels_last": True, "on_nan": "skip"}
     values |= {"keep": 5, "log_every": 7, "checkpoint_every": 11, "clip": None, "workers": 2, "steps": 50}
     overrides = [f"train.{key}={json.dumps(value)}" for key, value in values.items()]
@@ -91,7 +100,7 @@ def test_sliced_score_matching_is_one_setting(tmp_path):
     assert isinstance(trainer.objective, scoresde.training.SlicedScoreMatching)
 
 
-def test_mapped_data_want_their_own_settings(tmp_path, images):
+def test_mapped_data_need_their_own_settings(tmp_path, images):
     assert "data.n" in error("train", "--out", tmp_path / "a", "--data", images[0], "--set", "data.mmap=true",
                              "--set", "data.n=5")  # fmt: skip
     assert "data.labels" in error("train", "--out", tmp_path / "a", "--set", f"data.labels={images[1]}")
@@ -99,7 +108,7 @@ def test_mapped_data_want_their_own_settings(tmp_path, images):
 
 
 class Bad(scoresde.training.DenoisingScoreMatching):
-    """The third loss is NaN."""
+    """An objective whose third loss is NaN."""
 
     calls = 0
 
@@ -110,7 +119,7 @@ class Bad(scoresde.training.DenoisingScoreMatching):
 
 
 @pytest.mark.slow
-def test_a_bad_step_is_left_out_and_said(tmp_path, monkeypatch):
+def test_a_bad_step_is_skipped_and_reported(tmp_path, monkeypatch):
     monkeypatch.setitem(build.OBJECTIVES, "denoising", Bad)
     shown = train(tmp_path / "run", "--set", "train.on_nan=skip").output
     assert "Step 3 skipped: loss or gradient NaN or infinite at t = 0." in shown
@@ -121,7 +130,10 @@ def test_a_bad_step_is_left_out_and_said(tmp_path, monkeypatch):
 
 @pytest.mark.slow
 def test_tensorboard_is_an_extra(tmp_path, monkeypatch):
-    """Without the package the error names the extra; with it (here a look-alike) it gets every number of a record."""
+    """Train with TensorBoard, missing and replaced by a stand-in.
+
+    Without the package the error names the extra; the stand-in receives every number of a record.
+    """
     find = importlib.util.find_spec
     with monkeypatch.context() as patch:
         patch.setattr(importlib.util, "find_spec", lambda name, *a: None if name == "tensorboard" else find(name, *a))

@@ -1,4 +1,7 @@
-"""The benchmarks run, on the smallest settings and without peers, and count what they say they count."""
+"""The benchmarks run on their smallest settings, without peers.
+
+They count what they say they count.
+"""
 
 import csv
 
@@ -19,7 +22,7 @@ def rows_of(path):
 
 @pytest.fixture(scope="module")
 def results(tmp_path_factory):
-    """One run of the smallest size."""
+    """Return the folder of one run of the smallest size."""
     out = tmp_path_factory.mktemp("results")
     sizes = ["--dims", "2", "--calls", "6,24", "--seeds", "1", "--samples", "16", "--nll-samples", "200"]
     quality.main([*sizes, "--peers", "none", "--out", str(out)])
@@ -36,7 +39,7 @@ def test_quality_writes_its_tables(results):
     assert "- seeds: mixtures 0 to 0" in text
 
 
-def test_more_calls_err_less_and_none_is_spent_beyond_the_budget(results):
+def test_more_calls_err_less_and_budgets_are_kept(results):
     rows = [row for row in rows_of(results / "quality.csv") if row["part"] == "ode"]
     errors = {}
     for row in rows:
@@ -47,7 +50,10 @@ def test_more_calls_err_less_and_none_is_spent_beyond_the_budget(results):
 
 
 def test_the_yardstick_is_the_exact_flow():
-    """On one Gaussian the flow is known: x_0 = mean + std/sqrt(std^2 + rho^2) (y - mean); DDIM errs as it should."""
+    """Compare the reference with the known flow of one Gaussian.
+
+    x_0 = mean + std/sqrt(std^2 + rho^2) (y - mean); DDIM has the expected error.
+    """
     from scoresde import GaussianMixture, ProbabilityFlow, sample
 
     sde, mean, std = VPSDE(), torch.tensor([0.5, -1.0], dtype=torch.float64), 0.2
@@ -60,7 +66,10 @@ def test_the_yardstick_is_the_exact_flow():
 
 
 def test_the_denoiser_given_to_peers_is_the_models_own():
-    """D(y; rho) at rho = sigma/alpha is x0 at t, and diffusers' betas have the process's own levels."""
+    """Compare D(y; rho) at rho = sigma/alpha with x0 at t.
+
+    The betas for diffusers have the levels of the process.
+    """
     sde = VPSDE()
     model = quality.mixture(2, 0).model(sde)
     x = torch.randn(4, 2, generator=torch.Generator().manual_seed(0), dtype=torch.float64)

@@ -1,4 +1,7 @@
-"""The benchmark of classes runs, on the smallest settings, and counts what it says it counts."""
+"""The benchmark of classes runs on its smallest settings.
+
+It counts what it says it counts.
+"""
 
 import csv
 
@@ -24,7 +27,7 @@ def test_it_writes_its_tables(tmp_path):
 
 
 def test_reliability_and_calibration():
-    """Two of confidence .8, one of them right; two of .995, both right."""
+    """Two answers of confidence .8, one right; two of .995, both right."""
     p = torch.tensor([[0.8, 0.2], [0.8, 0.2], [0.005, 0.995], [0.995, 0.005]], dtype=torch.float64)
     found = Classification(p.log(), p.log(), torch.zeros(4, 2), torch.tensor([0, 1]))
     labels = torch.tensor([0, 1, 1, 0])

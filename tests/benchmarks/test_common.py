@@ -1,4 +1,4 @@
-"""The record that a benchmark leaves, the list of benchmarks, and what becomes of one that fails."""
+"""A benchmark's record, the list of benchmarks, and failing ones."""
 
 import csv
 import sys
@@ -17,7 +17,7 @@ from benchmarks import common
 from scoresde.errors import ArgumentError, UnknownNameError
 
 
-def record(out, quick, **options):
+def record(out, *, quick, **options):
     arguments = ["--peers", "a b", "--quick"]
     return common.Record(
         "quality", Namespace(quick=quick, out=out), "A title", arguments=arguments, seeds="0 to 3", **options
@@ -25,7 +25,7 @@ def record(out, quick, **options):
 
 
 def test_a_page_says_how_it_was_made(tmp_path):
-    made = record(tmp_path, True, peers=["diffusers"], left_out={"azula": common.NOT_INSTALLED})
+    made = record(tmp_path, quick=True, peers=["diffusers"], left_out={"azula": common.NOT_INSTALLED})
     made.notes["device"] = "CPU"
     page = made.write([{"a": 1}], "some text").read_text()
     assert page.startswith("# A title\n\n- command: `python -m benchmarks.quality --peers 'a b' --quick`\n- run: quick")
@@ -44,12 +44,12 @@ def test_a_page_says_how_it_was_made(tmp_path):
     assert page.endswith("some text\n")
 
 
-def test_files_of_quick_full_and_variant_runs_do_not_meet(tmp_path):
+def test_quick_full_and_variant_runs_have_their_own_files(tmp_path):
     figure = Figure()
     figure.subplots().plot([0, 1])
     for quick in (True, False):
-        record(tmp_path, quick).write([{"a": 1}], "", figure)
-    record(tmp_path, False, variant="ve").write([{"a": 1}], "")
+        record(tmp_path, quick=quick).write([{"a": 1}], "", figure)
+    record(tmp_path, quick=False, variant="ve").write([{"a": 1}], "")
     ends = ("csv", "md", "png")
     expected = {f"quality{middle}.{end}" for middle in ("", "-quick") for end in ends}
     assert {path.name for path in tmp_path.iterdir()} == expected | {"quality_ve.csv", "quality_ve.md"}
@@ -83,7 +83,7 @@ def test_options_are_checked():
 
 
 @pytest.mark.slow
-def test_the_list_has_them_all_and_costs_no_import(capsys):
+def test_the_list_is_complete_and_imports_no_benchmark(capsys):
     found = entry.find()
     assert {"quality", "overhead", "likelihood", "training", "classes"} <= set(found)
     assert not {"common", "peers"} & set(found)
@@ -105,7 +105,7 @@ def test_a_name_runs_one_and_an_unknown_one_is_an_error(capsys, monkeypatch):
     assert "no benchmark 'qualty'" in capsys.readouterr().err
 
 
-def test_all_goes_on_after_a_failure_and_its_exit_code_tells(tmp_path, monkeypatch, capfd):
+def test_all_continues_after_a_failure_and_exits_nonzero(tmp_path, monkeypatch, capfd):
     package = tmp_path / "trial"
     package.mkdir()
     (package / "good.py").write_text("import sys\nprint('good has', *sys.argv[1:])\n")

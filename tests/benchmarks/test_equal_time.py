@@ -1,4 +1,7 @@
-"""Equal time: the clock that trainers share, the peers' networks in our hands, and the benchmark as a whole."""
+"""Equal time: the trainers' shared clock and the peers' networks.
+
+Also the benchmark as a whole.
+"""
 
 import csv
 import json
@@ -18,7 +21,7 @@ from tests.benchmarks.test_real import fashion  # noqa: F401 (a fixture)
 
 
 class Clock:
-    """Time that passes when it is told to."""
+    """A clock that advances only when the test says so."""
 
     now = 0.0
 
@@ -27,7 +30,10 @@ class Clock:
 
 
 def test_a_turn_counts_its_own_time_only():
-    """Steps of 3 s in slices of 5 s and a budget of 20 s; 100 s pass while others have their turn."""
+    """Run steps of 3 s in slices of 5 s, with a budget of 20 s.
+
+    The 100 s that pass during the others' turns do not count.
+    """
     clock, given = Clock(), []
 
     def wait():
@@ -55,7 +61,7 @@ def trainer(connection, slices, facts, order, name):
     connection.send(("done", facts))
 
 
-def test_trainers_take_turns_and_the_last_goes_on_alone():
+def test_trainers_take_turns_and_the_last_continues_alone():
     order, ends, threads = [], {}, []
     for name, slices in (("a", 1), ("b", 3)):
         ends[name], other = Pipe()
@@ -69,8 +75,8 @@ def test_trainers_take_turns_and_the_last_goes_on_alone():
 
 def test_a_trainer_that_fails_or_dies_is_named():
     here, there = Pipe()
-    there.send(("failed", "no such thing"))
-    with pytest.raises(RuntimeError, match="them: no such thing"):
+    there.send(("failed", "wrong input"))
+    with pytest.raises(RuntimeError, match="them: wrong input"):
         equal_time.take_turns({"them": here})
     here, there = Pipe()
     there.close()
@@ -79,7 +85,10 @@ def test_a_trainer_that_fails_or_dies_is_named():
 
 
 class Constant(trainers.Peer):
-    """A peer without a package: its network knows one number, its sampler gives it."""
+    """A peer without a package.
+
+    Its network is one number, which its sampler returns.
+    """
 
     package, remarks, quick, own_calls = "constant", "none", {}, 7
 
@@ -113,7 +122,10 @@ class Constant(trainers.Peer):
 
 
 def test_a_peer_has_the_moments_and_scale_of_its_own_units():
-    """2 raw/255 - 1 at the middle of a bin, where ours has 2 (raw + 1/2)/256 - 1."""
+    """Compare a peer's units with ours at the middle of a bin.
+
+    The peer has 2 raw/255 - 1, ours is 2 (raw + 1/2)/256 - 1.
+    """
     raw = torch.randint(256, (50, 1, 2, 3), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
     data, peer = Data("noise", raw, num_values=256), Constant((1, 2, 3))
     x = peer.scaling.bin_centres(raw, torch.float64)
@@ -121,7 +133,7 @@ def test_a_peer_has_the_moments_and_scale_of_its_own_units():
     assert torch.equal(peer.scaling.to_raw(x), raw.long())
     found, expected = peer.model(data).moments, Moments.of(x)
     torch.testing.assert_close(found.mean, expected.mean)
-    spread = expected.covariance + torch.eye(6) * (2 / 255) ** 2 / 12  # of the noise within a bin
+    spread = expected.covariance + torch.eye(6) * (2 / 255) ** 2 / 12  # the noise within a bin
     torch.testing.assert_close(found.covariance, spread, rtol=1e-6, atol=1e-9)
     assert peer.ends == (0.1, None)
 
@@ -132,7 +144,7 @@ def test_a_peer_is_kept_with_its_settings(tmp_path, monkeypatch):
         Constant((1, 2, 3), {"leve": 1})
     peer = Constant((1, 2, 3), {"level": 0.25})
     raw, _ = peer.draw(5, 3, batch=2)
-    assert torch.equal(raw, torch.full((5, 1, 2, 3), 64, dtype=torch.uint8))  # 63.75, to the nearest
+    assert torch.equal(raw, torch.full((5, 1, 2, 3), 64, dtype=torch.uint8))  # 63.75, rounded
     peer.save(tmp_path / "peer", steps=3)
     again, facts = trainers.load_peer(tmp_path / "peer")
     assert (again.settings, facts["steps"], again.weights) == ({"level": 0.25}, 3, 2)
@@ -143,7 +155,10 @@ def test_a_peer_is_kept_with_its_settings(tmp_path, monkeypatch):
 
 
 def test_differences_of_bits_are_paired():
-    """Sets that differ by 0.1 image by image, though they vary by far more."""
+    """Compare sets that differ by 0.1 image by image.
+
+    The images vary by far more.
+    """
     bits = torch.linspace(2, 4, 50, dtype=torch.float64)
     rows = equal_time.bits_rows({("scoresde", "flow"): bits, ("them", "flow"): bits + 0.1})
     *means, difference = [row["value"] for row in rows]
@@ -154,8 +169,8 @@ def test_differences_of_bits_are_paired():
 
 
 @pytest.mark.parametrize("package", trainers.PEERS)
-def test_a_peers_network_is_the_same_in_our_hands(package):
-    """Denoising losses and samples, where the package is installed."""
+def test_a_peers_network_is_the_same_as_our_model(package):
+    """Compare denoising losses and samples, where the package is installed."""
     cls = trainers.PEERS[package]
     _, left_out = common.load_peers({package: cls.load})
     if left_out:
@@ -175,7 +190,10 @@ def test_a_peers_network_is_the_same_in_our_hands(package):
 
 @pytest.mark.slow
 def test_it_runs_without_a_peer(fashion, tmp_path, monkeypatch, capsys):  # noqa: F811
-    """Ours alone, trained in a process of its own; the page says what is missing."""
+    """Run ours alone, in its own process.
+
+    The page says what is missing.
+    """
     monkeypatch.setattr(trainers.PEERS["smalldiffusion"], "module", "no_such_module")
     monkeypatch.setattr(common, "version", lambda package: None)
     net = "net.options={channels: 8, multipliers: [1], blocks: 1, num_groups: 2, dropout: 0.0}"
@@ -196,7 +214,7 @@ def test_it_runs_without_a_peer(fashion, tmp_path, monkeypatch, capsys):  # noqa
     assert all(math.isfinite(float(row["value"])) for row in rows)
 
 
-def test_options_that_make_no_sense():
+def test_bad_options_are_refused():
     with pytest.raises(UnknownNameError, match="--trainer"):
         equal_time.parse(["--trainer", "nobody"])
     with pytest.raises(UnknownNameError, match="--parts"):

@@ -1,4 +1,4 @@
-"""The experiments on training run, keep what they found, and compare pairs."""
+"""The experiments on training: runs, kept results and paired comparisons."""
 
 import csv
 import json

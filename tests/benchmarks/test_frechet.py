@@ -1,4 +1,4 @@
-"""The Frechet distance has its closed form, its finite-sample bias and its standard error; the classifier is kept."""
+"""The Frechet distance: closed form, bias, standard error, classifier."""
 
 import math
 
@@ -30,7 +30,10 @@ def gaussian(d, seed, rank=None):
 
 @pytest.mark.parametrize("rank", [8, 3])
 def test_it_is_the_closed_form(rank):
-    """With the matrix root of scipy; where p has low rank, zeros come out as 1e-16, whose roots are 1e-8."""
+    """Compare with the closed form by scipy's matrix root.
+
+    Where p has low rank, zeros come out as 1e-16, whose roots are 1e-8.
+    """
     p, q = gaussian(8, 0, rank), gaussian(8, 1)
     root = sqrtm(q.covariance.numpy())
     cross = np.sqrt(np.linalg.eigvalsh(root @ p.covariance.numpy() @ root).clip(min=0)).sum()
@@ -41,7 +44,10 @@ def test_it_is_the_closed_form(rank):
 
 
 def test_commuting_covariances_and_a_shift():
-    """diag(a), diag(b), apart by m: |m|^2 + sum (sqrt a - sqrt b)^2."""
+    """Check diag(a) and diag(b), apart by m.
+
+    |m|^2 + sum (sqrt a - sqrt b)^2
+    """
     a, b, m = (torch.tensor(v, dtype=torch.float64) for v in ([1.0, 4.0, 0.0], [9.0, 4.0, 1.0], [1.0, 0.0, 2.0]))
     p, q = Gaussian(torch.zeros(3).double(), a.diag(), 10), Gaussian(m, b.diag(), 10)
     assert frechet_distance(p, q) == pytest.approx(5.0 + 4.0 + 0.0 + 1.0)
@@ -49,11 +55,11 @@ def test_commuting_covariances_and_a_shift():
 
 @pytest.mark.slow
 def test_bias_and_standard_error():
-    """300 sets of n: the halves tell the bias, and the bootstrap the spread.
+    """Compare the estimated bias and spread with those of 300 sets of n.
 
-    To first order in 1/n the expectation for n draws of N(0, I) in d dimensions is (d + d (d + 1)/4)/n above that
-    Gaussian; where the means are m apart the spread is that of 2 m . mean, 2 |m|/sqrt(n). Chance alone would fail one
-    of 10,000 choices of the seed.
+    The halves estimate the bias, the bootstrap the spread. To first order in 1/n, n draws of N(0, I) in d dimensions
+    have an expectation of (d + d (d + 1)/4)/n above that Gaussian. Where the means are m apart the spread is that of 2
+    m . mean, 2 |m|/sqrt(n). Chance alone would fail one of 10,000 choices of the seed.
     """
     d, n = 6, 400
     generator = torch.Generator().manual_seed(0)
@@ -78,8 +84,11 @@ def test_too_few_images_are_refused():
 
 
 @pytest.mark.slow
-def test_a_classifier_learns_is_kept_and_gives_features(tmp_path):
-    """Bright above or bright below: told apart after a few steps, in the same way after saving and in other batches."""
+def test_a_classifier_learns_is_saved_and_gives_features(tmp_path):
+    """Separate images that are bright above from those bright below.
+
+    A few steps suffice; saving and other batches change no result.
+    """
     labels = torch.arange(256) % 2
     raw = torch.randint(0, 80, (256, 1, 8, 8), generator=torch.Generator().manual_seed(0))
     raw[labels == 0, :, :4] += 150
@@ -109,7 +118,7 @@ def test_a_classifier_needs_labels_and_a_whole_folder(tmp_path):
         Classifier.load(tmp_path)
 
 
-def test_spoiled_images():
+def test_corrupted_images():
     raw = torch.zeros(2, 1, 5, 5, dtype=torch.uint8)
     raw[0, 0, 2, 2] = 90
     raw[1] = 200

@@ -1,4 +1,4 @@
-"""The benchmark of inverse problems runs, and its distances are distances."""
+"""The benchmark of inverse problems: its run and its distances."""
 
 import csv
 
@@ -24,14 +24,17 @@ def test_distances_of_shifted_sets():
     x = torch.randn(500, 8, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     assert inverse.sliced_w1(x, x) == 0
     shift = torch.zeros(8, dtype=torch.float64)
-    shift[0] = 3.0  # E|v_1| of a unit vector in 8 dimensions is 0.2910
+    shift[0] = 3.0  # E|v_1| = 0.2910 for a unit vector in 8 dimensions
     assert abs(inverse.sliced_w1(x, x + shift) - 3 * 0.291) < 0.1
     assert abs(inverse.energy(x[:250], x[250:])) < 0.05
     assert inverse.energy(x, x + shift) > 1.0
 
 
 def test_the_bias_of_a_mean_is_estimated_without_bias():
-    """Of 400 sets of 50 draws of the law itself: 0 to 4 standard errors; and of one that is moved."""
+    """Estimate the bias of 400 sets of 50 draws of the law itself.
+
+    It lies within 0 to 4 standard errors; that of a shifted law does not.
+    """
     law = GaussianMixture([[1.0, 0.0], [-1.0, 0.5]], 0.3)
     g = torch.Generator().manual_seed(0)
     sets = [law.sample(50, g) for _ in range(400)]

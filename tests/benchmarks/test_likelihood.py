@@ -1,4 +1,7 @@
-"""The benchmark of likelihoods runs on its smallest settings, without peers, and counts what it says it counts."""
+"""The benchmark of likelihoods runs on its smallest settings.
+
+It runs without peers and counts what it says it counts.
+"""
 
 import csv
 import math
@@ -22,7 +25,7 @@ def rows_of(results, part):
 
 
 def stub(*_):
-    """A network that was not trained, and images of 2 x 2 pixels, 16 levels."""
+    """Return an untrained network and images of 2 x 2 pixels, 16 grey values."""
     g = torch.Generator().manual_seed(0)
     raw = torch.randint(0, 16, (40, 1, 2, 2), generator=g)
     scaling = Scaling.for_integers(16)
@@ -35,7 +38,7 @@ def stub(*_):
 
 @pytest.fixture(scope="module")
 def results(tmp_path_factory):
-    """One run of every part of the smallest size."""
+    """Return the results of one run of every part, smallest size."""
     out = tmp_path_factory.mktemp("results")
     sizes = {
         "--dims": "2",
@@ -77,7 +80,7 @@ def test_more_calls_err_less_and_ours_errs_least(results):
     assert matched < usual
 
 
-def test_estimates_are_within_their_noise_and_a_frozen_probe_has_more(results):
+def test_a_frozen_probe_has_more_noise(results):
     rows = rows_of(results, "estimated")
     ours = [row for row in rows if row["package"] == "scoresde"]
     (frozen,) = [row for row in rows if row["package"] == "score_sde recipe"]
@@ -99,11 +102,11 @@ def test_costs_of_a_network(results):
 
 
 def test_peak_memory_is_the_most_bytes_alive_at_once():
-    kilo = torch.zeros(256)  # 1024 bytes, made outside: not counted
+    kilo = torch.zeros(256)  # 1024 bytes, allocated outside: not counted
     with likelihood.PeakMemory() as memory:
         a = kilo + 1
         b = a * 2  # 2048 alive
-        view = b[:3].reshape(3, 1)  # no bytes of its own
+        view = b[:3].reshape(3, 1)  # allocates nothing
         del a
         c = torch.cat([b, b])  # 1024 + 2048
         del b
@@ -114,7 +117,10 @@ def test_peak_memory_is_the_most_bytes_alive_at_once():
 
 
 def test_peak_memory_counts_what_a_backward_pass_needs():
-    """y = exp(exp(x)): 3 arrays at its end; exp keeps its results, so that the gradient comes on top of both."""
+    """Check y = exp(exp(x)): 3 arrays are alive at its end.
+
+    exp keeps its results, so the gradient adds to both.
+    """
     x = torch.zeros(1000, requires_grad=True)
     with likelihood.PeakMemory() as memory:
         y = x.exp().exp()
@@ -124,7 +130,7 @@ def test_peak_memory_counts_what_a_backward_pass_needs():
     assert memory.now == 0
 
 
-def test_the_recipe_calls_the_network_twice_and_is_right_where_its_trace_is_exact():
+def test_the_recipe_calls_twice_and_is_right_with_exact_traces():
     truth = mixture(2, 0)
     x = truth.sample(4, torch.Generator().manual_seed(0))
     model = Counted(truth.model(VPSDE()))
@@ -133,7 +139,7 @@ def test_the_recipe_calls_the_network_twice_and_is_right_where_its_trace_is_exac
     field(0.3, likelihood.score_sde_start(x))
     assert model.calls == 2
     log_p, _ = likelihood.score_sde(model, x, 1e-6, g, exact=True)
-    assert (log_p - truth.log_prob(x)).abs().max() < 0.02  # its ends
+    assert (log_p - truth.log_prob(x)).abs().max() < 0.02  # due to its ends
 
 
 def test_velocity_is_the_flows():
@@ -151,7 +157,7 @@ def test_the_best_setting_within_a_budget():
     assert [row["calls"] for row in likelihood._best(rows, "error", 100)] == [20]
 
 
-def test_a_peer_that_is_not_there_is_left_out_and_one_that_is_not_known_refused(monkeypatch):
+def test_missing_peers_are_left_out_and_unknown_ones_refused(monkeypatch):
     monkeypatch.setitem(likelihood.PEERS, "no-such-peer", lambda: __import__("no_such_peer"))
     assert likelihood.load(["no-such-peer"]) == ({}, {"no-such-peer": common.NOT_INSTALLED})
     with pytest.raises(UnknownNameError, match="did you mean 'flow_matching'"):

@@ -1,4 +1,7 @@
-"""The benchmark of real data runs on idx files, each part again by itself, and measures what it says it measures."""
+"""The benchmark of real data: it runs on idx files, part by part.
+
+It measures what it says it measures.
+"""
 
 import csv
 import json
@@ -29,7 +32,10 @@ def write_idx(path, array):
 
 @pytest.fixture(scope="module")
 def fashion(tmp_path_factory):
-    """Idx files: 48 training and 32 test images of 8 x 8 pixels, bright above or below."""
+    """Write idx files of 48 training and 32 test images.
+
+    They have 8 x 8 pixels and are bright above or below.
+    """
     folder, generator = tmp_path_factory.mktemp("idx"), np.random.default_rng(0)
     for part, n in (("train", 48), ("t10k", 32)):
         labels = np.arange(n, dtype=np.uint8) % 2
@@ -43,7 +49,7 @@ def fashion(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def run(fashion, tmp_path_factory):
-    """A finished run."""
+    """Return a finished run."""
     folder = tmp_path_factory.mktemp("runs") / "one"
     real.main(["--data", str(fashion), "--out", str(folder), *TINY, *SMALL, *THREADS])
     return folder
@@ -72,7 +78,10 @@ def test_a_run_keeps_everything(run):
 
 @pytest.mark.slow
 def test_a_part_is_run_again_and_another_run_is_compared(run, fashion, tmp_path, capsys):
-    """With another seed of the training, the first run's classifier, and differences that are paired."""
+    """Repeat parts with another training seed.
+
+    The first run's classifier is used, and the differences are paired.
+    """
     other = tmp_path / "two"
     options = ["--data", str(fashion), "--out", str(other), *SMALL, *THREADS]
     real.main([*options, *TINY, "--seed=1", "--parts=train,frechet", "--classifier", str(run)])
@@ -93,7 +102,10 @@ def test_a_part_is_run_again_and_another_run_is_compared(run, fashion, tmp_path,
 
 
 def test_figures_do_not_depend_on_the_batch_and_are_paired(fashion):
-    """Image by image, of the same noise: in other batches, of a prefix, and of other calls."""
+    """Compare image by image, with the same noise.
+
+    Other batches, a prefix, and other numbers of calls.
+    """
     _, test = real_measures.load(fashion)
     mean = test.moments()[0].flatten()[None]
     model = GaussianMixture(mean, torch.tensor(0.09)).model(VPSDE())
@@ -122,7 +134,10 @@ def test_nearest_is_the_nearest():
 
 
 def test_memorised_images_are_found():
-    """2000 fresh distances give 1 % and 1/2 (within 4 standard errors, 1 seed of 10,000 fails); copies do not."""
+    """Check the two figures for fresh images and for copies.
+
+    2000 fresh distances give 1 % and 1/2 (within 4 standard errors, 1 seed of 10,000 fails); copies do not.
+    """
     generator = torch.Generator().manual_seed(0)
     test, fresh = torch.rand(2, 2000, generator=generator, dtype=torch.float64) + 1
     found = real_measures.memory(fresh, test)
@@ -134,7 +149,7 @@ def test_memorised_images_are_found():
     assert found.area.value == pytest.approx(0.55, abs=0.02)
 
 
-def test_mistakes_are_named(fashion, tmp_path):
+def test_errors_name_the_mistake(fashion, tmp_path):
     with pytest.raises(DataError, match="apt install dataset-fashion-mnist"):
         real.main(["--data", str(tmp_path), *THREADS])
     with pytest.raises(UnknownNameError, match="did you mean 'frechet'"):

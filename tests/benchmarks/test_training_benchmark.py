@@ -1,4 +1,7 @@
-"""The benchmark of training runs on its smallest settings, and its hand-written loop trains as the trainer does."""
+"""The benchmark of training runs on its smallest settings.
+
+Its hand-written loop trains as the trainer does.
+"""
 
 import csv
 

@@ -1,4 +1,7 @@
-"""The teaching pages run: every block of code, in order, prints exactly what the page shows below it."""
+"""The teaching pages: every block of code prints what the page shows.
+
+The blocks run in order.
+"""
 
 import importlib.util
 import re
@@ -32,7 +35,10 @@ def test_page_prints_what_it_shows(name, tmp_path):
 
 
 def test_every_fence_is_known():
-    """A fence with a slip in its first line (``Python``, ``figure = x.png``) would show code that nothing runs."""
+    """Check the first line of every fence.
+
+    A slip there (``Python``, ``figure = x.png``) would show code that nothing runs.
+    """
     for name in PAGES:
         fences = re.findall(r"^\s*```(.*)$", (DOCS / name).read_text(), re.MULTILINE)
         assert len(fences) % 2 == 0, name
@@ -52,7 +58,7 @@ def test_index_names_every_page_and_no_figure_is_left_over():
     index = (DOCS / "README.md").read_text()
     assert {name for name in PAGES if name != "README.md"} <= set(re.findall(r"\]\(([^)]+)\)", index))
     used = {block.figure for name in WITH_CODE for block in build.blocks((DOCS / name).read_text()) if block.figure}
-    for name in PAGES:  # and pictures of runs that are too long for a page
+    for name in PAGES:  # and pictures of runs too long for a page
         used |= set(re.findall(r"^!\[[^\]]*\]\(figures/([^)]+)\)", (DOCS / name).read_text(), re.MULTILINE))
     used |= set(re.findall(r"/docs/figures/([^)]+)\)", (DOCS.parent / "README.md").read_text()))
     assert {path.name for path in (DOCS / "figures").iterdir()} == used
@@ -60,7 +66,7 @@ def test_index_names_every_page_and_no_figure_is_left_over():
 
 @pytest.mark.slow
 def test_the_readme_runs():
-    """Its Python as it stands."""
+    """Run the README's Python as it stands."""
     text = (DOCS.parent / "README.md").read_text()
     (code,) = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
     names = {"print": lambda *values: None}
@@ -70,7 +76,10 @@ def test_the_readme_runs():
 
 
 def test_the_readmes_links_are_absolute_and_lead_somewhere():
-    """The package index shows the README; a relative link would lead nowhere there."""
+    """Check that the README's links are absolute and their targets exist.
+
+    The package index shows the README, where a relative link would lead nowhere.
+    """
     for target in re.findall(r"\]\(([^)]+)\)", (DOCS.parent / "README.md").read_text()):
         assert target.startswith("https://"), target
         if target.startswith(REPOSITORY):

@@ -1,4 +1,6 @@
-"""The variational bound of a discrete DDPM (P4) in NumPy, as the papers count: levels 1..T, lists that start at 0.
+"""The variational bound of a discrete DDPM (P4) in NumPy.
+
+Numbered as in the papers: levels 1..T, lists that start at 0.
 
 Ho, Jain & Abbeel (2020, eqs. 5 and 13); Nichol & Dhariwal (2021, section 3).
 """
@@ -10,12 +12,15 @@ from tests.reference.ddpm import mean_from_noise, posterior, products, variances
 
 
 def normal_kl(mean1, var1, mean2, var2):
-    """KL(N(mean1, var1) || N(mean2, var2)), an entry."""
+    """Return KL(N(mean1, var1) || N(mean2, var2)) per entry."""
     return 0.5 * (np.log(var2 / var1) + (var1 + (mean1 - mean2) ** 2) / var2 - 1)
 
 
 def discretised_log_likelihood(raw, mean, var, K):
-    """log P of integers 0..K-1, an entry: bins of width 2/K about 2 (raw + 1/2)/K - 1, open at both ends."""
+    """Return log P of integers 0..K-1 per entry.
+
+    The bins have width 2/K about 2 (raw + 1/2)/K - 1 and are open at both ends.
+    """
     c = 2 * (raw + 0.5) / K - 1
     below = ndtr((c - 1 / K - mean) / np.sqrt(var))
     above = ndtr((c + 1 / K - mean) / np.sqrt(var))
@@ -23,10 +28,10 @@ def discretised_log_likelihood(raw, mean, var, K):
 
 
 def terms(raw, K, noise_model, exponent_model, betas, noises):
-    """``(L_T, [L_1, ..., L_{T-1}], L_0)`` in nats for one image; ``noises[i]`` is the eps of level i.
+    """Return ``(L_T, [L_1, ..., L_{T-1}], L_0)`` in nats for one image.
 
-    ``exponent_model`` gives v of the variance exp(v log beta + (1-v) log beta~); at the first level beta~_2 stands for
-    beta~_1 = 0.
+    ``noises[i]`` is the eps of level i. ``exponent_model`` gives v of the variance exp(v log beta + (1-v) log beta~).
+    At the first level beta~_2 stands for beta~_1 = 0.
     """
     T, abar = len(betas), products(betas)
     x_0 = 2 * (raw + 0.5) / K - 1

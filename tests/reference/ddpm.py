@@ -1,7 +1,9 @@
-"""Discrete DDPM in NumPy, as the papers count: levels 1..T, lists that start at level 0 (abar_0 = 1).
+"""Discrete DDPM in NumPy, numbered as in the papers.
 
-Ho, Jain & Abbeel (2020); Nichol & Dhariwal (2021). Tables are in extended precision, since the printed 1 - abar_i
+Levels are 1..T; lists start at level 0 (abar_0 = 1). Tables are in extended precision, since the printed 1 - abar_i
 cancels.
+
+Ho, Jain & Abbeel (2020); Nichol & Dhariwal (2021).
 """
 
 import numpy as np
@@ -10,12 +12,12 @@ PI = np.longdouble("3.14159265358979323846264338327950288")
 
 
 def linear_betas(T=1000):
-    """P10, linear."""
+    """Return the linear betas, P10."""
     return np.linspace(1e-4, 0.02, T)
 
 
 def cosine_betas(T=1000, s=0.008, largest=0.999):
-    """P10, cosine."""
+    """Return the cosine betas, P10."""
 
     def f(i):
         return np.cos((np.longdouble(i) / T + s) / (1 + s) * PI / 2) ** 2
@@ -24,7 +26,7 @@ def cosine_betas(T=1000, s=0.008, largest=0.999):
 
 
 def products(betas):
-    """P2: [abar_0, ..., abar_T]."""
+    """Return [abar_0, ..., abar_T], P2."""
     abar = [np.longdouble(1)]
     for beta in betas:
         abar.append(abar[-1] * (1 - np.longdouble(beta)))
@@ -32,17 +34,17 @@ def products(betas):
 
 
 def forward_step(x, beta, z):
-    """P1."""
+    """Return x_i from x_{i-1}, P1."""
     return np.sqrt(1 - beta) * x + np.sqrt(beta) * z
 
 
 def marginal(x_0, abar_i, eps):
-    """P2."""
+    """Return x_i from x_0, P2."""
     return np.sqrt(abar_i) * x_0 + np.sqrt(1 - abar_i) * eps
 
 
 def posterior(x_0, x_i, i, betas):
-    """P3: mean and variance of q(x_{i-1} given x_i, x_0)."""
+    """Return mean and variance of q(x_{i-1} given x_i, x_0), P3."""
     abar, beta = products(betas), betas[i - 1]
     mean = np.sqrt(abar[i - 1]) * beta / (1 - abar[i]) * x_0
     mean = mean + np.sqrt(1 - beta) * (1 - abar[i - 1]) / (1 - abar[i]) * x_i
@@ -50,20 +52,20 @@ def posterior(x_0, x_i, i, betas):
 
 
 def mean_from_noise(x_i, eps, i, betas):
-    """P5."""
+    """Return the mean of x_{i-1} from the noise, P5."""
     abar, beta = products(betas), betas[i - 1]
     return (x_i - beta / np.sqrt(1 - abar[i]) * eps) / np.sqrt(1 - beta)
 
 
 def variances(i, betas, v):
-    """P7: beta, beta~ and the learned exp(v log beta + (1-v) log beta~)."""
+    """Return beta, beta~ and exp(v log beta + (1-v) log beta~), P7."""
     abar, beta = products(betas), betas[i - 1]
     small = (1 - abar[i - 1]) / (1 - abar[i]) * beta
     return beta, small, np.exp(v * np.log(beta) + (1 - v) * np.log(small))
 
 
 def respaced_betas(betas, C):
-    """P12: the betas of the subsequence C(1) < ... < C(S)."""
+    """Return the betas of the subsequence C(1) < ... < C(S), P12."""
     abar, last, result = products(betas), 0, []
     for level in C:
         result.append(1 - abar[level] / abar[last])
@@ -72,7 +74,10 @@ def respaced_betas(betas, C):
 
 
 def ancestral_sampling(noise_model, x, betas, noises):
-    """P9 with beta~: from x_T down to x_0; ``noises[i]`` is the z of level i."""
+    """Sample with beta~ from x_T down to x_0, P9.
+
+    ``noises[i]`` is the z of level i.
+    """
     for i in range(len(betas), 0, -1):
         mean = mean_from_noise(x, noise_model(x, i), i, betas)
         std = np.sqrt(posterior(x, x, i, betas)[1])

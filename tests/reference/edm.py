@@ -1,4 +1,7 @@
-"""The preconditioning of Karras et al. (2022), table 1, last column: D(x) = c_skip x + c_out F(c_in x, c_noise)."""
+"""The preconditioning of Karras et al. (2022), table 1, last column.
+
+D(x) = c_skip x + c_out F(c_in x, c_noise)
+"""
 
 import math
 

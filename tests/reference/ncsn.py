@@ -6,13 +6,16 @@ import numpy as np
 
 
 def levels(sigma_1, sigma_L, L):
-    """N1: sigma_1 > ... > sigma_L with one ratio between neighbours."""
+    """Return sigma_1 > ... > sigma_L with one ratio between neighbours, N1."""
     ratio = (sigma_1 / sigma_L) ** (1 / (L - 1)) if L > 1 else 1.0
     return np.array([sigma_1 / ratio**i for i in range(L)])
 
 
 def annealed_langevin(score, x, sigmas, e, K, noises):
-    """N3, from the largest level to the smallest; ``noises[i][k]`` is the z of step k at level i."""
+    """Sample from the largest level to the smallest, N3.
+
+    ``noises[i][k]`` is the z of step k at level i.
+    """
     for i, sigma in enumerate(sigmas):
         a = e * sigma**2 / sigmas[-1] ** 2
         for k in range(K):
@@ -21,7 +24,10 @@ def annealed_langevin(score, x, sigmas, e, K, noises):
 
 
 def variance_ratio(e, sigma_L, gamma, T):
-    """N5, technique 4: s_T^2 / sigma_i^2 after T steps that start from the previous level."""
+    """Return s_T^2 / sigma_i^2 after T steps, technique 4 of N5.
+
+    The steps start from the previous level.
+    """
     shrink = 1 - e / sigma_L**2
     fixed = 2 * e / (sigma_L**2 - sigma_L**2 * shrink**2)
     return shrink ** (2 * T) * (gamma**2 - fixed) + fixed
@@ -32,12 +38,12 @@ def normal_cdf(x):
 
 
 def overlap(gamma, D):
-    """N5, technique 2."""
+    """Return the overlap of neighbours, technique 2 of N5."""
     shift = math.sqrt(2 * D) * (gamma - 1)
     return normal_cdf(shift + 3 * gamma) - normal_cdf(shift - 3 * gamma)
 
 
 def largest_distance(data):
-    """N5, technique 1, by brute force."""
+    """Return the largest distance by brute force, technique 1 of N5."""
     flat = np.asarray(data, dtype=np.float64).reshape(len(data), -1)
     return max(float(np.linalg.norm(a - b)) for a in flat for b in flat)

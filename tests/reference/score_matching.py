@@ -1,4 +1,6 @@
-"""Score matching in NumPy as the papers print it: sums over entries, one sample at a time.
+"""Score matching in NumPy as the papers print it.
+
+Sums over entries, one sample at a time.
 
 Vincent (2011); Song & Ermon (2019); Ho, Jain & Abbeel (2020); Song, Meng & Ermon (2021); Nichol & Dhariwal (2021).
 """
@@ -11,7 +13,10 @@ from tests.reference.ddpm import posterior, products
 
 
 def ncsn_loss(score, x, sigmas, noises):
-    """N2: (1/L) sum_i sigma_i^2 (1/2) |s(x + sigma_i z, sigma_i) + z/sigma_i|^2 of one x; ``noises`` of each level."""
+    """Return NCSN's loss of one x (N2), with ``noises`` of each level.
+
+    (1/L) sum_i sigma_i^2 (1/2) |s(x + sigma_i z, sigma_i) + z/sigma_i|^2
+    """
     total = 0.0
     for sigma, z in zip(sigmas, noises, strict=True):
         perturbed = x + sigma * z
@@ -21,21 +26,23 @@ def ncsn_loss(score, x, sigmas, noises):
 
 
 def gaussian_kl(mean_q, var_q, mean_p, var_p):
-    """KL of two Gaussians with variances ``(n,)`` or a number."""
+    """Return the KL of two Gaussians with variances ``(n,)`` or a number."""
     var_q, var_p = np.broadcast_arrays(var_q, var_p, np.zeros_like(mean_q))[:2]
     return 0.5 * np.sum(np.log(var_p / var_q) - 1 + (var_q + (mean_q - mean_p) ** 2) / var_p)
 
 
 def gaussian_nll(x, mean, var):
-    """-log N(x; mean, var)."""
+    """Return -log N(x; mean, var)."""
     return 0.5 * np.sum(np.log(2 * math.pi * var) + (x - mean) ** 2 / var + 0 * x)
 
 
 def ddim_objective(noise_model, x_0, betas, eta, noises):
-    """J of DDIM (theorem 1) without its prior term, for one x_0: ``noises[i - 1]`` is the eps of level i.
+    """Return J of DDIM (theorem 1) without its prior term, for one x_0.
 
-    sum_{i >= 2} KL(q_s(x_{i-1} | x_i, x_0) || q_s(x_{i-1} | x_i, f_theta)) - log N(x_0; f_theta, s_1^2), with
-    s_i = eta sqrt((1-abar_{i-1})/(1-abar_i)) sqrt(1 - abar_i/abar_{i-1}) and s_1 = eta sqrt(1 - abar_1).
+        sum_{i >= 2} KL(q_s(x_{i-1} | x_i, x_0) || q_s(x_{i-1} | x_i, f_theta)) - log N(x_0; f_theta, s_1^2)
+
+    ``noises[i - 1]`` is the eps of level i; s_i = eta sqrt((1-abar_{i-1})/(1-abar_i)) sqrt(1 - abar_i/abar_{i-1}) and
+    s_1 = eta sqrt(1 - abar_1).
     """
     abar, terms = products(betas), []
     for i in range(1, len(betas) + 1):
@@ -55,12 +62,15 @@ def ddim_objective(noise_model, x_0, betas, eta, noises):
 
 
 def vlb_terms(noise_model, v, x_0, betas, noises):
-    """L_0, ..., L_{N-1} (P4) of one continuous x_0 with the variances exp(v log beta + (1-v) log beta~) (P7)."""
+    """Return L_0, ..., L_{N-1} (P4) of one continuous x_0.
+
+    The variances are exp(v log beta + (1-v) log beta~) (P7).
+    """
     abar, terms = products(betas), []
     for i in range(1, len(betas) + 1):
         x_i = np.sqrt(abar[i]) * x_0 + np.sqrt(1 - abar[i]) * noises[i - 1]
         f = (x_i - np.sqrt(1 - abar[i]) * noise_model(x_i, i)) / np.sqrt(abar[i])
-        small = posterior(x_0, x_i, i if i > 1 else 2, betas)[1]  # beta~_1 = 0 is replaced by beta~_2
+        small = posterior(x_0, x_i, i if i > 1 else 2, betas)[1]  # beta~_2 replaces beta~_1 = 0
         log_var = v * np.log(betas[i - 1]) + (1 - v) * np.log(small)
         if i == 1:
             terms.append(gaussian_nll(x_0, f, np.exp(log_var)))
@@ -71,9 +81,10 @@ def vlb_terms(noise_model, v, x_0, betas, noises):
 
 
 class LossSecondMoment:
-    """P8: draw level t in proportion to sqrt(E[L_t^2]), from the last ten losses of each level.
+    """The loss-aware sampler of P8.
 
-    The draw is uniform until all levels have ten. A share of the draws stays uniform.
+    Draw level t in proportion to sqrt(E[L_t^2]), from the last ten losses of each level. The draw is uniform until all
+    levels have ten. A share of the draws stays uniform.
     """
 
     def __init__(self, levels, history=10, uniform_share=0.001):

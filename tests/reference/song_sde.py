@@ -1,4 +1,7 @@
-"""The SDEs of Song et al. (2021) in NumPy: eqs. 29 to 33 and appendix C: marginals, coefficients, chains."""
+"""The SDEs of Song et al. (2021) in NumPy.
+
+Marginals, coefficients and chains of eqs. 29 to 33 and appendix C.
+"""
 
 import math
 
@@ -17,15 +20,15 @@ class VP:
         return -0.25 * t**2 * (self.beta_max - self.beta_min) - 0.5 * t * self.beta_min
 
     def marginal(self, t):
-        """Mean scale and standard deviation of p(x_t given x_0)."""
+        """Return the mean scale and standard deviation of p(x_t given x_0)."""
         return math.exp(self._log_mean(t)), math.sqrt(1 - math.exp(2 * self._log_mean(t)))
 
     def coefficients(self, t):
-        """f(x, t) / x and g(t)."""
+        """Return f(x, t) / x and g(t)."""
         return -0.5 * self.beta(t), math.sqrt(self.beta(t))
 
     def discretised(self, i):
-        """x_i - x_{i-1} = f x_{i-1} + g z, the ancestral chain: (f, g)."""
+        """Return (f, g) of the ancestral chain x_i - x_{i-1} = f x_{i-1} + g z."""
         return math.sqrt(1 - self.discrete_betas[i - 1]) - 1, math.sqrt(self.discrete_betas[i - 1])
 
 

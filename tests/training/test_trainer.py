@@ -307,9 +307,8 @@ def test_the_loss_of_each_noise_level_is_recorded():
     at, loss = zip(*record.by_level, strict=True)
     assert len(at) == 8
     assert torch.tensor(at).diff().std() < 1e-3
-    assert all(
-        0.8 < value < 1.2 for value in loss
-    )  # the network predicts eps = 0, so the loss is |eps|^2 per entry: 1 within 5 sigma
+    # the network predicts eps = 0, so the loss is |eps|^2 per entry: 1 within 5 sigma
+    assert all(0.8 < value < 1.2 for value in loss)
 
 
 def test_hooks_run_on_time_and_leave_training_unchanged():
