@@ -1,1 +1,4 @@
-"""The tests, a package: an installed top-level `tests` of another project cannot shadow it."""
+"""The tests, as a package.
+
+So an installed top-level `tests` of another project cannot shadow it.
+"""

@@ -1,6 +1,6 @@
-"""Shared by all tests: one thread a worker, fixed seeds, mixtures as ground truth.
+"""Fixtures of all tests: one thread a worker, fixed seeds, mixtures.
 
-Functions import torch themselves, so that the process that hands out the tests to workers starts without it.
+Functions import torch themselves: the process that distributes the tests to the workers starts without it.
 """
 
 import os
@@ -13,7 +13,7 @@ from hypothesis import settings
 if "PYTEST_XDIST_WORKER" in os.environ:
     import torch
 
-    torch.set_num_threads(1)  # workers that each use every core wait for one another
+    torch.set_num_threads(1)  # workers that all use every core wait for each other
 
 settings.register_profile("scoresde", derandomize=True, deadline=None, max_examples=60)
 settings.load_profile("scoresde")
@@ -21,7 +21,7 @@ settings.load_profile("scoresde")
 
 @pytest.fixture
 def generator():
-    """A torch.Generator with a fixed seed."""
+    """Return a torch.Generator with a fixed seed."""
     import torch
 
     return torch.Generator().manual_seed(20210511)
@@ -29,7 +29,7 @@ def generator():
 
 @pytest.fixture
 def float64():
-    """float64 as torch's default dtype while the test runs."""
+    """Make float64 torch's default dtype while the test runs."""
     import torch
 
     before = torch.get_default_dtype()
@@ -39,7 +39,10 @@ def float64():
 
 
 def _mixture(K: int, n: int, spread: float, seed: int):
-    """Return a GaussianMixture of K components in n dimensions, with random axes and standard deviations .05 to .4."""
+    """Return a GaussianMixture of K components in n dimensions.
+
+    Its axes are random, its standard deviations lie between .05 and .4.
+    """
     import torch
 
     from scoresde import GaussianMixture
@@ -54,11 +57,11 @@ def _mixture(K: int, n: int, spread: float, seed: int):
 
 @pytest.fixture(scope="session")
 def mixture_2d():
-    """Eight anisotropic components in the plane."""
+    """Return eight anisotropic components in the plane."""
     return _mixture(8, 2, 1.0, seed=1)
 
 
 @pytest.fixture(scope="session")
 def mixture_16d():
-    """Five anisotropic components in 16 dimensions."""
+    """Return five anisotropic components in 16 dimensions."""
     return _mixture(5, 16, 0.7, seed=2)

@@ -1,4 +1,6 @@
-"""Torch's meta device as a fake accelerator; test_fake_device.py runs the parts under DeviceCheck.
+"""Torch's meta device as a fake accelerator.
+
+test_fake_device.py runs the parts under DeviceCheck.
 
 Tensors on it have shapes but no values. Code that reads a value (``.item()``, ``bool()``, a copy to the host) fails
 where a host sync would stall. Tensors on the CPU are real. DeviceCheck refuses operations that mix the two.
@@ -28,7 +30,10 @@ DEVICE = "meta"
 
 
 class DeviceCheck(TorchDispatchMode):
-    """Refuse operations on several devices, and draws on another device than the generator's."""
+    """A mode that refuses operations across devices.
+
+    It also refuses draws on another device than the generator's.
+    """
 
     crossing = ("copy_", "_to_copy", "copy", "device_put", "set_", "_local_scalar_dense", "detach")
 
@@ -56,7 +61,10 @@ SDES = {
 
 
 def network(predicts="edm", sde="vp", net=None):
-    """Return a model there, with a small network: tests/nets run every kind of network on this device."""
+    """Return a model with a small network on the device.
+
+    tests/nets run every kind of network on this device.
+    """
     net = S.ResidualMLP((1, 8, 8), width=8, blocks=1, classes=3) if net is None else net
     return S.ScoreModel(net, SDES[sde], predicts, time_input="log_snr").to(DEVICE)
 
@@ -67,7 +75,10 @@ def on_device(module):
 
 
 def training_step():
-    """The trainer's step on every SDE: dropped labels, pieces, loss, clipping, optimiser and averages."""
+    """Run the trainer's step on every SDE.
+
+    Dropped labels, pieces, loss, clipping, optimiser and averages.
+    """
     settings = {"batch_size": 4, "accumulate": 2, "conditional": True, "label_dropout": 0.5}
     config = S.TrainerConfig(**settings, ema_half_life={"fast": 10.0, "slow": 100.0})
     batch = {"x": torch.zeros(4, 1, 8, 8), "label": torch.zeros(4, dtype=torch.long)}
@@ -83,7 +94,7 @@ def training_step():
 
 
 def samplers():
-    """Every sampler with a fixed grid, on every SDE, without a single sync."""
+    """Run every sampler with a fixed grid, on every SDE, without a sync."""
     for sde in SDES:
         model = network("noise", sde)
         on_all = (
@@ -108,7 +119,10 @@ def samplers():
 
 
 def switches():
-    """Chunks, limits of x0, encoding, and autocast (but for the cast itself, which torch does not offer here)."""
+    """Run chunks, limits of x0, encoding, and autocast.
+
+    Autocast runs without the cast itself, which torch does not offer on this device.
+    """
     model, cond = network("velocity"), {"y": torch.zeros(3, dtype=torch.long, device=DEVICE)}
     limited = (S.guidance.clipped(model), S.guidance.dynamic_threshold(model))
     cast = {"autocast": lambda *_, **__: nullcontext(), "amp.is_autocast_available": lambda _: True}
@@ -126,7 +140,7 @@ def switches():
 
 
 def likelihood():
-    """The flow and its divergence on a fixed grid, without a sync."""
+    """Compute the flow and its divergence on a fixed grid, without a sync."""
     for sde in SDES:
         model = network("edm", sde)
         x = torch.empty(2, 1, 8, 8, device=DEVICE)
@@ -145,7 +159,10 @@ def likelihood():
 
 
 def inverse():
-    """Each operator and each method of guidance, weighted particles and repeated steps."""
+    """Run every operator and guidance method.
+
+    Also weighted particles and repeated steps.
+    """
     shape = (1, 8, 8)
     plain = S.ScoreModel(S.ResidualMLP(shape, width=8, blocks=1, classes=3), SDES["vp"], "edm", time_input="log_snr")
     operators = (
@@ -199,13 +216,13 @@ def inverse():
 def refused(what):
     try:
         yield
-    except Exception:  # any refusal will do
+    except Exception:  # any error counts
         return
     raise AssertionError(f"the check let pass: {what}")
 
 
 def control():
-    """The check refuses what it is for."""
+    """Check that DeviceCheck refuses what it should."""
     with refused("a host sync"):
         torch.empty(3, device=DEVICE).sum().item()
     with refused("mixed devices"):

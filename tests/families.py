@@ -11,7 +11,10 @@ def quadratic_rate(t):
 
 
 class UserSDE(SDE):
-    """A process as a user writes one, with alpha = exp(-t^2) and sigma = t (1 + t)."""
+    """A process as a user writes one.
+
+    alpha = exp(-t^2), sigma = t (1 + t)
+    """
 
     def log_alpha(self, t):
         return -(t**2)

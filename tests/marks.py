@@ -4,7 +4,7 @@ import pytest
 
 
 def first_fast(names, values, **options):
-    """Return `pytest.mark.parametrize` that marks every case but the first as slow."""
+    """Return a `parametrize` mark whose cases but the first are slow."""
     single = isinstance(names, str) and "," not in names
     first, *others = values
     slow = [pytest.param(*([value] if single else value), marks=pytest.mark.slow) for value in others]

@@ -7,9 +7,9 @@ from torch import Tensor
 
 
 def energy_test(x: Tensor, y: Tensor, permutations: int = 999, seed: int = 0) -> float:
-    """Return the p-value of the two-sample energy test of x ``(N, n)`` against y.
+    """Return the p-value of the energy test of x ``(N, n)`` against y.
 
-    A permutation test (Szekely & Rizzo 2013). If the laws are equal, P(p <= a) <= a for every a, so that
+    The two-sample permutation test of Szekely & Rizzo (2013). If the laws are equal, P(p <= a) <= a for every a. So
     ``assert energy_test(x, y) > 0.001`` raises a false alarm once in 1000.
     """
     pooled = torch.cat([x, y]).double()

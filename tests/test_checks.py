@@ -1,4 +1,4 @@
-"""The argument checks: what they take, what they return, what they say."""
+"""The argument checks: inputs, results and messages."""
 
 import math
 

@@ -1,4 +1,7 @@
-"""docs/equations.md is right: every row is there once, every function resolves, every test exists."""
+"""The table docs/equations.md: rows, functions and tests.
+
+Every row is there once, every function resolves, and every test exists.
+"""
 
 import ast
 import importlib
@@ -16,7 +19,7 @@ ROW = re.compile(r"[PDSNE]\d+")
 
 @cache
 def table():
-    """Return ``[(row, functions, tests)]``, with None for both where a row is not yet there."""
+    """Return ``[(row, functions, tests)]``, with None for both if missing."""
     entries = []
     for line in (ROOT / "docs" / "equations.md").read_text().splitlines():
         cells = [cell.strip() for cell in line.strip().strip("|").split("|")]
@@ -38,7 +41,10 @@ def names_in(path):
 
 
 def rows_of(test):
-    """Return the rows in a test's name: P9 and D3 for ``test_P9_D3_ancestral_...``."""
+    """Return the rows in a test's name.
+
+    P9 and D3 for ``test_P9_D3_ancestral_...``
+    """
     rows = []
     for word in test.removeprefix("test_").split("_"):
         if not ROW.fullmatch(word):

@@ -1,4 +1,7 @@
-"""Rooms import only from lower floors, files of a room in no circle, and the package imports fast."""
+"""Imports of rooms: lower floors only, no circles, and fast.
+
+Rooms import only from lower floors, and the files of a room in no circle.
+"""
 
 import ast
 import subprocess
@@ -22,7 +25,7 @@ FLOORS = (
     {"__main__"},
 )
 FLOOR = {room: height for height, rooms in enumerate(FLOORS) for room in rooms}
-#: what may be imported at the top of a module below app; all else belongs inside the functions that need it
+#: what modules below app may import at their top; functions import all else themselves
 LIGHT = {"torch", "numpy", "lazy_loader", "scoresde"} | set(sys.stdlib_module_names)
 HEAVY = ("matplotlib", "scipy", "sklearn", "PIL", "yaml", "pydantic", "rich", "click", "torchdiffeq", "safetensors")
 
@@ -36,7 +39,10 @@ def room_of(path):
 
 
 def imported(tree, path):
-    """Yield the full names that a module imports, inside functions too, and their nodes."""
+    """Yield the full names that a module imports, and their nodes.
+
+    Imports inside functions count too.
+    """
     package = ("scoresde", *path.relative_to(PACKAGE).parts[:-1])
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
@@ -71,14 +77,20 @@ def face(room):
 
 
 def files_of(room):
-    """The files of a room and its folders: dotted name within the room -> path."""
+    """Return the files of a room and its folders.
+
+    dotted name within the room -> path
+    """
     paths = sorted((PACKAGE / room).rglob("*.py"))
     names = [".".join(path.relative_to(PACKAGE / room).with_suffix("").parts) for path in paths]
     return {name.removesuffix(".__init__"): path for name, path in zip(names, paths, strict=True)}
 
 
 def imports_within(room):
-    """Return for every file of a room the files of the room that it imports, inside functions too."""
+    """Return for every file of a room the room's files that it imports.
+
+    Imports inside functions count too.
+    """
     shown, files, graph = face(room), files_of(room), {}
     for name, path in files.items():
         targets = graph.setdefault(name, set())
@@ -104,7 +116,7 @@ def test_a_circle_is_seen():
 
 @pytest.mark.parametrize("room", sorted(path.parent.name for path in PACKAGE.glob("*/__init__.py")))
 def test_no_file_is_called_as_a_name_that_its_room_shows(room):
-    """Importing such a file would replace the name by the module."""
+    """Check names: importing such a file would replace the name by the module."""
     assert not set(face(room)) & {path.stem for path in (PACKAGE / room).glob("*.py")}
 
 

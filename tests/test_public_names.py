@@ -1,4 +1,4 @@
-"""The public face: which names there are, that each is in one place, and that each is documented."""
+"""The public names: which there are, each in one place, each documented."""
 
 import ast
 import importlib
@@ -12,7 +12,7 @@ import scoresde
 
 PACKAGE = Path(scoresde.__file__).parent
 ROOMS = sorted(path.parent.name for path in PACKAGE.glob("*/__init__.pyi"))
-#: the names at the top level, beside the rooms
+#: the names at the top level, besides the rooms
 TOP = [
     "VPSDE",
     "SubVPSDE",
@@ -68,7 +68,7 @@ TOP = [
 
 
 def listed(path):
-    """The names of a stub, and the file of each."""
+    """Return the names of a stub, and the file of each."""
     return [(a.asname, node.module) for node in ast.parse(path.read_text()).body for a in node.names]
 
 

@@ -1,4 +1,4 @@
-"""Draws from one generator, from one a sample, and from a shard."""
+"""Draws from one generator, from one per sample, and from a shard."""
 
 import pytest
 import torch

@@ -1,4 +1,7 @@
-"""Settings classes: one field is the check, the docstring, the file's key and the command line's option."""
+"""Settings classes, whose fields declare everything.
+
+One field is the check, the docstring, the file's key and the command line's option.
+"""
 
 import pickle
 from collections.abc import Mapping
@@ -31,7 +34,7 @@ from scoresde.training.weightings import WEIGHTINGS
 @explained
 @dataclass(frozen=True)
 class Walk(Settings):
-    """How to walk."""
+    """Settings of a walk."""
 
     steps: int = setting(10, "steps in all", ge=1)
     length: float | None = setting(None, "metres per step; None: as it comes", gt=0, le=2)
@@ -107,11 +110,14 @@ def test_settings_are_values(made):
 
 
 def test_a_new_setting_is_one_field(tmp_path, monkeypatch):
-    """A field that a class declares is a key of the file, checked there, and an option of the command line."""
+    """Declare a field in a class.
+
+    It is a key of the file, checked there, and an option of the command line.
+    """
 
     @dataclass(frozen=True)
     class More(config.TrainConfig):
-        """Training with one setting more."""
+        """Training with one more setting."""
 
         momentum: float | None = setting(None, "momentum of the optimiser; None: no momentum", ge=0, lt=1)
 
@@ -134,7 +140,10 @@ def test_a_new_setting_is_one_field(tmp_path, monkeypatch):
 
 
 def test_no_setting_is_declared_twice():
-    """The trainer's settings reach the file from its own class; the run's section adds others."""
+    """Check that the trainer's settings come from its own class.
+
+    The run's section adds others.
+    """
     own = [one.name for one in settings_of(TrainerConfig)]
     assert [one.name for one in settings_of(config.TrainConfig)][: len(own)] == own
     assert not set(config.TrainConfig.__annotations__) & set(own)

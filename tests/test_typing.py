@@ -1,4 +1,4 @@
-"""What a type checker says of a user's code."""
+"""What a type checker reports about a user's code."""
 
 import importlib.util
 import subprocess

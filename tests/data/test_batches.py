@@ -1,4 +1,4 @@
-"""Streams of batches: each epoch complete, every batch full, resumed bit for bit."""
+"""Streams of batches: complete epochs, full batches, exact resuming."""
 
 import copy
 
@@ -120,7 +120,7 @@ def test_flip_mirrors_half_of_the_images():
     same = (flipped == plain).flatten(1).all(1)
     mirrored = (flipped == plain.flip(-1)).flatten(1).all(1)
     assert bool((same ^ mirrored).all())
-    assert 16 < int(mirrored.sum()) < 48  # 64 fair coins: outside with probability 4e-5
+    assert 16 < int(mirrored.sum()) < 48  # 64 fair coins: false alarm 4e-5
     shares = [next(batches(flip=True, share=(i, 2)))["x"] for i in range(2)]
     assert torch.equal(torch.stack(shares, 1).flatten(0, 1), flipped)
     with pytest.raises(ArgumentError, match="flip"):

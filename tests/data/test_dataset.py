@@ -1,4 +1,4 @@
-"""Data in memory: the map to model space, moments, splits, images, and what is refused."""
+"""Data in memory: scaling, moments, splits, images and refusals."""
 
 import math
 
@@ -114,7 +114,7 @@ def test_moments_include_the_noise_of_dequantisation():
     data = Data("flat", torch.zeros(2000, 8, dtype=torch.uint8), num_values=4)
     mean, covariance = data.moments()
     x = data.to_model(data.raw, generator(), torch.float64)
-    # 16,000 uniforms of std 1/sqrt(48): six standard errors, false alarm < 1e-8 for either
+    # 16,000 uniforms of std 1/sqrt(48): six standard errors, false alarm below 1e-8 for each
     assert float(x.mean() - mean.mean()) == pytest.approx(0, abs=6 * 48**-0.5 / 16_000**0.5)
     assert float(x.var() / covariance.diagonal().mean()) == pytest.approx(1, abs=6 * 0.9 / 16_000**0.5)
 

@@ -1,4 +1,4 @@
-"""Noise of dequantisation stays in its bin and has the density it reports."""
+"""Dequantisation noise: it stays in its bin and has its stated density."""
 
 import copy
 import dataclasses
@@ -34,9 +34,11 @@ def test_uniform_noise_is_that_of_the_scaling():
 
 
 @pytest.mark.parametrize("tau", [0.5, 3.0, 12.0])
-def test_truncated_noise_stays_in_its_bin_and_has_its_distribution(tau):
-    """50 000 draws of u: within the bin; mean, variance and fourth moment within 5 standard errors of quadrature's
-    (false alarm 6e-7 each)."""
+def test_truncated_noise_has_its_law_within_its_bin(tau):
+    """Compare 50 000 draws of u with quadrature.
+
+    They stay within the bin. Mean, variance and fourth moment lie within 5 standard errors (false alarm 6e-7 each).
+    """
     dequantization = TruncatedNormal(tau=tau)
     at = level(dequantization)
     assert at.alpha / at.sigma * SCALING.scale / 2 == pytest.approx(tau, rel=1e-6)
@@ -56,8 +58,10 @@ def test_truncated_noise_stays_in_its_bin_and_has_its_distribution(tau):
 
 
 def test_the_weight_makes_the_mass_of_the_bin():
-    """E[p(x) exp(log_weight)] is the mass of the bin under p, here a slope over it: within 5 standard errors of
-    200 000 draws (false alarm 6e-7)."""
+    """Compare E[p(x) exp(log_weight)] with the mass of the bin under p.
+
+    Here p is a slope over the bin; 200 000 draws agree within 5 standard errors (false alarm 6e-7).
+    """
     raw = torch.full((200_000, 1), 20)
     c = SCALING.bin_centres(raw[:1], torch.float64).item()
     at = level(TruncatedNormal(tau=1.0))
@@ -69,12 +73,15 @@ def test_the_weight_makes_the_mass_of_the_bin():
 
 
 def test_three_std_of_256_values_begin_at_the_published_log_snr():
-    """Kingma et al. (2021) and Zheng et al. (2023): about 13.3."""
+    """Compare with Kingma et al. (2021) and Zheng et al. (2023): about 13.3."""
     assert TruncatedNormal().log_snr(Scaling.for_integers(256)) == pytest.approx(13.3, abs=0.02)
 
 
 def test_a_process_with_more_noise_truncates_more():
-    """VE from sigma_min = 0.05: t_min is 0 and tau is 0.625; u stays in the bin."""
+    """Check VE from sigma_min = 0.05: t_min is 0 and tau is 0.625.
+
+    u stays in the bin.
+    """
     at = level(TruncatedNormal(), VESDE(sigma_min=0.05))
     assert at.t == 0
     x, _ = TruncatedNormal().draw(RAW, SCALING, at.alpha, at.sigma, generator(), torch.float64)
@@ -86,7 +93,10 @@ def test_training_data_are_bin_centres():
 
 
 def test_noise_of_an_image_does_not_depend_on_the_batch():
-    """With a list of generators, one an image, the draw of an image does not depend on the batch."""
+    """Give each image its generator, alone and in a batch.
+
+    Its draw does not depend on the batch.
+    """
     for dequantization in (Uniform(), TruncatedNormal()):
         at = level(TruncatedNormal())
         whole, weights = dequantization.draw(RAW, SCALING, at.alpha, at.sigma, [generator(i) for i in range(6)])
@@ -122,5 +132,5 @@ def test_settings_are_values(settings):
         settings.samples = 4
 
 
-def test_settings_take_numpy_numbers():
+def test_settings_accept_numpy_numbers():
     assert repr(TruncatedNormal(np.int64(2), tau=np.float32(1.5))) == "TruncatedNormal(samples=2, tau=1.5)"

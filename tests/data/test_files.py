@@ -228,7 +228,7 @@ def test_transparency_depth_and_orientation(tmp_path):
     save(tmp_path / "deep" / "a.png", np.array([[0, 256, 65535]], np.uint16))
     assert load_images(tmp_path / "deep").raw.flatten().tolist() == [0, 1, 255]
     exif = Image.Exif()
-    exif[0x0112] = 6  # the camera was turned: rotate by a quarter to show
+    exif[0x0112] = 6  # a turned camera: viewers rotate by a quarter
     save(tmp_path / "turned" / "a.png", colour(5, 4), exif=exif)
     assert load_images(tmp_path / "turned").shape == (3, 4, 5)
 

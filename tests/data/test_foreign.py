@@ -1,4 +1,7 @@
-"""Training data of other libraries: torch datasets, iterables, stand-ins for torchvision's and Hugging Face's."""
+"""Training data of other libraries.
+
+Torch datasets, iterables, and stand-ins for torchvision's and Hugging Face's.
+"""
 
 import random
 
@@ -17,7 +20,10 @@ def pixels(n=12, colour=True):
 
 
 class Vision(torch.utils.data.Dataset):
-    """A stand-in for torchvision's datasets: items are (PIL image, class), the image passed through ``transform``."""
+    """A stand-in for torchvision's datasets.
+
+    Items are (PIL image, class); the dataset passes the image through ``transform``.
+    """
 
     def __init__(self, transform=None, colour=True):
         self.data, self.targets, self.transform = pixels(colour=colour), list(range(12)), transform
@@ -31,7 +37,10 @@ class Vision(torch.utils.data.Dataset):
 
 
 class HuggingFace:
-    """A stand-in for Hugging Face's Dataset: rows are read singly or together, PIL images under "image" or "img"."""
+    """A stand-in for Hugging Face's Dataset.
+
+    Rows are read singly or together, with PIL images under "image" or "img".
+    """
 
     def __init__(self, key="image"):
         self.key, self.reads = key, 0
@@ -48,7 +57,7 @@ class HuggingFace:
 
 
 class Streaming:
-    """A stand-in for Hugging Face's IterableDataset, which is told the epoch."""
+    """A stand-in for Hugging Face's IterableDataset, with ``set_epoch``."""
 
     def __init__(self, n=7):
         self.n, self.epoch = n, None
@@ -85,7 +94,10 @@ def test_gray_pictures_arrays_and_tensors():
 
 
 def test_shares_make_up_the_batches_of_one():
-    """Share i of 3 has rows i, i + 3, ... of each batch, noise included: in memory, item by item, and streamed."""
+    """Check that share i of 3 has rows i, i + 3, ... of each batch.
+
+    Noise included: in memory, item by item, and streamed.
+    """
     data = Data("d", torch.arange(12)[:, None], torch.arange(12), num_values=12)
     for make in (lambda: data, Vision, Streaming):
         whole = stream_batches(make(), 8, generator())
@@ -109,7 +121,10 @@ class Augmented(torch.utils.data.Dataset):
 
 @pytest.mark.parametrize("data", [Vision(), Augmented()], ids=["pictures", "augmented"])
 def test_workers_read_the_same_batches_and_resume(data):
-    """Batches are a function of the stream's state, and reading ahead does not advance the state."""
+    """Check that batches depend on the stream's state alone.
+
+    Reading ahead does not advance the state.
+    """
     before = torch.get_rng_state()
     alone, ahead = Batches(data, 5, generator()), Batches(data, 5, generator(), workers=1)
     for _ in range(4):
@@ -128,7 +143,7 @@ def test_workers_read_the_same_batches_and_resume(data):
     assert torch.equal(torch.get_rng_state(), before)  # the network may draw from torch's own generator
 
 
-def test_a_stream_runs_on_over_epochs_and_resumes():
+def test_a_stream_continues_over_epochs_and_resumes():
     stream = stream_batches(Streaming(), 5, generator())
     assert isinstance(stream, StreamBatches)
     seen = torch.cat([next(stream)["x"] for _ in range(6)])

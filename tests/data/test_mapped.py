@@ -47,7 +47,7 @@ def test_batches_are_those_of_the_array_in_memory(tmp_path, kind):
 
 
 def own_memory():
-    """Return the bytes of this process's own memory, without pages of mapped files."""
+    """Return the bytes of this process's memory, without mapped files."""
     status = Path("/proc/self/status").read_text()
     return 1024 * int(re.search(r"RssAnon:\s+(\d+)", status)[1])
 
@@ -55,7 +55,10 @@ def own_memory():
 @pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 def test_memory_does_not_grow_with_the_array(tmp_path):
-    """The array has half a gigabyte (a sparse file); the process grows by a sixth of it at most."""
+    """Read an array of half a gigabyte (a sparse file).
+
+    The process grows by a sixth of it at most.
+    """
     shape = (2**19, 32, 32)
     np.lib.format.open_memmap(tmp_path / "big.npy", mode="w+", dtype=np.uint8, shape=shape).flush()
     before = own_memory()

@@ -51,7 +51,7 @@ def test_array_files(tmp_path):
 
 
 def test_idx_file_and_folder(tmp_path):
-    # pictures in the order of their first pixel: what n picks must not be the first ones
+    # sorted by their first pixel: n must not pick the first ones
     pictures = np.arange(200, dtype=np.uint8)[:, None, None].repeat(3, 1).repeat(3, 2)
     write_idx(tmp_path / "train-images-idx3-ubyte.gz", pictures)
     assert [len(d) for d in load_data(tmp_path / "train-images-idx3-ubyte.gz")] == [180, 20]
@@ -101,7 +101,7 @@ def test_bad_sources_are_refused(tmp_path):
 
 
 @pytest.mark.slow
-def test_importing_the_room_brings_no_heavy_library():
+def test_importing_the_room_imports_no_heavy_library():
     code = (
         "import sys, scoresde.data; print([m for m in ('sklearn', 'PIL', 'scipy', 'matplotlib') if m in sys.modules])"
     )

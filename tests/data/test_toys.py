@@ -1,4 +1,4 @@
-"""Toys lie where their formulas say, in equal density."""
+"""Toys: they lie where their formulas say, with equal density."""
 
 import math
 
@@ -22,7 +22,7 @@ def test_a_toy_is_reproducible(toy):
 @pytest.mark.parametrize("toy", TOYS.values(), ids=TOYS)
 def test_noise_blurs_by_its_standard_deviation(toy):
     clean, blurred = toy(20_000, generator(1), noise=0.0), toy(20_000, generator(1), noise=0.3)
-    # 40,000 normals: their std has a standard error of 0.3/sqrt(80,000); six of them, false alarm 2e-9
+    # 40,000 normals: the std has a standard error of 0.3/sqrt(80,000); six of them, false alarm 2e-9
     assert float((blurred - clean).std()) == pytest.approx(0.3, abs=6 * 0.3 / 80_000**0.5)
 
 
@@ -46,7 +46,7 @@ def test_swiss_roll_lies_on_its_spiral():
     )
 
 
-def test_checkerboard_fills_alternate_cells_alike():
+def test_checkerboard_fills_alternate_cells_equally():
     x = checkerboard(8000, generator())
     cell = x.floor().long()
     assert (cell.sum(1) % 2 == 0).all()

@@ -1,4 +1,4 @@
-"""ODE solvers: every order is measured, every method agrees with a closed form, samples are independent."""
+"""ODE solvers: measured orders, closed forms, independent samples."""
 
 import math
 import pickle
@@ -20,7 +20,10 @@ RATES = torch.tensor([[0.3], [1.0], [2.5]], dtype=torch.float64)
 
 
 def pendulum(s, y, rows):
-    """Return the slope of a rotation that varies with time; :func:`exact` solves it."""
+    """Return the slope of a rotation that varies with time.
+
+    :func:`exact` solves it.
+    """
     angle_rate = RATES[rows] * torch.cos(s)[:, None]
     return torch.cat([-angle_rate * y[:, 1:], angle_rate * y[:, :1]], 1)
 
@@ -52,7 +55,10 @@ def test_declared_order_is_measured(name):
 
 @pytest.mark.parametrize("name", ADAPTIVE)
 def test_embedded_method_is_of_one_order_less(name):
-    """b - b* is the difference to a method of order p - 1, so the error estimate of one step falls as h^p."""
+    """Compare b - b* with a method of order p - 1.
+
+    The error estimate of one step falls as h^p.
+    """
     tableau = TABLEAUX[name]
     rows = torch.arange(3)
     estimates, sizes = [], (0.1, 0.05, 0.025)
@@ -66,7 +72,10 @@ def test_embedded_method_is_of_one_order_less(name):
 @first_fast("method", ODE_METHODS)
 @first_fast(("start", "end"), [(0.0, 2.0), (2.0, 0.5)])
 def test_every_method_solves_the_closed_form(method, start, end):
-    """With 500 steps, or a tolerance of 1e-8 (1e-5 for order 2), the error is what the order allows."""
+    """Solve with 500 steps, or a tolerance of 1e-8 (1e-5 for order 2).
+
+    The error is what the order allows.
+    """
     allowed = {"euler": 3e-2, "midpoint": 1e-4, "heun": 1e-4, "adaptive_heun": 1e-4, "explicit_adams": 3e-5}
     tolerance = 1e-5 if method == "adaptive_heun" else 1e-8
     y = integrate(pendulum, Y0, start, end, method=method, rtol=tolerance, atol=tolerance, steps=500).y
@@ -78,7 +87,7 @@ def test_every_method_solves_the_closed_form(method, start, end):
 def test_adaptive_error_follows_the_tolerance(method, tolerance):
     y, calls = integrate(pendulum, Y0, 0.0, 2.0, method=method, rtol=tolerance, atol=tolerance)
     assert (y - exact(Y0, 0.0, 2.0)).abs().max() < 20 * tolerance
-    peer = {"bosh3": "RK23", "dopri5": "RK45"}[method]  # the same pair; an equally good controller needs no more calls
+    peer = {"bosh3": "RK23", "dopri5": "RK45"}[method]  # the same pair; an equally good controller uses no more calls
 
     def hardest(s, state):
         return pendulum(torch.tensor([s]), torch.tensor(state)[None], torch.tensor([2]))[0].numpy()
@@ -90,7 +99,10 @@ def test_adaptive_error_follows_the_tolerance(method, tolerance):
 @pytest.mark.slow
 @pytest.mark.parametrize("method", [*ADAPTIVE, *FIXED])
 def test_a_sample_does_not_depend_on_its_batch(method):
-    """Stiff neighbours take more steps; the easy sample's result is the same to the last bit."""
+    """Solve an easy sample beside stiff ones.
+
+    The stiff ones take more steps; the easy one's result is the same to the last bit.
+    """
 
     def stiff(s, y, rows):
         return -torch.tensor([1.0, 30.0, 200.0], dtype=torch.float64)[rows][:, None] * (y - torch.cos(s)[:, None])

@@ -1,4 +1,7 @@
-"""Guidance by class: exact on mixtures, bit for bit at scales 0 and 1, independent of the batch."""
+"""Guidance by class: exact on mixtures, independent of the batch.
+
+Scales 0 and 1 agree bit for bit.
+"""
 
 import math
 
@@ -35,7 +38,10 @@ EACH = pytest.mark.parametrize("sde", SDES.values(), ids=SDES)
 
 @pytest.fixture(scope="module")
 def mixture():
-    """Three overlapping anisotropic components: a class is more than a location."""
+    """Return three overlapping anisotropic components.
+
+    A class is more than a location.
+    """
     means = torch.tensor([[-0.8, 0.0], [0.6, 0.5], [0.4, -0.7]], dtype=torch.float64)
     covariances = torch.tensor(
         [[[0.5, 0.3], [0.3, 0.4]], [[0.3, -0.2], [-0.2, 0.6]], [[0.2, 0.0], [0.0, 0.1]]], dtype=torch.float64
@@ -50,7 +56,7 @@ def component(mixture, k):
 
 @pytest.fixture(scope="module")
 def network():
-    """A small class-conditional network with random weights."""
+    """Return a small class-conditional network with random weights."""
     net = build_net({"name": "mlp", "shape": [3], "width": 32, "blocks": 2, "classes": 4}, seed=0)
     with torch.no_grad():
         weights = net.head[-1].weight
@@ -74,7 +80,10 @@ def same(first, second):
 
 @pytest.mark.parametrize("sde", SMOOTH.values(), ids=SMOOTH)
 def test_a_mixtures_classes_are_its_components(sde, mixture, generator):
-    """A label gives one component, -1 the mixture; responsibilities follow from the densities by Bayes."""
+    """Check that a label gives one component, and -1 the mixture.
+
+    Responsibilities follow from the densities by Bayes.
+    """
     model, t = mixture.model(sde), 0.4
     x = sde.perturb(mixture.sample(6, generator), t, generator)[0]
     log_p = []
@@ -94,7 +103,7 @@ def test_a_mixtures_classes_are_its_components(sde, mixture, generator):
 
 @pytest.mark.parametrize("sde", SMOOTH.values(), ids=SMOOTH)
 @pytest.mark.parametrize("each", [False, True], ids=["one-time", "a-time-each"])
-def test_E10_the_exact_classifier_makes_the_exact_conditional_model(sde, each, mixture, generator):
+def test_E10_the_exact_classifier_gives_the_exact_model(sde, each, mixture, generator):
     model = mixture.model(sde)
     guided = classifier_guidance(model, model.log_responsibilities)
     t = torch.linspace(0.02, 0.98, 12, dtype=torch.float64) if each else 0.6
@@ -118,7 +127,10 @@ SAMPLERS = {
 @EACH
 @pytest.mark.parametrize("name", SAMPLERS)
 def test_E10_the_exact_classifier_draws_the_class(sde, name, mixture):
-    """Samples against exact ones of the class, by the energy test; false alarms: 1 in 1000 for each of the 9 cases."""
+    """Compare samples with exact ones of the class by the energy test.
+
+    False alarms: 1 in 1000 for each of the 9 cases.
+    """
     sampler, steps = SAMPLERS[name]
     model, n, k = mixture.model(sde), 300, 1
     guided = classifier_guidance(model, model.log_responsibilities)
@@ -132,7 +144,7 @@ def test_E10_the_exact_classifier_draws_the_class(sde, name, mixture):
 
 @pytest.mark.slow
 @EACH
-def test_E10_the_likelihood_of_a_guided_model_is_that_of_the_class(sde, mixture, generator):
+def test_E10_the_guided_likelihood_is_that_of_the_class(sde, mixture, generator):
     model = mixture.model(sde)
     guided = classifier_guidance(model, model.log_responsibilities)
     x = component(mixture, 2).sample(6, generator)
@@ -159,7 +171,10 @@ def test_strength_0_is_the_model_bit_for_bit(sde, name, mixture):
 
 @pytest.mark.parametrize("name", SAMPLERS)
 def test_a_fixed_class_is_the_class_given(name, mixture):
-    """Also for a sampler that uses the moments of the data, which are not those of the class."""
+    """Fix the class, also for a sampler that uses the moments of the data.
+
+    These are not the moments of the class.
+    """
     sampler, steps = SAMPLERS[name]
     model, steps, y = mixture.model(VPSDE()), steps and 10, {"y": torch.ones(8, dtype=torch.long)}
     draws = [
@@ -181,7 +196,7 @@ def test_a_classifier_may_give_logits(mixture, generator):
     x, y = torch.randn(4, 2, generator=generator, dtype=torch.float64), {"y": torch.tensor([0, 1, 2, -1])}
 
     def logits(x_t, t, y):
-        return model.log_responsibilities(x_t, t) + x_t.sum(1, keepdim=True)  # a number per sample changes nothing
+        return model.log_responsibilities(x_t, t) + x_t.sum(1, keepdim=True)  # one number per sample: no change
 
     found, expected = (classifier_guidance(model, f)(x, 0.5, y) for f in (logits, model.log_responsibilities))
     torch.testing.assert_close(found.eps, expected.eps, rtol=1e-10, atol=1e-10)
@@ -236,8 +251,11 @@ def counted(network):
     return sizes, handle
 
 
-def test_one_doubled_call_and_one_plain_call_outside_the_interval(network):
-    """At t = .5 VP has log-SNR -2.5, at .1 it has 2."""
+def test_one_doubled_call_inside_and_a_plain_one_outside(network):
+    """Count the calls inside and outside the interval.
+
+    At t = .5 VP has log-SNR -2.5, at .1 it has 2.
+    """
     x, cond = points(network), {"y": LABELS}
     guided = classifier_free_guidance(network, 3.0, interval=(-5.0, 0.0))
     sizes, handle = counted(network)
@@ -279,7 +297,7 @@ SETTINGS = {
 
 @first_fast("name", SETTINGS)
 def test_a_sample_does_not_depend_on_its_batch(network, name):
-    """A sample alone, in a batch, and in pieces of it."""
+    """Compare a sample alone, in a batch, and in pieces of it."""
     guided = classifier_free_guidance(network, 2.0, **SETTINGS[name])
 
     def draw(model, rows):
@@ -296,7 +314,10 @@ def test_a_sample_does_not_depend_on_its_batch(network, name):
 
 @pytest.mark.slow
 def test_the_likelihood_differentiates_through_guidance(network):
-    """The divergence of the guided flow needs second derivatives of the classifier: against finite differences."""
+    """Compare the divergence of the guided flow with finite differences.
+
+    It needs second derivatives of the classifier.
+    """
     guided = classifier_free_guidance(network.double(), 2.0)
     x, cond = points(network, 2).double(), {"y": torch.tensor([0, 2])}
     try:
@@ -331,8 +352,8 @@ def test_conditioned_is_the_condition_given_with_each_call(network):
     assert stacked.classes == 4
 
 
-def test_a_condition_may_be_a_vector():
-    """It has no batch axis: all samples share it."""
+def test_a_condition_can_be_a_vector():
+    """Pass a condition without a batch axis: all samples share it."""
 
     class Net(torch.nn.Module):
         def forward(self, x, time_input, context):

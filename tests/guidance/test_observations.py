@@ -1,4 +1,4 @@
-"""Guidance by observations, against the exact posteriors of Gaussian mixtures."""
+"""Guidance by observations against exact posteriors of mixtures."""
 
 import math
 
@@ -59,7 +59,10 @@ def random(*shape, seed=0):
 
 @pytest.fixture(scope="module")
 def problem(mixture_16d):
-    """A mixture of data of shape (16,), 5 random projections of it, and an observation."""
+    """Return a mixture, a projection and an observation.
+
+    The data have shape (16,); the 5 projections are random.
+    """
     operator = Matrix(random(5, 16, seed=3) / 4)
     y = operator.observe(mixture_16d.sample(1, generator(4)), 0.1, generator(5))[0]
     return mixture_16d, operator, y
@@ -67,14 +70,17 @@ def problem(mixture_16d):
 
 @pytest.fixture(scope="module")
 def gaussian():
-    """One Gaussian of shape (2, 3), and 3 of its entries seen."""
+    """Return one Gaussian of shape (2, 3), and 3 of its entries observed."""
     factor = random(6, 6, seed=7)
     mixture = GaussianMixture(random(1, 2, 3, seed=8), (factor @ factor.T / 6 + 0.05 * torch.eye(6))[None])
     return mixture, Inpainting(torch.tensor([[1, 0, 1], [0, 0, 1]])), random(2, 3, seed=9)
 
 
 def seen(operator, y):
-    """Return the rows of A that are not zero, and their y, for ``GaussianMixture.posterior``."""
+    """Return the rows of A that are not zero, and their y.
+
+    They suit ``GaussianMixture.posterior``.
+    """
     rows = operator.matrix().abs().sum(1) > 0
     return operator.matrix()[rows], y.flatten()[rows]
 
@@ -170,7 +176,10 @@ def test_E10_guidance_is_the_gradient_of_its_log_likelihood(method, sde, problem
 
 @SDES
 def test_E10_moment_matching_has_the_exact_covariance(sde, problem):
-    """Against a dense solve with the covariance of p(x_0 | x_t), from the conditional moments of the components."""
+    """Compare with a dense solve by the covariance of p(x_0 | x_t).
+
+    The covariance comes from the conditional moments of the components.
+    """
     mixture, operator, y = problem
     plain, t = mixture.model(sde), 0.4
     x = sde.perturb(mixture.sample(3, generator()), t, generator())[0]
@@ -229,7 +238,10 @@ SAMPLERS = {
 @SDES
 @first_fast("sampler", SAMPLERS.values(), ids=SAMPLERS)
 def test_N4_known_entries_keep_their_values(sampler, sde, gaussian):
-    """To rounding, for every sampler whose last step denoises; unknown entries vary."""
+    """Check known entries to rounding; unknown entries vary.
+
+    For every sampler whose last step denoises.
+    """
     mixture, operator, y = gaussian
     model = replacement(mixture.model(sde), operator, y)
     x = sample(model, (20, 2, 3), sampler[0], sampler[1], generator=generator())
@@ -239,9 +251,10 @@ def test_N4_known_entries_keep_their_values(sampler, sde, gaussian):
 
 
 def test_N4_known_entries_are_noised_to_every_level(gaussian):
-    """(x_t - alpha y)/sigma is white at every state, the first included.
+    """Check that (x_t - alpha y)/sigma is white at every state.
 
-    Of 1200 numbers: their mean square is beyond 5 of its standard deviations once in 10^6, at each of 20 states.
+    The first state is included. The mean square of 1200 numbers is 5 standard deviations off once in 10^6, at each of
+    20 states.
     """
     mixture, operator, y = gaussian
     sde = VPSDE()
@@ -265,7 +278,7 @@ def test_N4_the_projection_keeps_every_observation(sde, problem):
     S = A @ A.T + (0.2 * level.alpha / level.sigma) ** 2 * torch.eye(5).double()
     expected = x0 + torch.linalg.solve(S, (y - operator(x0)).T).T @ A
     torch.testing.assert_close(noisy(x, 0.5).x0, expected, rtol=1e-6, atol=1e-6)
-    torch.testing.assert_close(noisy(x, 1e-6).x0, plain(x, 1e-6).x0, rtol=1e-2, atol=1e-2)  # there the network is exact
+    torch.testing.assert_close(noisy(x, 1e-6).x0, plain(x, 1e-6).x0, rtol=1e-2, atol=1e-2)  # the network is exact there
 
 
 # ---- samples ---------------------------------------------------------------------------------------------------------
@@ -274,7 +287,10 @@ def test_N4_the_projection_keeps_every_observation(sde, problem):
 @pytest.mark.slow
 @SDES
 def test_E10_particles_draw_from_the_posterior(sde, mixture_2d):
-    """Guidance alone gives modes the wrong weights. False alarms: once in 1000 for each process."""
+    """Compare weighted particles with the posterior.
+
+    Guidance alone gives modes the wrong weights. False alarms: once in 1000 for each process.
+    """
     operator, y = Matrix(torch.tensor([[1.0, 0.2]])), torch.tensor([0.1]).double()
     exact = mixture_2d.posterior(operator, y, 0.1).sample(300, generator(1))
     model = gaussian_data(mixture_2d.model(sde), operator, y, 0.1)
@@ -292,7 +308,10 @@ def test_E10_particles_draw_from_the_posterior(sde, mixture_2d):
     ids=["pc", "multistep"],
 )
 def test_inpainting_leaves_known_entries_within_the_noise(sampler, sde, method, gaussian):
-    """Their distance from y is that of the exact posterior within 20 %: 7 standard errors of its 600 numbers."""
+    """Compare the distance of known entries from y with the posterior's.
+
+    They agree within 20 %: 7 standard errors of its 600 numbers.
+    """
     mixture, operator, y = gaussian
     y = operator.observe(mixture.sample(1, generator(3)), 0.1, generator(4))[0]
     model = method(mixture.model(sde), operator, y, 0.1)
@@ -307,9 +326,10 @@ def test_inpainting_leaves_known_entries_within_the_noise(sampler, sde, method, 
 @SDES
 @pytest.mark.parametrize("sampler", ["pc", "multistep"])
 def test_inpainting_at_any_rank(sampler, sde):
-    """From a series to a volume: known entries differ from y by the noise, and not at all for replacement.
+    """Inpaint everything from a series to a volume.
 
-    Of 60 samples with a flat prior the root mean square of 60 numbers or more is beyond 1.5 noises once in 10^6.
+    Known entries differ from y by the noise; for replacement they do not differ. Of 60 samples with a flat prior, the
+    root mean square of 60 numbers or more exceeds 1.5 noises once in 10^6.
     """
     for shape in ((4,), (2, 3), (1, 2, 4), (1, 2, 2, 2)):
         model = GaussianMixture(random(1, *shape, seed=8), 1.0).model(sde)

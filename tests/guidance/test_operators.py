@@ -30,7 +30,10 @@ def random(*shape, seed=0):
 
 
 class UserOperator(LinearOperator):
-    """A user's operator: the sum of each second entry and twice the next."""
+    """A user's operator.
+
+    It sums each second entry and twice the next.
+    """
 
     def __init__(self):
         super().__init__((6,), (3,))
@@ -78,8 +81,11 @@ def test_the_adjoint_is_the_adjoint(operator):
 
 @EACH
 def test_the_gram_system_is_solved_per_sample(operator):
-    """(c A A' + s^2 I)^{-1} r against a dense solve, with c and s^2 per sample."""
-    y = operator(random(3, *operator.shape))  # in the range of A, as every residual
+    """Compare (c A A' + s^2 I)^{-1} r with a dense solve.
+
+    c and s^2 are given per sample.
+    """
+    y = operator(random(3, *operator.shape))  # in the range of A, as every residual is
     c, s2 = torch.tensor([0.3, 1.0, 2.0]).double(), torch.tensor([0.5, 0.01, 1.0]).double()
     shaped = (3, *(1,) * (y.ndim - 1))
     u = operator.gram_solve(y, c.reshape(shaped), s2.reshape(shaped)).flatten(1)
@@ -90,7 +96,7 @@ def test_the_gram_system_is_solved_per_sample(operator):
 
 
 @EACH_SPECTRAL
-def test_singular_values_and_pseudo_inverse_are_those_of_the_matrix(operator):
+def test_singular_values_and_pseudo_inverse(operator):
     A = operator.matrix()
     mine = operator.singular_values.flatten().sort(descending=True)[0]
     true = torch.linalg.svdvals(A)
@@ -111,7 +117,7 @@ def test_operators_follow_dtype_and_are_modules():
 
 
 def test_operators_on_simple_images():
-    """Results worked out by hand."""
+    """Compare with results worked out by hand."""
     x = torch.arange(16.0, dtype=torch.float64).reshape(1, 1, 4, 4)
     blocks = torch.tensor([[[[2.5, 4.5], [10.5, 12.5]]]]).double()
     torch.testing.assert_close(Downsample((1, 4, 4), 2)(x), blocks)
@@ -155,7 +161,10 @@ def test_conjugate_gradients_solve_each_sample():
 
 
 def test_conjugate_gradients_carry_linear_images():
-    """The images of the directions add up to the image of the solution, and the squares to u' b."""
+    """Check the linear images that the solver carries along.
+
+    The images of the directions sum to the image of the solution, and the squares to u' b.
+    """
     M, L, b = random(4, 5, 5), random(3, 5, seed=2), random(4, 5, seed=1)
     M = M @ M.mT + 0.1 * torch.eye(5).double()
     steps = [*conjugate_gradient_steps(lambda p: (torch.einsum("bij,bj->bi", M, p), p @ L.T), b, 20)]
@@ -170,7 +179,7 @@ def test_observations_are_reproducible_and_have_the_stated_noise():
     x = random(4000, 4)
     y = operator.observe(x, 0.2, torch.Generator().manual_seed(1))
     assert torch.equal(y, operator.observe(x, 0.2, torch.Generator().manual_seed(1)))
-    std = (y - operator(x)).std().item()  # 12000 numbers: beyond 4 standard errors once in 16000
+    std = (y - operator(x)).std().item()  # 12000 numbers, 4 standard errors: false alarm once in 16000
     assert abs(std - 0.2) < 4 * 0.2 / math.sqrt(2 * 12000)
     each = operator.observe(x[:2], torch.tensor([0.0, 1.0], dtype=torch.float64))
     assert torch.equal(each[0], operator(x[:1])[0])

@@ -1,4 +1,7 @@
-"""Clipping and dynamic thresholding: x = alpha x0 + sigma eps holds, sample by sample."""
+"""Clipping and dynamic thresholding, sample by sample.
+
+x = alpha x0 + sigma eps holds.
+"""
 
 import numpy as np
 import pytest
@@ -41,7 +44,10 @@ def test_clipping_clips_and_leaves_the_rest_bit_for_bit(t):
 
 
 def test_dynamic_threshold_is_that_of_the_paper():
-    """Saharia et al. 2022: s the percentile of |x0| of a sample, at least 1; clip(x0, -s, s)/s."""
+    """Compare with Saharia et al. 2022: clip(x0, -s, s)/s.
+
+    s is the percentile of |x0| of a sample, at least 1.
+    """
     x, model = draw(), WIDE.model(S.VPSDE())
     x0 = model(x, 0.4).x0.numpy()
     s = np.maximum(np.percentile(np.abs(x0), 60.0, axis=1, keepdims=True), 1.0)

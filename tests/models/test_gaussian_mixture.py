@@ -54,7 +54,10 @@ def test_P11_score_is_the_gradient_of_the_density(sde, name, request, generator)
 @EACH
 @first_fast("shape", [(4,), (4, 1)])
 def test_P11_x0_is_the_posterior_mean_by_quadrature(sde, shape):
-    """E[x_0 | x_t] of a mixture on the line, integrated on a grid; data of shape () as of shape (1,)."""
+    """Integrate E[x_0 | x_t] of a mixture on the line on a grid.
+
+    Data have shape () or (1,).
+    """
     means, stds, weights = torch.tensor([-1.0, 0.2, 0.9]).double(), torch.tensor([0.1, 0.3, 0.05]), [0.2, 0.5, 0.3]
     model = GaussianMixture(means.reshape(3, *shape[1:]), stds.double() ** 2, weights).model(sde)
     grid = torch.linspace(-4, 4, 160_001, dtype=torch.float64)
@@ -100,7 +103,7 @@ def test_full_diagonal_and_isotropic_covariances_agree(sde, generator):
 
 
 def test_events_of_any_rank(generator):
-    """A mixture over images is the mixture over their entries."""
+    """Compare a mixture over images with the mixture over their entries."""
     means, t = torch.randn(3, 2, 1, 3, generator=generator), torch.linspace(0.1, 0.9, 5)
     factor = torch.randn(3, 6, 6, generator=generator)
     covariances = factor @ factor.mT + 0.1 * torch.eye(6)
@@ -129,7 +132,10 @@ def test_float32_is_close_to_float64(name, request, generator):
 
 @MIXTURES
 def test_samples_have_the_law_of_the_mixture(name, request, generator):
-    """Chi-square of the component counts, Kolmogorov-Smirnov of the Mahalanobis distances; 1e-4 false alarms each."""
+    """Test the components by chi-square, the distances by Kolmogorov-Smirnov.
+
+    Component counts and Mahalanobis distances; 1e-4 false alarms each.
+    """
     mixture, n = request.getfixturevalue(name), 20_000
     x, k = mixture.sample(n, generator, return_component=True)
     counts = torch.bincount(k, minlength=len(mixture.weights)).double()
@@ -142,7 +148,10 @@ def test_samples_have_the_law_of_the_mixture(name, request, generator):
 
 @MIXTURES
 def test_moments_are_those_of_samples(name, request, generator):
-    """Every entry of mean and covariance within 6 standard errors: at most 6e-7 false alarms for 16 dimensions."""
+    """Compare every entry of mean and covariance with samples.
+
+    Within 6 standard errors: at most 6e-7 false alarms for 16 dimensions.
+    """
     mixture, n = request.getfixturevalue(name), 50_000
     x = mixture.sample(n, generator)
     centred = x - mixture.moments.mean
@@ -154,7 +163,7 @@ def test_moments_are_those_of_samples(name, request, generator):
 
 @EACH
 def test_moments_give_the_gaussian_of_the_marginal(sde, generator):
-    """For a single Gaussian, the density of the moments is p_t itself."""
+    """Compare the moments' density with p_t of a single Gaussian."""
     factor = torch.randn(3, 3, generator=generator, dtype=torch.float64)
     mixture = GaussianMixture(torch.ones(1, 3), (factor @ factor.T + 0.1 * torch.eye(3))[None])
     x = torch.randn(5, 3, generator=generator, dtype=torch.float64)

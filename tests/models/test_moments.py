@@ -1,4 +1,7 @@
-"""Moments of data and their Gaussian: every closed form against dense linear algebra or quadrature."""
+"""Moments of data and their Gaussian in closed form.
+
+Compared with dense linear algebra or quadrature.
+"""
 
 import math
 import pickle
@@ -23,7 +26,7 @@ def covariance():
 
 @pytest.fixture(params=["full", "diagonal", "a mean each"])
 def problem(request):
-    """A Gaussian of six samples, its covariance and its means."""
+    """Return a Gaussian of six samples, its covariance and its means."""
     C = covariance()
     C = C if request.param == "full" else torch.diag(C.diagonal())
     moments = Moments(random(N, seed=2), C if request.param == "full" else C.diagonal())
@@ -69,7 +72,10 @@ def test_trace_and_log_determinant(problem):
 
 
 def test_the_noise_error_is_that_of_the_exact_model(problem):
-    """|eps - eps_G|^2 with eps_G = rho S^-1 (y - m); its mean over eps; its integral over log snr."""
+    """Compare |eps - eps_G|^2 with eps_G = rho S^-1 (y - m).
+
+    Also its mean over eps, and its integral over log snr.
+    """
     gaussian, C, m = problem
     x0, eps, snr = random(6, N), random(6, N, seed=4), RHO**-2
     S = C + RHO**2 * torch.eye(N).double()
@@ -78,8 +84,8 @@ def test_the_noise_error_is_that_of_the_exact_model(problem):
     torch.testing.assert_close(error, (eps - predicted).square().sum(1))
     z2 = gaussian.centre(x0).square()
     both = [gaussian.noise_error(torch.tensor(snr).double(), x0, sign * eps) for sign in (1, -1)]
-    fixed = sum(both) / 2  # the part that is linear in eps has mean zero
-    spread = gaussian.noise_error(torch.tensor(snr).double(), m, eps)  # the part that is quadratic in it
+    fixed = sum(both) / 2  # the part linear in eps has mean zero
+    spread = gaussian.noise_error(torch.tensor(snr).double(), m, eps)  # the part quadratic in eps
     gain = (snr * gaussian.values / (1 + snr * gaussian.values)).square().sum()
     torch.testing.assert_close(gaussian.mean_noise_error(snr, z2), fixed - spread + gain)
     h = 1e-5

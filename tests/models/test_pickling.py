@@ -1,4 +1,4 @@
-"""Every model and every wrapper can be pickled, saved by torch and sent to a spawned process."""
+"""Every model and wrapper pickles, saves and reaches a spawned process."""
 
 import io
 import pickle
@@ -25,12 +25,12 @@ MIXTURE = GaussianMixture(torch.eye(3), 0.2)
 
 
 def log_p_y(x_t, t, y):
-    """A user's classifier with logits ``(B, 2)``."""
+    """Return a user's classifier's logits ``(B, 2)``."""
     return x_t[:, :2]
 
 
 def log_likelihood(x0):
-    """A user's likelihood ``(B,)``."""
+    """Return a user's likelihood ``(B,)``."""
     return -x0.square().sum(1)
 
 

@@ -1,4 +1,7 @@
-"""Predictions of networks: every row of the table for every process, level and rank; EDM's preconditioning."""
+"""Predictions of networks: every row of the table, EDM's preconditioning.
+
+Rows are tested for every process, level and rank.
+"""
 
 import numpy as np
 import pytest
@@ -43,9 +46,10 @@ def constant(F):
 @ROWS
 @first_fast("t", [0.0, 1e-3, 0.1, 0.5, 0.9, 1.0])
 def test_P11_round_trip_in_float64(sde, predicts, t):
-    """x0 and eps to 1e-12 from F = p x0 + q eps, also at both ends where F determines them.
+    """Check x0 and eps to 1e-12 from F = p x0 + q eps.
 
-    Below alpha or sigma = 1e-3, x contains less of x0 or eps, and the bound grows in proportion.
+    Also at both ends where F determines them. Below alpha or sigma = 1e-3, x contains less of x0 or eps, and the bound
+    grows in proportion.
     """
     x0, eps = draw((5, 3))
     level = sde.level(t, x0)
@@ -75,7 +79,7 @@ def test_P11_round_trip_in_float64(sde, predicts, t):
     data_std=st.floats(0.1, 10.0),
 )
 def test_P11_any_row_converts_to_any_other(alpha, sigma, names, data_std):
-    """At any level of any process: F -> (x0, eps) -> F' -> (x0, eps)."""
+    """Convert F -> (x0, eps) -> F' -> (x0, eps) at any level of any process."""
     x0, eps = draw((4, 2))
     x = alpha * x0 + sigma * eps
     for name in names:
@@ -89,7 +93,10 @@ def test_P11_any_row_converts_to_any_other(alpha, sigma, names, data_std):
 @pytest.mark.parametrize("predicts", SOURCES)
 @EACH
 def test_P11_rows_are_the_sources_formulas(sde, predicts):
-    """One network under five names: each gives the same x0, eps and score."""
+    """Read one network under five names.
+
+    Each gives the same x0, eps and score.
+    """
     x0, eps = draw((5, 2))
     t = torch.linspace(0.1003, 0.9004, 5, dtype=torch.float64)
     alpha, sigma = sde.alpha(t)[:, None], sde.sigma(t)[:, None]
@@ -118,7 +125,10 @@ def test_P11_any_rank_and_dtype(predicts, shape, dtype):
 @pytest.mark.parametrize("data_std", [0.5, 1.0, 3.0])
 @pytest.mark.parametrize("sde", [VESDE.linear(80.0), VESDE(0.002, 80.0)], ids=repr)
 def test_edm_preconditioning_is_the_papers(sde, data_std):
-    """D(x) = c_skip x + c_out F(c_in x, c_noise), by a network that records its inputs."""
+    """Check D(x) = c_skip x + c_out F(c_in x, c_noise).
+
+    A network records its inputs.
+    """
     seen = {}
 
     def probe(x, time_input):
@@ -139,7 +149,10 @@ def test_edm_preconditioning_is_the_papers(sde, data_std):
 
 
 def test_edm_under_another_process_is_edm_in_its_coordinates():
-    """At equal sigma/alpha the denoiser is the same function of x/alpha, and the time_input the same number."""
+    """Compare EDM under two processes at equal sigma/alpha.
+
+    The denoiser is the same function of x/alpha, and the time_input the same number.
+    """
     inputs = []
 
     def probe(x, time_input):
@@ -165,8 +178,11 @@ def test_scale_input_can_be_chosen():
     torch.testing.assert_close(seen[1], x / S)
 
 
-def test_P7_learned_variance_comes_beside_the_mean():
-    """Twice the channels: the second half u in [-1, 1] is v = (u + 1)/2, the exponent of beta."""
+def test_P7_learned_variance_is_a_second_set_of_channels():
+    """Read v from the second half u of the channels.
+
+    u lies in [-1, 1]; v = (u + 1)/2 is the exponent of beta.
+    """
     ddpm, (x, u) = DDPM.linear(1000), draw((4, 3, 2, 2))
     model = ScoreModel(lambda x, time_input: torch.cat([torch.sin(x), u], 1), ddpm, learned_variance=True)
     estimate = model(x, 0.5)

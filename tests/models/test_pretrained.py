@@ -1,4 +1,4 @@
-"""The bundled model: it is found by its name, it is good, and its card is true."""
+"""The bundled model: found by its name, good, with a true card."""
 
 import configparser
 import hashlib
@@ -28,7 +28,10 @@ def data():
 
 @pytest.mark.slow
 def test_its_samples_belong_to_their_class(model, data):
-    """The nearest mean digit is that of the class for 80 % of real digits, and for more of these samples."""
+    """Compare the samples with the nearest mean digit.
+
+    It is that of the class for 80 % of real digits, and for more of these samples.
+    """
     train, _ = data
     labels = torch.arange(10).repeat(4)
     x = sample(model, (40, 1, 8, 8), steps=12, cond={"y": labels}, generator=torch.Generator().manual_seed(0))
@@ -42,7 +45,10 @@ def test_its_samples_belong_to_their_class(model, data):
 
 @pytest.mark.slow
 def test_its_likelihood_of_held_out_digits(model, data):
-    """With the right label, without one and with a wrong one. Standard errors of the mean are 0.05 bits/dim."""
+    """Evaluate with the right label, without one and with a wrong one.
+
+    Standard errors of the mean are 0.05 bits/dim.
+    """
     _, held_out = data
     items = held_out.take(8)
     bits = {}
@@ -55,7 +61,10 @@ def test_its_likelihood_of_held_out_digits(model, data):
 
 
 def test_the_card_names_the_digits_held_out(model):
-    """Their indices in scikit-learn's order are listed, and the moments were measured on the other digits."""
+    """Check that the card lists the indices in scikit-learn's order.
+
+    The moments were measured on the other digits.
+    """
     indices = torch.tensor(json.loads((DIGITS / "held_out.json").read_text()))
     digits = load_digits()
     assert len(indices) == len(indices.unique()) == 360
@@ -103,7 +112,7 @@ def test_a_local_folder_takes_precedence(tmp_path, monkeypatch):
     assert ScoreModel.from_pretrained("digits").net.config["shape"] == [2]
     (Path("digits") / "config.json").unlink()
     with pytest.raises(CheckpointError, match=r"config\.json"):
-        ScoreModel.from_pretrained("digits")  # half a model is an error
+        ScoreModel.from_pretrained("digits")  # an incomplete model is an error
 
 
 @pytest.mark.parametrize("name", ["digit", "../digits", "digits/", Path("digits")])

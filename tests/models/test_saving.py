@@ -1,4 +1,7 @@
-"""Saving and loading: a model comes back as it was, and a broken folder is refused with nothing lost."""
+"""Saving and loading: models come back exactly.
+
+A broken folder is refused, and nothing is lost.
+"""
 
 import json
 import pickle
@@ -117,8 +120,8 @@ def test_a_folder_with_other_files_is_not_replaced(saved, tmp_path):
 
 @pytest.mark.parametrize("victim", ["config.json", "model.safetensors"])
 @pytest.mark.parametrize("error", [OSError(28, "No space left on device"), KeyboardInterrupt()])
-def test_a_failed_save_leaves_what_was_there(saved, monkeypatch, victim, error):
-    """The disk fills up, or the user interrupts, half way through either file."""
+def test_a_failed_save_keeps_the_old_model(saved, monkeypatch, victim, error):
+    """Fill the disk, or interrupt, half way through either file."""
     _, folder = saved
     before = contents(folder)
     for name in ("write_text", "write_bytes"):

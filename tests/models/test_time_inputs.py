@@ -16,7 +16,10 @@ DDPM_200, NCSN_100 = DDPM.linear(200), NCSN.geometric(0.01, 50.0, 100)
 
 
 def received(sde, time_input, t, batch=3):
-    """Return the time input of a network at time t, the same for a scalar t and for (B,)."""
+    """Return the time input of a network at time t.
+
+    It is the same for a scalar t and for (B,).
+    """
     inputs = []
     model = ScoreModel(lambda x, time_input: inputs.append(time_input) or x, sde, time_input=time_input)
     x = torch.zeros(batch, 2, dtype=torch.float64)
@@ -31,14 +34,20 @@ def received(sde, time_input, t, batch=3):
 
 @pytest.mark.parametrize("i", [1, 2, 73, 199, 200])
 def test_P13_time_inputs_of_ddpm(i):
-    """Ho et al. count steps from 0; Nichol & Dhariwal rescale the count to 0..1000."""
+    """Compare with the papers' step counts.
+
+    Ho et al. count steps from 0; Nichol & Dhariwal rescale the count to 0..1000.
+    """
     assert received(DDPM_200, "ddpm", DDPM_200.time(i)) == pytest.approx(i - 1, abs=1e-9)
     assert received(DDPM_200, "improved_ddpm", DDPM_200.time(i)) == pytest.approx((i - 1) * 1000 / 200, abs=1e-9)
 
 
 @pytest.mark.parametrize("i", [0, 1, 50, 99])
 def test_N1_time_input_of_ncsn(i):
-    """Song & Ermon number the levels from the largest sigma, from 0."""
+    """Compare with Song & Ermon, who number levels from the largest sigma.
+
+    They start from 0.
+    """
     levels = NCSN_100.sigmas.flip(0)
     t = NCSN_100.time_of(-2 * levels[i].log()).item()
     assert received(NCSN_100, "ncsn", t) == pytest.approx(i, abs=1e-6)
@@ -73,7 +82,10 @@ def test_counted_time_inputs_need_counted_levels(time_input):
 
 
 def test_P13_sinusoidal_features_of_the_step():
-    """PE(i) = [sin(i w_k), cos(i w_k)], w_k = 10000^(-2k/d), of the step that a DDPM's network receives."""
+    """Compare the features of the step that a DDPM's network receives.
+
+    PE(i) = [sin(i w_k), cos(i w_k)], w_k = 10000^(-2k/d).
+    """
     features = []
     embedding = Sinusoidal(8)
 
@@ -103,7 +115,10 @@ OTHERS = {
 @first_fast("name", OTHERS)
 @first_fast("trained", ["vp", "flow", "ve-linear"])
 def test_P12_a_mixture_under_another_process_is_exact(name, trained, mixture_2d, generator):
-    """x0, eps and score to 1e-10 where both processes reach the log-SNR, for one time and a time per sample."""
+    """Compare x0, eps and score to 1e-10 where both reach the log-SNR.
+
+    For one time and for a time per sample.
+    """
     inner, sde = FAMILIES[trained], OTHERS[name]
     moved, own = mixture_2d.model(inner).with_sde(sde), mixture_2d.model(sde)
     low = max(inner.log_snr(1.0).item(), sde.log_snr(1.0).item(), -14.0) + 1e-3
@@ -119,7 +134,7 @@ def test_P12_a_mixture_under_another_process_is_exact(name, trained, mixture_2d,
 
 
 def test_a_log_snr_out_of_range_is_refused(mixture_2d):
-    """The model raises an error instead of an estimate for another noise level."""
+    """Check that the model raises instead of using another noise level."""
     model = mixture_2d.model(VPSDE()).with_sde(FlowSDE())
     x = torch.zeros(2, 2)
     assert model(x, 0.5).x0.isfinite().all()

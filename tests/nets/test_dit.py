@@ -1,4 +1,7 @@
-"""The diffusion transformer: against a peer's network with the same weights, and part by part."""
+"""The diffusion transformer against a peer, and part by part.
+
+The peer has the same weights.
+"""
 
 import math
 
@@ -20,7 +23,10 @@ def awake(*shape, **options):
 
 
 def _from_ours(net, peer, grid):
-    """Load our weights into the peer, which embeds time and class in each block, and give it our positions."""
+    """Load our weights and positions into the peer.
+
+    The peer embeds time and class in each block.
+    """
     weights = {"pos_embed.proj.weight": net.stem.weight.view(-1, 2, 2, 2), "pos_embed.proj.bias": net.stem.bias}
     modulations = {p: getattr(net.modulation, p).split(net._sizes) for p in ("weight", "bias")}
     for k, block in enumerate(net.blocks):
@@ -38,7 +44,7 @@ def _from_ours(net, peer, grid):
         weights[f"{name}norm1.emb.class_embedder.embedding_table.weight"] = net.conditioning.classes.table.weight
     for p in ("weight", "bias"):
         weights[f"proj_out_1.{p}"] = modulations[p][-1]
-        head = getattr(net.head, p).unflatten(0, (4, 2, 2))  # (out, patch, patch); the peer's channels come last
+        head = getattr(net.head, p).unflatten(0, (4, 2, 2))  # (out, patch, patch); the peer has its channels last
         weights[f"proj_out_2.{p}"] = head.movedim(0, 2).flatten(0, 2)
     missing, unexpected = peer.load_state_dict(weights, strict=False)
     assert not unexpected
@@ -68,7 +74,7 @@ def test_dit_is_the_peers_network(fused):
         _from_ours(net, peer, (4, 4))
         x, time_input = torch.randn(3, 2, 8, 8, dtype=torch.float64), torch.tensor([0.5, 3.0, 2.0], dtype=torch.float64)
         y = torch.tensor([0, 2, 1])
-        expected = peer(x, timestep=time_input, class_labels=y).sample  # its features of the time input are in float32
+        expected = peer(x, timestep=time_input, class_labels=y).sample  # its time features are in float32
     assert expected.std() > 0.1
     torch.testing.assert_close(net(x, time_input, y=y), expected, rtol=0, atol=2e-6 * expected.abs().max().item())
 
@@ -108,7 +114,7 @@ def test_blocks_are_the_identity_at_the_start():
     assert torch.equal(net.blocks[0](h, modulation), h)
 
 
-def test_other_lengths_are_taken_if_patches_fit():
+def test_other_lengths_are_accepted_if_patches_fit():
     net = awake(1, 8, 8)
     time_input = torch.ones(2, dtype=torch.float64)
     assert net(torch.randn(2, 1, 12, 6, dtype=torch.float64), time_input).shape == (2, 1, 12, 6)

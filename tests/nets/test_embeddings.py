@@ -1,4 +1,4 @@
-"""Features of the time input and of the class: closed forms, seeds, typed errors."""
+"""Features of time inputs and classes: closed forms, seeds, errors."""
 
 import math
 
@@ -45,7 +45,7 @@ def test_fourier_frequencies_follow_the_seed():
 
 def test_fourier_frequencies_have_the_declared_scale():
     w = Fourier(20_000, scale=5.0, seed=0).w
-    # 10^4 draws: the standard deviation of std / scale is 1 / sqrt(2e4); 5 sigma: 6e-7 false alarms
+    # 10^4 draws: std / scale has standard deviation 1 / sqrt(2e4); 5 sigma: false alarm 6e-7
     assert abs(w.std().item() / 5.0 - 1) < 5 / math.sqrt(2e4)
     assert abs(w.mean().item()) < 5 * 5.0 / math.sqrt(1e4)
 

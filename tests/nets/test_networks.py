@@ -1,4 +1,4 @@
-"""Every network: shapes, dtypes, conditioning, derivatives, devices, typed errors."""
+"""Every network: shapes, dtypes, conditions, derivatives, devices, errors."""
 
 import copy
 import json
@@ -43,7 +43,7 @@ every_net = pytest.mark.parametrize(
 
 
 def awake(config, dtype=torch.float32, seed=0):
-    """Return the network with small random numbers added, as after some training."""
+    """Return the network with small random numbers added, as if trained."""
     net = build_net(config, seed=seed).to(dtype)
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
@@ -138,7 +138,10 @@ def test_empty_batches_and_strided_inputs(config):
 
 @every_net
 def test_first_and_second_derivatives(config):
-    """The gradient of the divergence (by vjp) in the parameters agrees with finite differences."""
+    """Compare the parameter gradient of the divergence with differences.
+
+    The divergence is by vjp, the differences are finite.
+    """
     config = {**config, "fused_attention": False} if "fused_attention" in config else config
     net = awake(config, torch.float64)
     x, time_input = inputs(config, batch=2, dtype=torch.float64)
@@ -168,8 +171,11 @@ def test_forward_mode_agrees_with_reverse_mode(config):
 
 
 @pytest.mark.parametrize("name", ["unet", "dit"])
-def test_fused_attention_differentiates_twice_with_the_math_kernel(name):
-    """Gradients of sliced score matching's penalty |J'v|^2: torch's unfused kernel against attention written out."""
+def test_fused_attention_differentiates_twice(name):
+    """Compare torch's unfused kernel with attention written out.
+
+    The gradients are those of sliced score matching's penalty |J'v|^2.
+    """
     config = {"unet": {**SMALL_UNET, "attention": [0, 1]}, "dit": SMALL_DIT}[name] | {"shape": [2, 4, 4]}
     x, time_input = inputs(config, batch=2, dtype=torch.float64)
     v = torch.randn(x.shape, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
@@ -181,7 +187,7 @@ def test_fused_attention_differentiates_twice_with_the_math_kernel(name):
         (jv,) = torch.autograd.grad(out, x, v, create_graph=True)
         gradients[fused] = torch.autograd.grad(jv.square().sum(), list(net.parameters()), allow_unused=True)
     seen = [g is not None for g in gradients[False]]
-    assert sum(seen) > 0.9 * len(seen)  # a bias behind the last nonlinearity does not change the Jacobian
+    assert sum(seen) > 0.9 * len(seen)  # a bias after the last nonlinearity does not change the Jacobian
     for plain, fused in zip(*gradients.values(), strict=True):
         torch.testing.assert_close(plain, fused, rtol=1e-8, atol=1e-8 * gradients[False][0].abs().max())
 
@@ -202,7 +208,10 @@ def test_compiles_as_one_graph(config):
 
 @pytest.mark.parametrize("config", [c for c, i in CASES if i.startswith("unet") and len(c["shape"]) == 3])
 def test_channels_last_is_kept(config):
-    """Every convolution keeps channels last, and the function is the same."""
+    """Check that every convolution keeps channels last.
+
+    The function is the same.
+    """
     config = {**config, "shape": [3, *config["shape"][1:]]}
     net = awake(config)
     x, time_input = inputs(config)
@@ -232,8 +241,11 @@ def test_learned_variances_are_a_second_set_of_channels(config):
 
 
 @every_net
-def test_training_on_a_pretended_accelerator(config):
-    """Building, calling and differentiating mix no devices and wait for none."""
+def test_training_on_a_fake_accelerator(config):
+    """Check that building, calling and differentiating never sync.
+
+    They mix no devices either.
+    """
     from tests.fake_device import DeviceCheck
 
     config = {**config, "classes": 3, "dropout": 0.1}
@@ -271,7 +283,7 @@ def test_networks_pickle(config, tmp_path):
 
 
 @pytest.mark.parametrize("whole", [np.int64, lambda n: torch.Size([n])[0], lambda n: torch.tensor(n)])
-def test_integers_of_other_libraries_are_taken(whole):
+def test_integers_of_other_libraries_are_accepted(whole):
     size = torch.zeros(1, 8, 8).shape
     for net in (
         UNet(size, channels=whole(8), multipliers=(whole(1), whole(2)), blocks=whole(1), attention=(whole(-1),)),
@@ -308,7 +320,10 @@ def test_autocast_runs_in_bfloat16(config):
 
 @every_net
 def test_autocast_does_not_hide_fine_noise(config):
-    """A network of differences sees noise of a tenth of an 8-bit bin, which bfloat16 rounds away."""
+    """Check that a network of differences sees a tenth of an 8-bit bin.
+
+    bfloat16 would round this noise away.
+    """
     net = awake(config)
     with torch.no_grad():
         net.stem.weight -= net.stem.weight.mean(tuple(range(1, net.stem.weight.ndim)), keepdim=True)
@@ -394,7 +409,7 @@ def test_unknown_embedding_is_refused():
         UNet((1, 8), embedding="sinusoid")
 
 
-def test_unet_takes_other_lengths():
+def test_unet_accepts_other_lengths():
     net = awake({**SMALL_UNET, "shape": [1, 8, 8], "multipliers": [1, 2, 2]})
     for size in ((28, 28), (25, 9), (1, 1)):
         assert net(torch.ones(2, 1, *size), torch.ones(2)).shape == (2, 1, *size)
@@ -427,7 +442,7 @@ def test_attention_reaches_across_the_whole_input():
     reach = {}
     for attention in ([], [0]):
         net = awake({**config, "attention": attention}, torch.float64)
-        for module in net.modules():  # GroupNorm averages over all positions: without it only attention can reach
+        for module in net.modules():  # GroupNorm averages over all positions; without it only attention reaches so far
             if isinstance(module, torch.nn.GroupNorm):
                 module.forward = lambda h: h
         (gradient,) = torch.autograd.grad(net(x, time_input)[0, 0, 0], x)
@@ -438,7 +453,10 @@ def test_attention_reaches_across_the_whole_input():
 
 @pytest.mark.parametrize("attention", [[], [1]])
 def test_unet_moves_with_its_input(attention):
-    """Away from the borders, moving a bump by one cell of the coarsest level moves the output with it."""
+    """Move a bump by one cell of the coarsest level, away from the borders.
+
+    The output moves with it.
+    """
     config = {**SMALL_UNET, "shape": [1, 512], "multipliers": [1, 1, 1], "attention": attention}
     net = awake(config, torch.float64)
     time_input = torch.tensor([3.0], dtype=torch.float64)

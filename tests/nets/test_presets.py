@@ -1,4 +1,7 @@
-"""The presets: parameter counts, and counts from the papers' descriptions."""
+"""The presets and their numbers of parameters.
+
+Compared with counts from the papers' descriptions.
+"""
 
 import math
 
@@ -52,7 +55,10 @@ def _conv(inputs, outputs, k=3):
 
 
 def _cifar10_parameters(blocks, *, resampling_blocks=False, attend_once=False):
-    """The U-Net of the papers at 32 x 32, layer by layer: 128 channels, widths 1, 2, 2, 2, attention at 16 x 16."""
+    """Count the parameters of the papers' U-Net at 32 x 32, layer by layer.
+
+    128 channels, widths 1, 2, 2, 2, attention at 16 x 16.
+    """
     widths = [128, 256, 256, 256]
 
     def block(inputs, width, *, shortcut):
@@ -87,14 +93,20 @@ def _cifar10_parameters(blocks, *, resampling_blocks=False, attend_once=False):
 
 
 def test_cifar10_unets_have_the_papers_parameters():
-    """35.7 million, as Ho et al. 2020 say in appendix B; 61.8 and 106.6 million by Song et al. 2021, appendix H."""
+    """Compare with the papers' counts: 35.7, 61.8 and 106.6 million.
+
+    Ho et al. 2020, appendix B, give the first; Song et al. 2021, appendix H, the other two.
+    """
     assert _cifar10_parameters(2) == COUNTS["cifar10-ddpm"]
     assert _cifar10_parameters(4, resampling_blocks=True, attend_once=True) == COUNTS["cifar10-ddpm++"]
     assert _cifar10_parameters(8, resampling_blocks=True, attend_once=True) == COUNTS["cifar10-ddpm++-deep"]
 
 
 def test_cifar10_dit_has_the_papers_parameters():
-    """DiT-S/2 on 32 x 32 x 4 latents with 1000 classes and learned variances: 33 million (Peebles, Xie 2023)."""
+    """Compare DiT-S/2 with the paper's 33 million (Peebles, Xie 2023).
+
+    It has 32 x 32 x 4 latents, 1000 classes and learned variances.
+    """
     shape, width = [4, 32, 32], 384
     per_block = _conv(width, 6 * width, 1) + _conv(width, 3 * width, 1) + _conv(width, width, 1)
     per_block += _conv(width, 4 * width, 1) + _conv(4 * width, width, 1)

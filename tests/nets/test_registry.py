@@ -1,4 +1,4 @@
-"""Networks by name: configurations, options, classes of a user."""
+"""Networks by name: configurations, options, users' classes."""
 
 import re
 from pathlib import Path
@@ -50,7 +50,7 @@ def test_unknown_name_and_option_name_the_nearest():
 
 
 @pytest.mark.parametrize("config", [{}, {"shape": [2]}, "unet", None])
-def test_a_config_without_a_name_is_refused(config):
+def test_a_config_needs_a_name(config):
     with pytest.raises(ArgumentError, match="'name'"):
         build_net(config)
 
@@ -60,7 +60,7 @@ def test_a_missing_option_is_named():
         build_net({"name": "unet"})
 
 
-def test_seed_fixes_the_weights_and_spares_the_global_state():
+def test_seed_fixes_weights_and_leaves_the_global_state():
     config = {"name": "mlp", "shape": [2], "width": 8}
     torch.manual_seed(5)
     before = torch.get_rng_state()
@@ -114,7 +114,7 @@ def test_an_argument_that_json_cannot_hold_is_refused():
         register_net("mine")(make_class())((3,), sizes=object())
 
 
-def test_a_class_may_be_registered_again():
+def test_a_class_can_be_registered_again():
     register_net("mine")(make_class())
     again = register_net("mine")(make_class())
     assert type(build_net({"name": "mine", "shape": [1]})) is again

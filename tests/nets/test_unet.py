@@ -1,4 +1,7 @@
-"""The U-Net against a peer with the same weights, and its options one by one."""
+"""The U-Net against a peer with the same weights.
+
+Also its options, one by one.
+"""
 
 import math
 
@@ -14,7 +17,10 @@ COMPACT = {"name": "unet", "shape": [2, 8, 8], "channels": 8, "multipliers": [1,
 
 
 def test_old_networks_still_load():
-    """A configuration without the later options has the old names and shapes of parameters."""
+    """Check a configuration without the later options.
+
+    Its parameters have the old names and shapes.
+    """
     net = build_net(COMPACT)
     stages = {"down.0.0": (8, 8), "down.1.0": (8, 16), "middle": (16, 16), "up.0.0": (32, 16), "up.1.0": (24, 8)}
     shapes = {"stem": (8, 2, 3, 3), "halve.1": (8, 8, 3, 3), "head.0": (8,), "head.2": (2, 8, 3, 3)}
@@ -32,7 +38,10 @@ def test_old_networks_still_load():
 
 
 def _from_diffusers(peer, ours):
-    """Load the peer's weights: the layers have other names, and we compute some projections as one."""
+    """Load the peer's weights into our network.
+
+    The layers have other names, and we compute some projections as one.
+    """
     theirs, weights, projections, qkv = peer.state_dict(), ours.state_dict(), {}, {}
     levels = len(ours.down)
     names = {"conv_in": "stem", "conv_norm_out": "head.0", "conv_out": "head.2"}
@@ -117,19 +126,19 @@ def test_ddpm_layout_is_the_peers_network(resample, scale_shift, head_channels):
         for p in peer.parameters():
             p.copy_(0.3 * torch.randn_like(p))
     _from_diffusers(peer, ours)
-    if peer.mid_block.attentions[0].group_norm is None:  # the peer's way with scale and shift
+    if peer.mid_block.attentions[0].group_norm is None:  # as the peer computes scale and shift
         ours.middle.attend.norm = torch.nn.Identity()
     x, time_input = torch.randn(2, 2, 16, 16, dtype=torch.float64), torch.tensor([0.5, 3.0], dtype=torch.float64)
     for module in (*peer.modules(), *ours.modules()):
         if isinstance(module, torch.nn.GroupNorm):
             module.eps = 1e-5
-    expected = peer(x, time_input).sample  # its features of the time input are in float32
+    expected = peer(x, time_input).sample  # the peer computes the features of the time input in float32
     assert expected.std() > 0.1
     torch.testing.assert_close(ours(x, time_input), expected, rtol=0, atol=2e-6 * expected.abs().max().item())
 
 
 def test_attentions_of_each_layout():
-    """Which modules attend, for two levels of two blocks."""
+    """List the attention modules for two levels of two blocks."""
     where = {}
     for layout in ("compact", "ddpm", "ddpm++"):
         net = UNet((1, 8), channels=8, blocks=2, attention=(0, 1), layout=layout)
@@ -151,7 +160,7 @@ def test_fir_resampling_is_the_filter_1331(n):
     x = torch.randn(n, generator=torch.Generator().manual_seed(n), dtype=torch.float64)
     half = _filtered(x.tolist(), [1 / 8, 3 / 8, 3 / 8, 1 / 8], -1)[::2]
     assert halved(x[None, None], fir=True).flatten().tolist() == pytest.approx(half, abs=1e-12)
-    zeros = [v for value in x.tolist() for v in (value, 0.0)]  # zeros between the values, the border's value goes on
+    zeros = [v for value in x.tolist() for v in (value, 0.0)]  # zeros between the values; the border's value continues
     padded = [x[0].item(), 0.0, *zeros, x[-1].item(), 0.0]
     twice = [sum(t * padded[i + k] for k, t in enumerate([1 / 4, 3 / 4, 3 / 4, 1 / 4])) for i in range(2 * n)]
     out = doubled(x[None, None], torch.Size([2 * n]), fir=True).flatten().tolist()
@@ -171,7 +180,10 @@ def test_resampling_keeps_constants_and_rounds_up(fir, size):
 
 
 def test_skip_rescale_keeps_the_variance():
-    """The sum of an equal, independent skip and residual has the variance of each."""
+    """Add a skip and a residual, equal in law and independent.
+
+    The rescaled sum has the variance of each.
+    """
     kinds = {}
     for rescale in (False, True):
         torch.manual_seed(0)
@@ -186,7 +198,10 @@ def test_skip_rescale_keeps_the_variance():
 
 
 def test_fourier_inputs_have_the_declared_period():
-    """Without the raw channel the network sees x modulo 2^(1 - n), n the smallest exponent."""
+    """Drop the raw channel: the network sees x modulo 2^(1 - n).
+
+    n is the smallest exponent.
+    """
     net = UNet((1, 16), channels=8, num_groups=4, fourier_inputs=(3, 4), zero_init=False).double()
     x = torch.rand(2, 1, 16, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     time_input = torch.ones(2, dtype=torch.float64)
@@ -198,7 +213,10 @@ def test_fourier_inputs_have_the_declared_period():
 
 
 def test_xavier_weights_have_the_variance_of_their_own_layer():
-    """Weights are uniform within sqrt(6 / (fan_in + fan_out)) of their own layer, also where layers are joined."""
+    """Compare each layer's weights with their uniform law.
+
+    They lie within sqrt(6 / (fan_in + fan_out)) of their layer, also where layers are joined.
+    """
     torch.manual_seed(0)
     net = UNet((2, 8, 8), channels=32, attention=(0,), layout="ddpm", init="xavier", zero_init=False)
     conv, qkv = net.down[1][0].block.conv1, net.down[0][0].attend.qkv
@@ -207,7 +225,7 @@ def test_xavier_weights_have_the_variance_of_their_own_layer():
     parts += [(part, 128 + len(part)) for part in net.modulation.weight.split(net._sizes)]
     for weight, fans in parts:
         limit = math.sqrt(6 / fans)
-        assert 0.98 * limit < weight.abs().max() <= limit  # missed by >= 1024 draws with probability 0.98^1024 = 1e-9
-        # the variance of n uniform draws scatters by sqrt(4 / (5 n)); 5 sigma: false alarm 6e-7 were the seed random
+        assert 0.98 * limit < weight.abs().max() <= limit  # at least 1024 draws: false alarm 0.98^1024 = 1e-9
+        # the variance of n uniform draws has relative error sqrt(4 / (5 n)); 5 sigma: false alarm 6e-7
         assert abs(weight.var() / (limit**2 / 3) - 1) < 5 * math.sqrt(0.8 / weight.numel())
     assert all(m.bias.count_nonzero() == 0 for m in net.modules() if isinstance(m, torch.nn.Conv2d | torch.nn.Linear))

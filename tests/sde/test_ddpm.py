@@ -1,4 +1,4 @@
-"""Discrete DDPM as a VP SDE: the papers, diffusers, respacing, and the limit of E4."""
+"""Discrete DDPM as a VP SDE: papers, diffusers, respacing, and E4's limit."""
 
 import math
 
@@ -31,7 +31,7 @@ def pair(seed=0, shape=(6, 3)):
 
 
 def predicted(x, i):
-    """Return some noise estimate, in place of a network."""
+    """Return a noise estimate without a network."""
     return np.sin(3 * x + i)
 
 
@@ -89,11 +89,14 @@ def test_P7_variances_are_the_papers(schedule, v):
         entries = torch.full((4, 2), v, dtype=torch.float64)
         per_sample = torch.full((4,), t, dtype=torch.float64)
         np.testing.assert_allclose(ddpm.posterior_variance(entries, s, per_sample), np.full((4, 2), learned), rtol=1e-9)
-    assert ddpm.posterior_variance(0.0, *ends(ddpm, 1)).item() == 0  # beta~_1 = 0: the last step has no noise
+    assert ddpm.posterior_variance(0.0, *ends(ddpm, 1)).item() == 0  # beta~_1 = 0: the last step adds no noise
 
 
 def test_P7_fixed_variances_are_optimal_at_both_extremes():
-    """For data of variance c, Var(x_{i-1} | x_i) is beta if c = 1 and beta~ if c = 0."""
+    """Compare Var(x_{i-1} | x_i) for data of variance c.
+
+    It is beta if c = 1 and beta~ if c = 0.
+    """
     ddpm = DDPMS["linear"]
     for i in (2, 500):
         s, t = ends(ddpm, i)
@@ -130,7 +133,10 @@ def test_P12_respacing_keeps_the_marginals(schedule, data):
 
 
 def test_P12_respaced_models_evaluate_the_trained_step():
-    """The network gets step C(i) at level i, and x0, eps and the score are those of level C(i)."""
+    """Check that the network gets step C(i) at level i.
+
+    x0, eps and the score are those of level C(i).
+    """
     C, ddpm, seen = [1, 2, 50, 333, 1000], DDPMS["linear"], []
 
     def net(x, time_input):
@@ -188,7 +194,10 @@ def test_D3_update_is_the_papers(schedule, eta):
 
 
 def scheduler(kind, schedule, **options):
-    """Return a scheduler of diffusers with float64 tables from our betas, which equal its own to float32."""
+    """Return a scheduler of diffusers with float64 tables from our betas.
+
+    They equal its own tables to float32.
+    """
     if kind == "ddpm":
         from diffusers.schedulers.scheduling_ddpm import DDPMScheduler as Scheduler
     else:
@@ -205,7 +214,10 @@ def scheduler(kind, schedule, **options):
 
 @SCHEDULES
 def test_P3_P7_ancestral_steps_equal_diffusers(schedule):
-    """Means and both fixed variances agree to 1e-6; diffusers counts steps from 0."""
+    """Compare the means and both fixed variances to 1e-6.
+
+    Diffusers counts steps from 0.
+    """
     ddpm, (x, _) = DDPMS[schedule], pair()
     x = torch.tensor(x)
     for v, variance_type in ((0.0, "fixed_small"), (1.0, "fixed_large")):
@@ -257,7 +269,7 @@ def test_E4_a_ddpm_has_piecewise_constant_beta(schedule):
 @pytest.mark.parametrize("N", [1, 7, 49, 50, 100, 232, 999, 1000, 4000])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_E4_a_level_belongs_to_the_piece_that_ends_at_it(N, dtype):
-    """For some i and N, (i/N) N rounds to above i. Still beta(i/N) is beta_i."""
+    """Check that beta(i/N) is beta_i, also where (i/N) N rounds to above i."""
     ddpm = DDPM(torch.linspace(1e-3, 0.5, N, dtype=torch.float64))
     beta = ddpm.beta(ddpm.times.to(dtype))
     torch.testing.assert_close(beta.double(), -N * torch.log1p(-ddpm.betas), rtol=1e-6, atol=0)
@@ -274,7 +286,10 @@ def test_E4_song_sde_discretises_to_a_ddpm():
 
 
 def test_E4_ddpm_approaches_vp_at_rate_one_over_N():
-    """The largest errors of alpha with the paper's betas are 1.02e-2, 9.93e-4, 9.90e-5 and 9.90e-6."""
+    """Compare the largest errors of alpha with the paper's betas.
+
+    They are 1.02e-2, 9.93e-4, 9.90e-5 and 9.90e-6.
+    """
     sde, sizes, errors = VPSDE(), [100, 1000, 10_000, 100_000], []
     for N in sizes:
         ddpm = DDPM(song_sde.VP(N=N).discrete_betas)

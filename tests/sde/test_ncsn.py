@@ -52,7 +52,10 @@ def test_E3_song_sde_discretises_to_an_ncsn():
 
 
 def test_E3_ncsn_approaches_ve_at_rate_one_over_L():
-    """The largest error of log sigma is log(5000)/L. That of g^2 is for a chain with the SDE's marginals."""
+    """Check the largest error of log sigma, log(5000)/L.
+
+    The error of g^2 is that of a chain with the SDE's marginals.
+    """
     sde, sizes = VESDE(0.01, 50.0), [100, 1000, 10_000, 100_000]
     levels, rates = [], []
     for L in sizes:
@@ -89,13 +92,16 @@ def test_N5_largest_sigma_is_the_largest_distance(kind):
 
 def test_N5_largest_sigma_does_not_depend_on_an_offset():
     data = np.random.default_rng(1).random((300, 8)).astype(np.float32)
-    far = data + np.float32(4096)  # a power of two: the rounding of the sum is the only loss
+    far = data + np.float32(4096)  # a power of two: only the sum is rounded
     expected = paper.largest_distance(far)
     assert largest_sigma(far, chunk=64) == pytest.approx(expected, rel=1e-5)
 
 
 def test_N5_number_of_levels_for_cifar10():
-    """At overlap 1/2 CIFAR-10 needs 220 levels. The published 232 are denser, with overlap .567."""
+    """Check that CIFAR-10 needs 220 levels at overlap 1/2.
+
+    The published 232 are denser, with overlap .567.
+    """
     gamma = level_ratio(3072)
     assert paper.overlap(gamma, 3072) == pytest.approx(0.5, abs=1e-10)
     L = number_of_levels(3072, 0.01, 50.0)
@@ -107,7 +113,7 @@ def test_N5_number_of_levels_for_cifar10():
 
 
 def test_N5_step_size_for_cifar10_is_the_published_one():
-    """Song & Ermon 2020: L = 232, T = 5, e = 6.2e-6."""
+    """Compare with Song & Ermon 2020: L = 232, T = 5, e = 6.2e-6."""
     gamma = 5000 ** (1 / 231)
     e = langevin_step_size(0.01, gamma, steps=5)
     assert e == pytest.approx(6.2e-6, abs=5e-8)
@@ -119,7 +125,10 @@ def test_N5_step_size_for_cifar10_is_the_published_one():
 
 @pytest.mark.parametrize(("r", "gamma", "steps"), [(0.062, 5000 ** (1 / 231), 5), (0.3, 1.4, 3)])
 def test_N5_variance_ratio_is_that_of_a_simulation(r, gamma, steps, generator):
-    """Steps x <- x + a s(x) + sqrt(2a) z from the level before. Variance at 5 sigma: 6e-7 false alarms."""
+    """Simulate x <- x + a s(x) + sqrt(2a) z from the previous level.
+
+    The variance lies within 5 sigma (false alarm 6e-7).
+    """
     sigma, n = 0.7, 200_000
     a = r * sigma**2
     x = gamma * sigma * torch.randn(n, generator=generator, dtype=torch.float64)

@@ -16,7 +16,10 @@ EACH = pytest.mark.parametrize("sde", FAMILIES.values(), ids=FAMILIES)
 
 @EACH
 def test_sigma_is_accurate_in_float32_near_the_data(sde):
-    """The relative error at t = 1e-6 is below 1e-6; a plain 1 - exp(.) is off by 100 % there."""
+    """Check that the relative error at t = 1e-6 is below 1e-6.
+
+    A plain 1 - exp(.) is off by 100 % there.
+    """
     t = torch.tensor([1e-6, 1e-6, 2.7e-6, 1e-5])
     exact = sde.sigma(t.double())
     assert ((sde.sigma(t).double() - exact).abs() / exact).max().item() < 1e-6
@@ -34,7 +37,10 @@ def test_functions_are_accurate_in_float32_everywhere(sde):
 
 @EACH
 def test_squared_diffusion_is_accurate_in_float32(sde):
-    """Piecewise processes are tested at mid-piece. They store their steps and do not recover them from differences."""
+    """Check g^2; piecewise processes are tested at mid-piece.
+
+    They store their steps and do not recover them from differences.
+    """
     N = 1000 if sde.times is None else len(sde.times)
     t = ((torch.arange(N) + 0.5) / N)[: N * 99 // 100]
     exact = sde.squared_diffusion(t.double())
@@ -43,7 +49,7 @@ def test_squared_diffusion_is_accurate_in_float32(sde):
 
 @EACH
 def test_log_snr_and_its_inverse(sde):
-    """The two are inverse to 1e-9, and log-SNR decreases."""
+    """Check that the two are inverse to 1e-9 and that log-SNR decreases."""
     t = torch.cat([torch.logspace(-9, -1, 300), torch.linspace(0.1, 1, 300)]).double().clamp(max=1)
     log_snr = sde.log_snr(t)
     torch.testing.assert_close(sde.time_of(log_snr), t, rtol=0, atol=1e-9)
@@ -68,7 +74,10 @@ def test_time_of_any_number_is_a_time(name, value):
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("t", [0.0, 1.0])
 def test_no_nan_at_the_ends(sde, t, dtype):
-    """At t = 0 and t = 1 values are numbers, or infinite where the process is."""
+    """Check that values at t = 0 and t = 1 are numbers.
+
+    They are infinite only where the process is.
+    """
     time = torch.full((2,), t, dtype=dtype)
     x = torch.ones(2, 3, dtype=dtype)
     values = [
@@ -98,7 +107,7 @@ def test_steps_from_and_to_the_ends_are_finite(sde, s, t, dtype):
         mean, std = sde.posterior(x, 0.3 * x, early, late, eta=eta)
         for value in (*sde.transition(early, late), *sde.posterior_coefficients(early, late, eta), mean, std):
             assert value.isfinite().all()
-        if s == 0 and sde.sigma(0.0) == 0:  # the step to the data is the predicted data, without noise
+        if s == 0 and sde.sigma(0.0) == 0:  # the step to the data returns the predicted data, without noise
             torch.testing.assert_close(mean, 0.3 * x, rtol=0, atol=0)
             assert (std == 0).all()
 

@@ -1,4 +1,7 @@
-"""Algebra, derivatives and laws of every forward process. Statements for all inputs are property-based."""
+"""Algebra, derivatives and laws of every forward process.
+
+Statements for all inputs are property-based.
+"""
 
 import copy
 import dataclasses
@@ -38,7 +41,7 @@ PAPER = {"vp": (VPSDE(), song_sde.VP()), "subvp": (SubVPSDE(), song_sde.SubVP())
 
 
 def inside(sde, n=50, low=1e-3, high=0.97):
-    """Return times away from both ends and from the corners of a piecewise process."""
+    """Return times away from both ends and from a piecewise process's corners."""
     t = torch.linspace(low, high, n, dtype=torch.float64)
     N = 1 if sde.times is None else len(sde.times)
     return (torch.floor(t * N) + 0.3 + 0.4 * (t * N).frac()) / N if N > 1 else t
@@ -55,8 +58,11 @@ def slope(function, t, N=1):
 
 
 @EACH
-def test_E1_drift_and_diffusion_are_derivatives_of_alpha_and_sigma(sde):
-    """f = alpha'/alpha and g^2 = (sigma^2)' - 2 f sigma^2, by finite differences and by automatic differentiation."""
+def test_E1_drift_and_diffusion_are_derivatives(sde):
+    """Compare f = alpha'/alpha and g^2 = (sigma^2)' - 2 f sigma^2.
+
+    By finite differences and by automatic differentiation.
+    """
     t = inside(sde)
     N = 1 if sde.times is None else len(sde.times)
     f, g2 = sde.drift(torch.ones(len(t), 3, dtype=t.dtype), t)[:, 1], sde.diffusion(t) ** 2
@@ -77,9 +83,9 @@ def _grad(value, t):
 
 @first_fast("name", ["vp", "vp-cosine", "subvp", "ve-linear", "flow", "user", "ddpm-short", "ncsn-short"])
 def test_E1_euler_maruyama_forward_has_the_moments(name, generator):
-    """dx = f dt + g dW from one point, 400 steps to t = 0.6, 10 000 paths.
+    """Simulate dx = f dt + g dW from one point, 400 steps to t = 0.6.
 
-    Mean and variance at 6 standard errors (4e-9 false alarms a case) and 1 % for the steps.
+    Mean and variance of 10 000 paths at 6 standard errors (4e-9 false alarms a case) and 1 % for the steps.
     """
     sde, n, steps, x_0 = FAMILIES[name], 10_000, 400, 0.8
     x = torch.full((n, 1), x_0, dtype=torch.float64)
@@ -96,7 +102,10 @@ def test_E1_euler_maruyama_forward_has_the_moments(name, generator):
 
 @EACH
 def test_E1_transitions_have_the_law_of_one_perturbation(sde, generator):
-    """Nine uneven transitions against p(x_t | x_0). Means and variances at 6 standard errors: 4e-9 each."""
+    """Compare nine uneven transitions with p(x_t | x_0).
+
+    Means and variances at 6 standard errors: 4e-9 false alarms each.
+    """
     n, x_0, t = 40_000, 0.8, [0.0, 0.013, 0.02, 0.1, 0.3, 0.31, 0.5, 0.7, 0.93, 1.0]
     x = x_0 + sde.sigma(0.0) * torch.randn(n, generator=generator, dtype=torch.float64)
     for a, b in itertools.pairwise(t):
@@ -113,7 +122,10 @@ def test_E1_transitions_have_the_law_of_one_perturbation(sde, generator):
 @pytest.mark.slow
 @given(name=names, t=st.tuples(times, times, times))
 def test_E1_transitions_compose(name, t):
-    """Chapman-Kolmogorov: p(x_t | x_r) is the convolution of p(x_t | x_s) and p(x_s | x_r)."""
+    """Check Chapman-Kolmogorov.
+
+    p(x_t | x_r) is the convolution of p(x_t | x_s) and p(x_s | x_r).
+    """
     sde, (r, s, t) = FAMILIES[name], sorted(t)
     assume(r + 1e-9 < s and s + 1e-9 < t)
     (a, b), (c, d), (whole, std) = sde.transition(r, s), sde.transition(s, t), sde.transition(r, t)
@@ -124,7 +136,10 @@ def test_E1_transitions_compose(name, t):
 @pytest.mark.slow
 @given(name=names, t=st.tuples(times, times))
 def test_E1_marginals_compose(name, t):
-    """p(x_t | x_0) through x_s: alpha_t = alpha_{t|s} alpha_s, sigma_t^2 = alpha_{t|s}^2 sigma_s^2 + sigma_{t|s}^2."""
+    """Compare p(x_t | x_0) with the same law through x_s.
+
+    alpha_t = alpha_{t|s} alpha_s, sigma_t^2 = alpha_{t|s}^2 sigma_s^2 + sigma_{t|s}^2
+    """
     sde, (s, t) = FAMILIES[name], sorted(t)
     assume(s + 1e-9 < t)
     scale, std = sde.transition(s, t)
@@ -146,7 +161,10 @@ def test_D1_every_eta_keeps_every_marginal(name, t, eta):
 @EACH
 @first_fast(("s", "t"), [(0.05, 0.2), (0.3, 0.45), (0.1, 0.95), (0.4, 1.0)])
 def test_P3_posterior_is_bayes_rule_by_quadrature(sde, s, t):
-    """p(x_s | x_t, x_0) in proportion to p(x_t | x_s) p(x_s | x_0), normalised on a grid."""
+    """Normalise p(x_t | x_s) p(x_s | x_0) on a grid.
+
+    It is p(x_s | x_t, x_0).
+    """
     x_0, (scale, std) = 0.7, (v.item() for v in sde.transition(s, t))
     x_t = (sde.alpha(t) * x_0 + 1.3 * sde.sigma(t)).item()
     prior = sde.alpha(s).item() * x_0, sde.sigma(s).item()
@@ -180,7 +198,10 @@ def test_E1_E3_E4_E5_marginals_and_coefficients_are_the_papers(name):
     ids=["linear", "cosine", "any rate"],
 )
 def test_E5_sub_vp(sde):
-    """g^2 = beta (1 - exp(-2B)), f as in VP, sigma = 1 - alpha^2 and never above VP's sigma."""
+    """Check the definition of sub-VP.
+
+    g^2 = beta (1 - exp(-2B)), f as in VP, sigma = 1 - alpha^2 and never above VP's sigma.
+    """
     vp = VPSDE(schedule=sde.schedule)
     t = torch.linspace(0.001, 0.99, 60, dtype=torch.float64)
     integral = -2 * sde.log_alpha(t)
@@ -191,7 +212,10 @@ def test_E5_sub_vp(sde):
 
 
 def test_E4_any_rate_by_quadrature():
-    """The linear rate given as a function, and an oscillating one, against their integrals."""
+    """Compare rates given as functions with their integrals.
+
+    The linear rate, and an oscillating one.
+    """
     t = torch.linspace(0, 1, 101, dtype=torch.float64)
     linear, any_rate = VPSDE(0.1, 20.0), VPSDE.from_beta(lambda t: 0.1 + 19.9 * t)
     torch.testing.assert_close(any_rate.alpha(t), linear.alpha(t), rtol=1e-12, atol=0)
@@ -211,7 +235,10 @@ def test_E4_variance_is_preserved(name):
 
 
 def derivatives(model, x, t):
-    """Return x, t, and d/dt, gradient (the score) and Laplacian of log p_t, by automatic differentiation."""
+    """Return x, t, and three derivatives of log p_t.
+
+    They are d/dt, the gradient (the score) and the Laplacian, by automatic differentiation.
+    """
     x, t = x.detach().requires_grad_(), t.detach().requires_grad_()
     log_p = model.log_prob(x, t)
     rate, score = torch.autograd.grad(log_p.sum(), (t, x), create_graph=True)
@@ -229,7 +256,10 @@ def points(sde, mixture, generator):
 
 @EACH
 def test_E8_continuity_equation_on_a_mixture(sde, mixture_2d, generator):
-    """d/dt p + div(v p) = 0 for v = alpha' x0 + sigma' eps, divided by p; and v = f - g^2 score / 2."""
+    """Check the continuity equation d/dt p + div(v p) = 0, divided by p.
+
+    The velocity is v = alpha' x0 + sigma' eps = f - g^2 score / 2, with the drift f.
+    """
     model = mixture_2d.model(sde)
     x, t, rate, score, _ = derivatives(model, *points(sde, mixture_2d, generator))
     estimate = model(x, t)
@@ -244,9 +274,9 @@ def test_E8_continuity_equation_on_a_mixture(sde, mixture_2d, generator):
 
 @EACH
 def test_E2_reverse_sde_carries_the_same_densities(sde, mixture_2d, generator):
-    """Reverse Kolmogorov equation d/dt p = -div(b p) - g^2/2 Laplace p, with b = f - g^2 score.
+    """Check the reverse Kolmogorov equation.
 
-    The reverse Euler-Maruyama step gives b and g.
+    d/dt p = -div(b p) - g^2/2 Laplace p, with b = f - g^2 score. The reverse Euler-Maruyama step gives b and g.
     """
     model, h = mixture_2d.model(sde), 2.0**-30
     x, t, rate, score, laplacian = derivatives(model, *points(sde, mixture_2d, generator))
@@ -264,7 +294,10 @@ def test_E2_reverse_sde_carries_the_same_densities(sde, mixture_2d, generator):
 
 @EACH
 def test_E6_the_target_is_the_score_of_the_perturbation(sde, generator):
-    """grad log p(x_t | x_0) = -eps/sigma; and g^2/sigma^2 = -d log_snr/dt, the likelihood weighting's density of t."""
+    """Check grad log p(x_t | x_0) = -eps/sigma.
+
+    Also g^2/sigma^2 = -d log_snr/dt, the likelihood weighting's density of t.
+    """
     t = inside(sde, 64, 0.01, 0.95)
     x_0 = torch.randn(64, 3, generator=generator, dtype=torch.float64)
     x, eps = sde.perturb(x_0, t, generator)
@@ -283,7 +316,10 @@ def test_E6_the_target_is_the_score_of_the_perturbation(sde, generator):
 @first_fast("shape", SHAPES, ids=str)
 @first_fast("dtype", [torch.float32, torch.float64])
 def test_any_rank_works_and_samples_do_not_mix(sde, shape, dtype):
-    """A batch at times (B,) is its samples one by one at scalar times, at every rank and in the dtype of the data."""
+    """Compare a batch at times (B,) with its samples at scalar times.
+
+    They agree at every rank and in the dtype of the data.
+    """
     x = torch.randn(shape, generator=torch.Generator().manual_seed(1), dtype=dtype)
     t = torch.linspace(0.2003, 0.9004, 6, dtype=dtype)
     s = t / 2
@@ -328,7 +364,10 @@ def test_functions_of_time_keep_any_shape(name, rank, t):
 
 @EACH
 def test_prior(sde):
-    """Draws have the stated deviation (6 standard errors: 2e-9 false alarms). The density is normal at any rank."""
+    """Compare the deviation of draws with the stated one.
+
+    6 standard errors: 2e-9 false alarms. The density is normal at any rank.
+    """
     x = sde.prior_sample((20_000, 2), torch.Generator().manual_seed(3), dtype=torch.float64)
     assert abs(x.std().item() / sde.prior_std - 1) < 6 / math.sqrt(2 * x.numel())
     law = torch.distributions.Normal(*torch.tensor([0.0, sde.prior_std], dtype=torch.float64))
@@ -440,7 +479,7 @@ def test_pickles_leave_the_casts_behind():
 
 
 @pytest.mark.parametrize("whole", [np.int64, torch.tensor])
-def test_integers_of_other_libraries_are_taken(whole):
+def test_integers_of_other_libraries_are_accepted(whole):
     ddpm = DDPM.linear(100)
     assert DDPM.linear(whole(100)) == ddpm
     assert NCSN.geometric(L=whole(4)) == NCSN.geometric(L=4)

@@ -78,7 +78,10 @@ def test_a_time_of_another_shape_is_never_broadcast(sde, shape):
 
 
 def test_a_square_batch_does_not_hide_a_wrong_time():
-    """(2, 2) data at a time (2, 1) or (1, 2) would broadcast along the data axis."""
+    """Check times (2, 1) and (1, 2) for data (2, 2).
+
+    They would broadcast along the data axis.
+    """
     for shape in ((2, 1), (1, 2), (2, 2)):
         with pytest.raises(ShapeError):
             SDE.drift(torch.zeros(2, 2), torch.full(shape, 0.5))
@@ -99,7 +102,7 @@ def test_eta_is_refused_where_no_variance_fits(eta):
 
 
 def test_devices_must_match():
-    """torch's meta device stands in for a second one."""
+    """Let torch's meta device stand in for a second one."""
     there, t, t_there = X.to("meta"), torch.full((3,), 0.5), torch.full((3,), 0.5, device="meta")
     calls = [
         lambda: SDE.drift(there, t),
@@ -116,7 +119,7 @@ def test_devices_must_match():
             call()
 
 
-def test_a_scalar_time_goes_with_every_device():
+def test_a_scalar_time_fits_every_device():
     there = X.to("meta")
     assert SDE.drift(there, 0.5).device.type == "meta"
     assert SDE.drift(there, torch.tensor(0.5)).device.type == "meta"
