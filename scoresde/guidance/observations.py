@@ -98,8 +98,8 @@ class Observed(Wrapper):
     def observation(self, x: Tensor, cond: Condition) -> tuple[Tensor, Tensor, Condition]:
         """Return ``(y, noise, cond)`` for x ``(B, *D)``.
 
-        y is ``(B, *E)`` or ``(1, *E)``, noise ``()`` or ``(B, 1, ..., 1)`` of y's rank, which need not be that of x. cond
-        is what remains for the network.
+        y is ``(B, *E)`` or ``(1, *E)``, and noise ``()`` or ``(B, 1, ..., 1)`` of y's rank, which may differ from x's.
+        cond is what remains for the network.
 
         Raises:
             ArgumentError: Neither the model nor ``cond`` has y or noise.
