@@ -26,8 +26,8 @@ from scoresde.training.config import (
     TrainerConfig,
     WeightingName,
 )
+from scoresde.training.named_time_samplings import TIME_SAMPLINGS
 from scoresde.training.precision import PRECISIONS
-from scoresde.training.time_sampling import TIME_SAMPLINGS
 from scoresde.training.weightings import WEIGHTINGS
 
 

@@ -4,6 +4,8 @@ from .checkpoints import load_average as load_average
 from .classifier import NoiseAwareClassifier as NoiseAwareClassifier
 from .classifier import fit_classifier as fit_classifier
 from .config import TrainerConfig as TrainerConfig
+from .discrete_times import Levels as Levels
+from .discrete_times import LossAware as LossAware
 from .distributed import Ranks as Ranks
 from .distributed import over_ranks as over_ranks
 from .distributed import process_group as process_group
@@ -22,9 +24,7 @@ from .sliced import SlicedScoreMatching as SlicedScoreMatching
 from .tensorboard import TensorBoard as TensorBoard
 from .time_sampling import Draws as Draws
 from .time_sampling import FixedTime as FixedTime
-from .time_sampling import Levels as Levels
 from .time_sampling import LogNormal as LogNormal
-from .time_sampling import LossAware as LossAware
 from .time_sampling import TimeSampling as TimeSampling
 from .time_sampling import UniformLogSNR as UniformLogSNR
 from .time_sampling import UniformTime as UniformTime

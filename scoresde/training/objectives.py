@@ -22,7 +22,8 @@ from scoresde.models.conditions import Condition
 from scoresde.random import Generators, randn
 from scoresde.sde import Level
 from scoresde.sde.tensors import flat
-from scoresde.training.time_sampling import Draws, TimeSampling, refuse_state, resolve_time_sampling
+from scoresde.training.named_time_samplings import resolve_time_sampling
+from scoresde.training.time_sampling import Draws, TimeSampling, refuse_state
 from scoresde.training.weightings import WeightFunction, Weighting, resolve_weighting
 
 
@@ -90,7 +91,7 @@ class TimedObjective(Objective):
     never change; what a time sampling learns from the losses is in ``draws``.
 
     Attributes:
-        time_sampling: a name in :data:`~scoresde.training.time_sampling.TIME_SAMPLINGS`, a
+        time_sampling: a name in :data:`~scoresde.training.named_time_samplings.TIME_SAMPLINGS`, a
             :class:`~scoresde.training.time_sampling.TimeSampling`, or a number, one fixed time. The mean over uniform t
             does not depend on it; ``"levels"`` and ``"loss-aware"`` average over discrete levels instead.
         t_min, t_max: ends of the times. None: those of the SDE.

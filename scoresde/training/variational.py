@@ -23,8 +23,9 @@ from scoresde.models.kernels import EXPONENTS, VARIANCES, discretised_gaussian, 
 from scoresde.random import Generators
 from scoresde.sde import SDE
 from scoresde.sde.tensors import flat, state_dtype
+from scoresde.training.discrete_times import LevelGrid, Levels, LossAware
 from scoresde.training.objectives import Perturbed, TimedObjective
-from scoresde.training.time_sampling import Draws, LevelGrid, Levels, LossAware, TimeSampling
+from scoresde.training.time_sampling import Draws, TimeSampling
 
 LEVEL_SAMPLINGS: dict[str, type[Levels]] = {"levels": Levels, "loss-aware": LossAware}
 
@@ -112,7 +113,7 @@ class VLB(_Bound):
     Args:
         variance: Variance of p_theta by its name in P7: ``"learned"``, ``"posterior"`` (beta~) or ``"forward"`` (beta).
             None: learned if the model has it, else ``"posterior"``.
-        time_sampling: ``"loss-aware"`` (default), ``"levels"`` or a :class:`~scoresde.training.time_sampling.Levels`,
+        time_sampling: ``"loss-aware"`` (default), ``"levels"`` or a :class:`~scoresde.training.discrete_times.Levels`,
             whose count is the number of levels of a continuous process.
         t_min, t_max: Ends of the levels drawn. None: no bound.
 
@@ -147,7 +148,7 @@ class HybridVLB(_Bound):
 
     Args:
         weight: w, positive, default 0.001.
-        time_sampling: ``"levels"`` (default), ``"loss-aware"`` or a :class:`~scoresde.training.time_sampling.Levels`.
+        time_sampling: ``"levels"`` (default), ``"loss-aware"`` or a :class:`~scoresde.training.discrete_times.Levels`.
         t_min, t_max: Ends of the levels drawn. None: no bound.
 
     Raises:

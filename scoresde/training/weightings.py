@@ -21,14 +21,8 @@ from scoresde.models.kernels import ddim_weight
 from scoresde.sde import SDE
 from scoresde.sde.tables import Table
 from scoresde.training.config import WeightingName
-from scoresde.training.time_sampling import (
-    Levels,
-    LogNormal,
-    TimeSampling,
-    UniformLogSNR,
-    UniformTime,
-    snr_rate,
-)
+from scoresde.training.discrete_times import Levels
+from scoresde.training.time_sampling import LogNormal, TimeSampling, UniformLogSNR, UniformTime, snr_rate
 
 #: a weighting as a function of a model and t ``(B,)``
 WeightFunction = Callable[[Model, Tensor], Tensor]
@@ -176,7 +170,7 @@ class DDIMVariational(Weighting):
 
     Args:
         eta: Member of the family, in (0, 1], default 1. At eta = 0 every gamma_i is infinite.
-        count: Number of levels, see :class:`~scoresde.training.time_sampling.Levels`.
+        count: Number of levels, see :class:`~scoresde.training.discrete_times.Levels`.
 
     References: Song, Meng & Ermon 2021, theorem 1.
     """

@@ -18,7 +18,7 @@ from scoresde.training import (
     UniformLogSNR,
     UniformTime,
 )
-from scoresde.training.time_sampling import resolve_time_sampling
+from scoresde.training.named_time_samplings import resolve_time_sampling
 from tests.families import DISCRETE, FAMILIES, SMOOTH
 from tests.generators import generator
 from tests.marks import first_fast
