@@ -1,4 +1,7 @@
-"""What of the rules in CONTRIBUTING.md a machine can check: first lines, words, lengths of sentences and functions."""
+"""The rules in CONTRIBUTING.md that a machine can check.
+
+First lines, words, lengths of sentences and of functions.
+"""
 
 import ast
 import io
@@ -21,7 +24,9 @@ WORDS = re.compile(
     re.IGNORECASE,
 )
 NOUN_STARTS = {"The", "A", "An", "Whether", "What", "How", "Where"}
-FILES = sorted([*PACKAGE.rglob("*.py"), *(ROOT / "benchmarks").rglob("*.py"), ROOT / "docs" / "build.py"])
+FOLDERS = [PACKAGE, ROOT / "benchmarks", ROOT / "tests"]
+FILES = [path for folder in FOLDERS for path in sorted(folder.rglob("*.py"))] + [ROOT / "docs" / "build.py"]
+FILES.remove(Path(__file__))  # it lists the words
 
 
 def name(path):
@@ -29,7 +34,7 @@ def name(path):
 
 
 def documented(path):
-    """The nodes of a file that have a docstring, with it."""
+    """Yield the nodes of a file that have a docstring, with it."""
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef) and ast.get_docstring(node):
             yield node, ast.get_docstring(node)
@@ -48,7 +53,10 @@ def is_property(node):
 
 
 def prose(text):
-    """The sentences of a text; formulas, code, tables and lists of names left out."""
+    """Yield the sentences of a text.
+
+    Formulas, code, tables and lists of names are left out.
+    """
     paragraphs = re.split(r"\n\s*\n", text)
     for paragraph in paragraphs:
         lines = [line.strip() for line in paragraph.splitlines()]

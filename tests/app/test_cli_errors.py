@@ -3,7 +3,9 @@
 Nothing is lost.
 """
 
+import errno
 import json
+import os
 import pickle
 import shutil
 
@@ -40,7 +42,7 @@ def test_unknown_names_offer_the_nearest(tmp_path):
 def test_values_name_their_key(tmp_path):
     assert "`train.steps` must be a positive integer, got 0" in error("train", "--out", tmp_path / "run", "--steps", 0)
     assert "override" in error("train", "--out", tmp_path / "run", "--set", "steps")
-    assert "No such file" in error("train", "--out", tmp_path / "run", "-c", tmp_path / "none.yaml")
+    assert os.strerror(errno.ENOENT) in error("train", "--out", tmp_path / "run", "-c", tmp_path / "none.yaml")
     assert not (tmp_path / "run").exists()
 
 

@@ -1,4 +1,7 @@
-"""Every guidance by an observation with every operator, against dense linear algebra."""
+"""Guidance by observations with every operator.
+
+Compared with dense linear algebra.
+"""
 
 import pytest
 import torch
@@ -67,7 +70,10 @@ EACH_OPERATOR = pytest.mark.parametrize("operator", OPERATORS.values(), ids=OPER
 
 @pytest.fixture(scope="module")
 def gaussian():
-    """A Gaussian over images, its covariance, and the covariance of p(x_0 | x_t)."""
+    """Return a Gaussian over images and two covariances.
+
+    The covariances are its own and that of p(x_0 | x_t).
+    """
     factor = random(N, N, seed=7)
     covariance = factor @ factor.T / N + 0.05 * ONE
     exact = torch.linalg.inv(torch.linalg.inv(covariance) + ONE / RHO**2)
@@ -75,7 +81,10 @@ def gaussian():
 
 
 def moved(method, A, C, r, noise):
-    """Return what a method adds to x0 ``(n,)`` for Gaussian data; C is the covariance of p(x_0 | x_t)."""
+    """Return what a method adds to x0 ``(n,)`` for Gaussian data.
+
+    C is the covariance of p(x_0 | x_t).
+    """
     one = torch.eye(len(A), dtype=torch.float64)
     if method == "replacement":
         return A.T @ torch.linalg.solve(A @ A.T + (noise / RHO) ** 2 * one, r)

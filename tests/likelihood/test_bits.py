@@ -1,4 +1,7 @@
-"""Bits per dimension: the offset is derived, every image counts, and integers are dequantised."""
+"""Bits per dimension: offset, dequantisation, errors and records.
+
+The offset is derived, and every image counts.
+"""
 
 import math
 
@@ -18,7 +21,10 @@ IMAGES = torch.randint(0, K, (11, 1, 2, 3), generator=generator())
 
 
 def test_bits_per_dim_is_the_closed_form():
-    """The result is -log2 of the scaled Gaussian density at raw + u, with no other term."""
+    """Compare with -log2 of the scaled Gaussian density at raw + u.
+
+    There is no other term.
+    """
     result = S.bits_per_dim(
         MODEL, IMAGES, scaling=SCALING, divergence=S.Exact(), steps=60, generator=generator(1), batch=11
     )
@@ -34,7 +40,7 @@ def test_bits_per_dim_is_the_closed_form():
 
 
 def test_the_offset_takes_the_scale_out():
-    """A model of data scaled twice as wide has the same bits/dim."""
+    """Compare with a model of data scaled twice as wide: equal bits/dim."""
     wide = S.data.Scaling(2 * SCALING.scale, 2 * SCALING.shift, K)
     other = S.GaussianMixture(torch.zeros(1, 1, 2, 3), 4 * 0.2).model(S.VPSDE())
     settings = {"divergence": S.Exact(), "steps": 60}
@@ -55,7 +61,10 @@ def test_the_last_batch_counts():
 
 @pytest.mark.slow
 def test_the_batch_does_not_change_the_results():
-    """Each image has its own dequantisation and probes: batches of 11, 4 and 1 agree to 1e-6."""
+    """Compare batches of 11, 4 and 1: they agree to 1e-6.
+
+    Each image has its own dequantisation and probes.
+    """
     settings = {"scaling": SCALING, "divergence": S.Hutchinson(2), "steps": 16}
     whole, some, single = (
         S.bits_per_dim(MODEL, IMAGES, generator=generator(), batch=batch, **settings).bits for batch in (11, 4, 1)
@@ -67,7 +76,10 @@ def test_the_batch_does_not_change_the_results():
 
 
 def test_the_standard_error_of_several_draws():
-    """One image 300 times, 4 draws each: the reported standard error is within 20 % of the spread of the means."""
+    """Compare the standard error with the spread of 300 means.
+
+    One image 300 times, 4 draws each: they agree within 20 %.
+    """
     settings = {"scaling": SCALING, "divergence": S.Exact(), "steps": 16, "batch": 300}
     result = S.bits_per_dim(
         MODEL, IMAGES[:1].expand(300, -1, -1, -1), S.data.Uniform(4), generator=generator(), **settings
@@ -80,7 +92,10 @@ def test_the_standard_error_of_several_draws():
 
 
 def test_standard_errors_of_probes_and_draws_add_up():
-    """Variances of probes and draws add up. With one draw that of the draws is unknown and the total is the probes'."""
+    """Check that the variances of probes and draws add up.
+
+    With one draw that of the draws is unknown and the total is the probes'.
+    """
     settings = {"scaling": SCALING, "divergence": S.Hutchinson(2, "gaussian"), "steps": 16}
     several = S.bits_per_dim(MODEL, IMAGES, S.data.Uniform(6), generator=generator(), **settings)
     assert (several.stderr_probes > 0).all()
@@ -103,9 +118,10 @@ CENTRES = EIGHT.bin_centres(torch.arange(8)[:, None], torch.float64)
 @pytest.mark.slow
 @pytest.mark.parametrize("sde", [S.VPSDE(), S.VESDE(), S.FlowSDE()], ids=["vp", "ve", "flow"])
 def test_truncated_normal_bounds_the_probability(sde):
-    """A distribution on 8 values with its exact score: log P + log Z, with Z = erf(3/sqrt(2)) the noise that is kept.
+    """Compare with log P + log Z for a distribution on 8 values.
 
-    Neighbouring bins leak into the bin: below .01 nats on average.
+    The score is exact, and Z = erf(3/sqrt(2)) is the noise that is kept. Neighbouring bins leak into the bin: below .01
+    nats on average.
     """
     model = S.GaussianMixture(CENTRES, 1e-6, P).model(sde)
     raw = torch.arange(8)[:, None]
@@ -131,7 +147,7 @@ def test_truncated_normal_bounds_the_probability(sde):
 
 @pytest.mark.slow
 def test_truncated_normal_is_tighter_than_uniform():
-    """Uniform noise puts points where a model of bin centres has no density."""
+    """Check uniform noise: it puts points where bin centres have no density."""
     model = S.GaussianMixture(CENTRES, 1e-4, P).model(S.VPSDE())
     raw = torch.multinomial(P, 30, replacement=True, generator=generator())[:, None]
     settings = {"scaling": EIGHT, "divergence": S.Exact(), "method": "dopri5"}
@@ -153,8 +169,11 @@ def test_the_models_own_scaling_is_used():
     assert torch.equal(own.bits, given.bits)
 
 
-def test_the_result_states_what_it_rests_on():
-    """It has rows for a file, and one line with N, dequantisation, solver, accuracy, calls, t_min and seed."""
+def test_the_result_states_its_settings():
+    """Check the rows for a file, and the one-line summary.
+
+    It states N, dequantisation, solver, accuracy, calls, t_min and seed.
+    """
     result = S.bits_per_dim(MODEL, IMAGES, S.data.Uniform(2), scaling=SCALING, steps=16, generator=generator(9))
     assert result.COLUMNS == ("index", "nats", "bits_per_dim", "stderr")
     rows = result.rows()
@@ -196,7 +215,10 @@ def test_bad_input_is_refused():
 
 
 def test_num_values_that_do_not_fit_are_refused():
-    """Images 0..15 with 256 grey values, and images 0..255 with 16, are refused; dark images pass unchecked."""
+    """Refuse images 0..15 with 256 grey values, and 0..255 with 16.
+
+    Dark images pass unchecked.
+    """
     few, many = IMAGES.clamp(max=15), IMAGES * 15
     with pytest.raises(DataError, match=r"got values 0\.\.15 for 256 grey values"):
         S.bits_per_dim(MODEL, few, scaling=S.data.Scaling.for_integers(256))
@@ -211,7 +233,10 @@ def test_num_values_that_do_not_fit_are_refused():
 @pytest.mark.slow
 @pytest.mark.parametrize(("num_values", "reaches"), [(17, False), (256, True)])
 def test_the_flow_begins_below_the_width_of_the_bins(num_values, reaches):
-    """The first level lies below the width of 8-bit bins, where the flow is smooth in rho^2. Wide bins leave it."""
+    """Check that the first level lies below the width of 8-bit bins.
+
+    The flow is smooth in rho^2 there. Wide bins leave the first level as it is.
+    """
     gm = S.GaussianMixture([[-0.6, 0.2], [0.5, -0.4]], [0.3, 0.4])
     x, found = gm.sample(20, torch.Generator().manual_seed(0)), {}
     for scaling in (None, S.data.Scaling.for_integers(num_values)):

@@ -1,4 +1,7 @@
-"""Variational bounds: the paper's loop, closed forms, and tightness where the model is exact."""
+"""Variational bounds: the paper's loop, closed forms, tightness.
+
+They are tight where the model is exact.
+"""
 
 import math
 
@@ -50,7 +53,10 @@ class Learned(S.Model):
 
 @first_fast("family", FAMILIES)
 def test_P4_P5_a_step_is_a_divergence_of_gaussians(family):
-    """q(x_s | x_t, x_0) and the model's step by torch.distributions, for each variance and for times per sample."""
+    """Compare q(x_s | x_t, x_0) and the model's step by torch.distributions.
+
+    For each variance and for times per sample.
+    """
     sde, g = FAMILIES[family], generator()
     t = torch.tensor([0.2, 0.5, 0.9], dtype=torch.float64)
     s = t - torch.tensor([0.15, 0.01, 0.3], dtype=torch.float64)
@@ -73,7 +79,10 @@ def test_P4_P5_a_step_is_a_divergence_of_gaussians(family):
 
 
 def test_P5_a_step_is_a_weighted_noise_error():
-    """Written with the paper's coefficient: beta_i^2/(2 s_i^2 (1-beta_i)(1-abar_i)), for s_i^2 = beta_i and beta~_i."""
+    """Compare with the paper's coefficient for s_i^2 = beta_i and beta~_i.
+
+    beta_i^2/(2 s_i^2 (1-beta_i)(1-abar_i))
+    """
     i, eps = 4, torch.randn(1, 5, generator=generator(), dtype=torch.float64)
     beta, abar = SHORT.betas[i - 1], SHORT.alphas_bar
     small = beta * (1 - abar[i - 2]) / (1 - abar[i - 1])
@@ -87,7 +96,10 @@ def test_P5_a_step_is_a_weighted_noise_error():
 @pytest.mark.parametrize("family", ["vp", "subvp", "ve", "vp-cosine", "flow", "ddpm", "ncsn"])
 @pytest.mark.parametrize("eta", [0.1, 0.5, 1.0])
 def test_D4_every_eta_has_a_weighted_noise_error(family, eta):
-    """Theorem 1: KL(q_eta(x_s | x_t, x_0) || q_eta(x_s | x_t, x0_theta)) = gamma |eps - eps_theta|^2."""
+    """Check theorem 1.
+
+    KL(q_eta(x_s | x_t, x_0) || q_eta(x_s | x_t, x0_theta)) = gamma |eps - eps_theta|^2
+    """
     sde, (s, t) = FAMILIES[family], (0.3, 0.5)
     x0, eps, eps_theta = torch.randn(3, 4, 3, generator=generator(), dtype=torch.float64)
     alpha, sigma = sde.alpha(t), sde.sigma(t)
@@ -103,7 +115,10 @@ def test_D4_every_eta_has_a_weighted_noise_error(family, eta):
 
 
 def test_P4_masses_of_the_bins():
-    """They sum to 1 over the bins, equal differences of the cdf, and are accurate far from the mean."""
+    """Check that the masses sum to 1 over the bins.
+
+    They equal differences of the cdf and are accurate far from the mean.
+    """
     K = 16
     scaling, raw = S.data.Scaling.for_integers(K), torch.arange(K)[:, None]
     for mean, std in ((0.1, 0.2), (-0.9, 0.03), (3.0, 0.5)):
@@ -129,7 +144,10 @@ def test_P4_masses_of_the_bins():
 
 @first_fast("variance", ["posterior", "forward", "learned"])
 def test_P4_terms_are_the_papers_loop(variance):
-    """Each L_{i-1}, L_0 and L_T, two draws averaged, with the same noise as NumPy's loop over the levels."""
+    """Compare each L_{i-1}, L_0 and L_T with NumPy's loop over the levels.
+
+    Two draws are averaged, with the same noise.
+    """
     K, T = 8, SHORT.N
     gm = mixture(d=3)
     model = Learned(gm.model(SHORT)) if variance == "learned" else gm.model(SHORT)
@@ -167,7 +185,10 @@ def test_P4_terms_are_the_papers_loop(variance):
 
 
 def test_P4_is_tight_for_white_data():
-    """x_0 ~ N(0, I) under VP: every step back is N(., beta) exactly, so the bound is -log p(x_0) at each point."""
+    """Check that the bound is -log p(x_0) at each point for x_0 ~ N(0, I).
+
+    Under VP every step back is N(., beta) exactly.
+    """
     white = S.GaussianMixture(torch.zeros(1, 4), 1.0)
     x = white.sample(5, generator())
     result = variational_bound(white.model(SHORT), x, variance="forward", generator=generator())
@@ -181,8 +202,11 @@ def test_P4_is_tight_for_white_data():
 @first_fast("variance", ["posterior", "forward"])
 @first_fast("sde", [SHORT, S.NCSN([0.1, 0.4, 1.0, 3.0])], ids=["ddpm", "ncsn"])
 def test_P4_on_gaussian_data_is_the_closed_form(sde, variance, control):
-    """N(m, c) with the exact score: E of each KL by hand. Without control variate the mean over 200 equal items is
-    within 4.5 standard errors (false alarm 7e-6 each of 4); and the chain's own density, Gaussian, is bounded."""
+    """Compare with E of each KL by hand, for N(m, c) and the exact score.
+
+    Without control variate the mean over 200 equal items is within 4.5 standard errors (false alarm 7e-6 each of 4).
+    The bound holds for the chain's own density, which is Gaussian.
+    """
     m, c, x0 = 0.5, 0.3, 1.2
     gm = S.GaussianMixture([[m]], c)
     items = torch.full((1 if control else 200, 1), x0, dtype=torch.float64)
@@ -229,7 +253,10 @@ def test_P4_on_gaussian_data_is_the_closed_form(sde, variance, control):
 
 @pytest.mark.slow
 def test_P4_bounds_the_probability_of_integers():
-    """A distribution on 8 values, exact score: 0 to .15 nats above -log P on average (false alarm 7e-6)."""
+    """Compare the bound with -log P of a distribution on 8 values.
+
+    With the exact score it lies 0 to .15 nats above on average (false alarm 7e-6).
+    """
     K, g = 8, generator()
     P = torch.tensor([0.3, 0.05, 0.1, 0.2, 0.05, 0.1, 0.15, 0.05], dtype=torch.float64)
     scaling = S.data.Scaling.for_integers(K)
@@ -246,7 +273,10 @@ def test_P4_bounds_the_probability_of_integers():
 
 @pytest.mark.slow
 def test_P4_levels_drawn_and_all_agree():
-    """8 of 60 levels in 4 strata agree with all 60 within 4.5 standard errors (false alarm 7e-6)."""
+    """Compare 8 of 60 levels in 4 strata with all 60.
+
+    They agree within 4.5 standard errors (false alarm 7e-6).
+    """
     gm = mixture()
     x, model = gm.sample(60, generator()), gm.model(S.DDPM.linear(60))
     every = variational_bound(model, x, generator=generator(1))
@@ -263,7 +293,10 @@ def test_P4_levels_drawn_and_all_agree():
 
 @pytest.mark.parametrize("sde", SDES)
 def test_E12_is_minus_log_p_of_a_gaussian(sde):
-    """For the exact model of N(m, C) with full C the bound is -log p(x_0) at each point, without noise."""
+    """Compare with -log p(x_0) at each point for the exact model of N(m, C).
+
+    C is full; there is no noise.
+    """
     root = torch.randn(3, 3, generator=generator(), dtype=torch.float64)
     gm = S.GaussianMixture([[1.0, 0.0, -2.0]], (0.2 * root @ root.T + 0.05 * torch.eye(3))[None])
     x = gm.sample(6, generator(1))
@@ -276,7 +309,10 @@ def test_E12_is_minus_log_p_of_a_gaussian(sde):
 @first_fast("control", [True, False])
 @first_fast("sde", ["vp", "subvp", "ve", "cosine", "flow"])
 def test_E12_is_tight_for_the_exact_score(sde, control):
-    """120 points, 32 levels each: the mean of bound + log p is within 4.5 standard errors of 0 (false alarm 7e-6)."""
+    """Compare the mean of bound + log p with 0.
+
+    120 points with 32 levels each: it is within 4.5 standard errors (false alarm 7e-6).
+    """
     gm = mixture()
     x = gm.sample(120, generator())
     result = variational_bound(gm.model(SDES[sde]), x, levels=32, control=control, generator=generator(1))
@@ -287,7 +323,10 @@ def test_E12_is_tight_for_the_exact_score(sde, control):
 
 
 def test_E12_is_above_minus_log_p_for_a_wrong_score():
-    """The score of another mixture gives a bound above -log p of the data by more than the noise."""
+    """Evaluate the score of another mixture.
+
+    The bound is above -log p of the data by more than the noise.
+    """
     gm = mixture()
     x = gm.sample(200, generator())
     wrong = S.GaussianMixture(gm.means + 0.3, gm.values).model(S.VPSDE())
@@ -296,7 +335,10 @@ def test_E12_is_above_minus_log_p_for_a_wrong_score():
 
 
 def test_the_control_variate_cuts_the_variance():
-    """On a mixture in 16 dimensions less than a third of the variance is left."""
+    """Check that less than a third of the variance is left.
+
+    On a mixture in 16 dimensions.
+    """
     gm = mixture(d=16)
     x, model = gm.sample(60, generator()), gm.model(S.VPSDE())
     with_it, without = (
@@ -308,7 +350,10 @@ def test_the_control_variate_cuts_the_variance():
 
 @pytest.mark.slow
 def test_no_control_variate_where_the_bins_show():
-    """The exact score of bin centres is not Gaussian at low noise; the control variate still cuts the variance."""
+    """Check the exact score of bin centres, not Gaussian at low noise.
+
+    The control variate still cuts the variance.
+    """
     P = torch.tensor([0.3, 0.05, 0.1, 0.2, 0.05, 0.1, 0.15, 0.05], dtype=torch.float64)
     scaling = S.data.Scaling.for_integers(8)
     raw = torch.multinomial(P, 200, replacement=True, generator=generator())[:, None]
@@ -322,7 +367,10 @@ def test_no_control_variate_where_the_bins_show():
 
 
 def test_E12_of_integers_is_that_of_dequantised_data():
-    """Gaussian data: E_u[-log p(x)] - n log(scale) over uniform noise, in closed form, without noise."""
+    """Compare with E_u[-log p(x)] - n log(scale) over uniform noise.
+
+    For Gaussian data, in closed form, without noise.
+    """
     K, c = 17, 0.2
     gm = S.GaussianMixture(torch.full((1, 1, 2, 2), 0.1), c)
     raw, scaling = torch.randint(0, K, (4, 1, 2, 2), generator=generator()), S.data.Scaling.for_integers(K)
@@ -335,7 +383,10 @@ def test_E12_of_integers_is_that_of_dequantised_data():
 
 @pytest.mark.slow
 def test_E12_bounds_integers_from_bin_centres():
-    """Exact score of a distribution on 8 values, from the t_min of TruncatedNormal: -log P plus the 0.3 % cut off."""
+    """Compare with -log P plus the 0.3 % cut off.
+
+    The score is that of a distribution on 8 values, exactly, from the t_min of TruncatedNormal.
+    """
     P = torch.tensor([0.3, 0.05, 0.1, 0.2, 0.05, 0.1, 0.15, 0.05], dtype=torch.float64)
     scaling, g = S.data.Scaling.for_integers(8), generator()
     centres = scaling.bin_centres(torch.arange(8)[:, None], torch.float64)
@@ -347,8 +398,11 @@ def test_E12_bounds_integers_from_bin_centres():
     assert -4.5 * gap.std() / 20 < gap.mean() < 0.02 + 4.5 * gap.std() / 20
 
 
-def test_the_sdes_prior_costs_what_it_misses():
-    """L_T against N(0, prior_std^2 I) and against the matched Gaussian, by torch.distributions."""
+def test_the_priors_term_is_a_divergence_of_gaussians():
+    """Compare L_T with torch.distributions.
+
+    The priors are N(0, prior_std^2 I) and the matched Gaussian.
+    """
     gm = S.GaussianMixture([[3.0, 0.0]], [[0.1, 2.0]])
     sde, x = S.VESDE(sigma_max=5.0), gm.sample(3, generator())
     for prior, mean, variance in (("sde", 0.0, 25.0), ("matched", gm.means, gm.values + 25.0)):
@@ -358,7 +412,10 @@ def test_the_sdes_prior_costs_what_it_misses():
 
 
 def test_the_gaussians_terms_are_its_models():
-    """|eps - eps_G|^2, its mean and its integral are those of the exact Gaussian model."""
+    """Compare |eps - eps_G|^2, its mean and its integral with a model's.
+
+    The model is the exact one of the Gaussian.
+    """
     gm = S.GaussianMixture([[1.0, -1.0]], [[[0.5, 0.2], [0.2, 0.3]]])
     sde = S.VPSDE()
     gaussian = gm.moments.gaussian(torch.empty(0, dtype=torch.float64))
@@ -378,7 +435,7 @@ def test_the_gaussians_terms_are_its_models():
     torch.testing.assert_close(slope / (2 * h), gaussian.mean_noise_error(snr.item(), z2), rtol=1e-6, atol=0)
 
 
-# ---- how it is stated ------------------------------------------------------------------------------------------------
+# ---- results and refusals --------------------------------------------------------------------------------------------
 
 
 @first_fast("continuous", [True, None])
@@ -418,7 +475,10 @@ def test_the_terms_add_up_and_are_stated():
 
 
 def test_conditions_and_learned_variances():
-    """A float32 U-Net with classes and variances, 17 grey values: finite bits, learned variance by default."""
+    """Evaluate a float32 U-Net with classes, variances and 17 grey values.
+
+    The bits are finite, and the learned variance is the default.
+    """
     net = S.UNet((1, 8, 8), channels=8, multipliers=(1,), attention=(), classes=3, out_channels=2)
     model = S.ScoreModel(
         net, S.DDPM.cosine(6), learned_variance=True, scaling=S.data.Scaling.for_integers(17), time_input="ddpm"
@@ -474,7 +534,10 @@ def test_bad_input_is_refused_and_named():
 
 
 def test_a_chain_of_one_level():
-    """x_1 ~ N(0, I) from x_0 ~ N(0, I) and back: tight with drawn levels and with all. It has no steps."""
+    """Go from x_0 ~ N(0, I) to x_1 ~ N(0, I) and back.
+
+    The bound is tight with drawn levels and with all. It has no steps.
+    """
     white = S.GaussianMixture(torch.zeros(1, 2), 1.0)
     x = white.sample(3, generator())
     for levels in (None, 4):

@@ -14,7 +14,10 @@ from scoresde.random import spawn_generators
 
 @pytest.fixture(scope="module")
 def mixture():
-    """Three components in 3 dimensions that overlap, so that posteriors are far from 0 and 1."""
+    """Return three components in 3 dimensions that overlap.
+
+    So the posteriors are far from 0 and 1.
+    """
     means = torch.tensor([[-0.4, 0.0, 0.3], [0.5, 0.2, 0.0], [0.0, -0.5, -0.2]])
     return GaussianMixture(means, torch.tensor([0.3, 0.2, 0.4]), [0.5, 0.3, 0.2])
 
@@ -34,7 +37,10 @@ def test_E9_classes_of_a_mixture_are_responsibilities(sde, mixture, generator):
 
 @pytest.mark.slow
 def test_the_prior_counts(mixture, generator):
-    """The log-odds move by the log-ratio of the weights; a subset of the classes is allowed."""
+    """Check that the log-odds move by the log-ratio of the weights.
+
+    A subset of the classes is allowed.
+    """
     model, x = mixture.model(VPSDE()), mixture.sample(4, generator)
     even, odd = (classify(model, x, (2, 0), w, divergence=Exact(), steps=30) for w in (None, [3.0, 1.0]))
     difference = odd.log_posterior - even.log_posterior
@@ -45,7 +51,10 @@ def test_the_prior_counts(mixture, generator):
 
 @pytest.mark.slow
 def test_all_classes_have_the_same_probes(mixture, generator):
-    """Two equal labels have equal likelihoods, for one generator or one a sample, and in parts of the batch."""
+    """Check that two equal labels have equal likelihoods.
+
+    For one generator or one a sample, and in parts of the batch.
+    """
     net = build_net({"name": "mlp", "shape": [3], "width": 16, "blocks": 1, "classes": 2}, seed=0)
     with torch.no_grad():
         net.head[-1].weight.normal_(0, 0.2, generator=torch.Generator().manual_seed(0))

@@ -29,7 +29,10 @@ def total(model, x, divergence, differentiable=None, method="multistep", **setti
 @pytest.mark.parametrize("divergence", [S.Exact(), Hutchinson(2), HutchPP(1, 1)], ids=repr)
 @pytest.mark.parametrize("method", ["multistep", "rk4"])
 def test_gradients_are_finite_differences(divergence, method):
-    """For exact and estimated traces with equal probes, direct and adjoint, x and parameters, in float64."""
+    """Compare gradients with finite differences in float64.
+
+    Exact and estimated traces with equal probes, direct and adjoint, x and parameters.
+    """
     if isinstance(divergence, HutchPP):
         divergence = HutchPP(2, 1)  # the whole space: no subspace to vary with x
     m, h = model(), 1e-5
@@ -83,15 +86,17 @@ def test_chunks_give_the_same_gradients():
         torch.testing.assert_close(a, b, rtol=1e-9, atol=1e-12)
 
 
-def test_without_asking_there_is_no_graph():
+def test_there_is_no_graph_by_default():
     x = POINTS.clone().requires_grad_()
     assert not total(model(), x, S.Exact()).requires_grad
 
 
 @pytest.mark.slow
 def test_fine_tuning_by_exact_likelihood():
-    """The recipe: score matching for a while, then gradient steps on the exact log p of a toy, by a Runge-Kutta method;
-    held-out log p gains more than 0.03 nats a point."""
+    """Follow the recipe: score matching, then steps on a toy's exact log p.
+
+    A Runge-Kutta method solves the flow. Held-out log p gains more than 0.03 nats a point.
+    """
     gm = S.GaussianMixture([[1.0, 0.0], [-1.0, 0.5]], [[0.1, 0.2], [0.3, 0.1]])
     g = torch.Generator().manual_seed(0)
     torch.manual_seed(0)

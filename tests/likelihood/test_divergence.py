@@ -1,4 +1,4 @@
-"""Traces of Jacobians: exact ones, estimates by random probes, and their standard errors."""
+"""Traces of Jacobians: exact, estimated, and their standard errors."""
 
 import math
 
@@ -14,13 +14,13 @@ from tests.generators import generator
 
 
 def function(x):
-    """Something that mixes all entries of a sample, at any rank."""
+    """Return a function of x that mixes all entries of a sample, at any rank."""
     y = flat(x)
     return torch.tanh(y.cumsum(1) * 0.3) * y.roll(1, 1) + y**3
 
 
 def matrices(n, seed=0):
-    """Two positive definite matrices ``(n, n)``."""
+    """Return two positive definite matrices ``(n, n)``."""
     a = torch.randn(2, n, n, generator=generator(seed), dtype=torch.float64)
     return a @ a.mT / n
 
@@ -36,7 +36,7 @@ def test_exact_is_the_trace_of_the_jacobian(shape, chunk):
     assert u is None
 
 
-def test_probes_are_what_they_are_called():
+def test_probes_have_their_law():
     for distribution in ("rademacher", "gaussian", "sphere"):
         v = draw_probes(distribution, (4, 6), 2000, generator(), "cpu", torch.float64).reshape(-1, 6)
         torch.testing.assert_close(v.T @ v / len(v), torch.eye(6, dtype=torch.float64), rtol=0, atol=0.06)  # 4.5 sd
@@ -48,7 +48,10 @@ def test_probes_are_what_they_are_called():
 
 @pytest.mark.parametrize("n", [64, 40])
 def test_a_frame_of_probes_gives_the_exact_trace(n):
-    """64 successive probes of +-1 are orthogonal: their mean of v' A v is tr A, for up to 64 entries."""
+    """Check that 64 successive probes of +-1 are orthogonal.
+
+    Their mean of v' A v is tr A, for up to 64 entries.
+    """
     h = Hutchinson(2)
     draws = h.draws(3, n, generator(), "cpu", torch.float64, h.frame(n))
     v = torch.cat([next(draws) for _ in range(64)], 1)
@@ -86,8 +89,11 @@ def test_each_sample_has_its_own_probes():
     ],
 )
 def test_E9_the_tally_knows_its_error(divergence, n, stages):
-    """Stages that go from one symmetric matrix to another, uneven weights, 1000 repeats: a mean within 4.5 standard
-    errors of the truth, 95 % intervals cover it within 4.5 binomial deviations (.919 to .981): false alarms 7e-6."""
+    """Repeat a tally 1000 times: its mean, and its 95 % intervals.
+
+    Stages go from one symmetric matrix to another, with uneven weights. The mean is within 4.5 standard errors of the
+    truth. The intervals cover it within 4.5 binomial deviations (.919 to .981): false alarms 7e-6.
+    """
     first, last = matrices(n)
     frame = divergence.frame(n)
     tally = Tally(divergence, torch.float64, True, frame)
@@ -116,7 +122,7 @@ def test_the_error_of_one_stage_is_bounded():
 
 
 def test_hutchpp_is_exact_on_a_low_rank():
-    """A matrix of rank 2 lies in the subspace of two products."""
+    """Check that a matrix of rank 2 lies in the subspace of two products."""
     basis = torch.randn(12, 2, generator=generator(), dtype=torch.float64)
     x = torch.zeros(5, 12, dtype=torch.float64, requires_grad=True)
     h = HutchPP(2, 1)

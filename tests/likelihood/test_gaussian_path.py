@@ -1,4 +1,7 @@
-"""The coordinates, weights and residual of the method "multistep", each against its formula."""
+"""The method "multistep": its coordinates, weights and residual.
+
+Each is compared with its formula.
+"""
 
 import math
 
@@ -27,7 +30,10 @@ def integral(function, start, end):
 
 
 def test_weights_of_the_block():
-    """y(rho_j) - y_0 = half the integral of g over rho^2: exact for cubics in later rounds."""
+    """Compare y(rho_j) - y_0 with half the integral of g over rho^2.
+
+    The later rounds are exact for cubics.
+    """
     p = plan()
     squares = [rho**2 for rho in p.rhos[:4]]
     for power in range(4):
@@ -38,7 +44,10 @@ def test_weights_of_the_block():
 
 
 def test_weights_of_the_trace():
-    """Between the levels up to degree 3 of 24 levels; below them tr = rho^2 (a + b rho^2 + c rho^4)."""
+    """Check degrees up to 3 of 24 levels between the levels.
+
+    Below them tr = rho^2 (a + b rho^2 + c rho^4).
+    """
     p = plan()
     for power in range(4):
         found = sum(w * lam**power for w, lam in zip(p.trace_rule, p.lams, strict=True))
@@ -50,7 +59,10 @@ def test_weights_of_the_trace():
 
 @pytest.mark.parametrize("decay", [2, 3])
 def test_weights_above_the_last_level(decay):
-    """F = rho^-decay (a + b/rho + ...): int F dlambda, to lambda = -3.5 and to infinite noise."""
+    """Integrate F = rho^-decay (a + b/rho + ...) over lambda.
+
+    To lambda = -3.5 and to infinite noise.
+    """
     p = plan(decay=decay)
     for weights, end, terms in ((p.trace_above, 0.0, 2), (p.z_top, math.exp(-3.5), 3), (p.z_infinity, 0.0, 3)):
         for power in range(decay, decay + terms):  # int e^{power lambda} dlambda
@@ -72,7 +84,10 @@ def test_weights_of_steps_and_slopes():
 
 
 def test_one_gaussian_needs_no_correction():
-    """F = 0 for N(m, C): with 20 calls the defect is 0 and log p exact, to 1e-8."""
+    """Check that F = 0 for N(m, C).
+
+    With 20 calls the defect is 0 and log p exact, to 1e-8.
+    """
     gm = S.GaussianMixture(MOMENTS.mean[None], MOMENTS.covariance[None])
     x = gm.sample(5, torch.Generator().manual_seed(0))
     found = S.log_likelihood(gm.model(S.VPSDE()), x, Exact(), steps=20)
@@ -81,7 +96,10 @@ def test_one_gaussian_needs_no_correction():
 
 
 def test_the_defect_is_the_plain_paths_error():
-    """100 points, 60 calls: log p less the defect errs by the defect; log p errs by a tenth of it at most."""
+    """Compare the errors of log p with the defect, 100 points, 60 calls.
+
+    Log p less the defect errs by the defect; log p errs by a tenth of it at most.
+    """
     g = torch.Generator().manual_seed(0)
     means = torch.randn(8, 2, generator=g, dtype=torch.float64)
     gm = S.GaussianMixture(means, (0.1 + 0.3 * torch.rand(8, 2, generator=g, dtype=torch.float64)) ** 2)
@@ -93,7 +111,10 @@ def test_the_defect_is_the_plain_paths_error():
 
 
 def test_ends_and_calls_of_the_grid():
-    """The grid spends the calls; it begins at t_min and ends at t_max where the ends say so."""
+    """Check that the grid uses all calls.
+
+    It begins at t_min and ends at t_max where the ends require it.
+    """
     sde = S.VPSDE()
     for at_t_min, to_infinity in ((True, False), (False, True)):
         ends = Ends(1e-4, 0.9, data_at_t_min=at_t_min, noise_to_infinity=to_infinity)
@@ -104,7 +125,7 @@ def test_ends_and_calls_of_the_grid():
 
 
 def test_the_mean_under_a_condition():
-    """Components with equal, round covariances, whose mean is exact."""
+    """Check components with equal, round covariances, whose mean is exact."""
     gm = S.GaussianMixture([[1.0, 0.0], [-1.0, 0.5]], 1e-3)
     model, k = gm.model(S.VPSDE()), torch.tensor([0, 1, 1])
     x = torch.zeros(3, 2, dtype=torch.float64)

@@ -1,4 +1,7 @@
-"""Levels of the method "multistep": extrapolation from them does not amplify a network's roughness."""
+"""Levels of the method "multistep".
+
+Extrapolation from them does not amplify a network's roughness.
+"""
 
 import itertools
 
@@ -12,10 +15,11 @@ from tests.marks import first_fast
 
 @first_fast("calls", [50, 100, 115, 128, 150, 200, 400, 1000])
 def test_weights_do_not_amplify_a_rough_network(calls):
-    """The weights of the block and of the path's slopes are small at any number of calls.
+    """Check that the weights are small at any number of calls.
 
-    Through levels 0.1 apart the former are 57 times what they sum to, and through 0.1 beside 0.025 the latter 10^4: a
-    U-Net's bits/dim on 8-bit images was then wrong by .5 at 200 calls and by 26 at 400.
+    The weights are those of the block and of the path's slopes. Through levels 0.1 apart, those of the block are 57
+    times their sum. Through 0.1 beside 0.025, those of the slopes are 10^4 times. A U-Net's bits/dim on 8-bit images
+    was then wrong by .5 at 200 calls and by 26 at 400.
     """
     moments = Moments(torch.zeros(4, dtype=torch.float64), torch.full((4,), 0.5, dtype=torch.float64))
     ends = Ends(1e-5, 1.0, data_at_t_min=False, noise_to_infinity=True)

@@ -1,4 +1,4 @@
-"""log p by the probability flow, against densities that are known."""
+"""Log p by the probability flow, against known densities."""
 
 import math
 
@@ -20,7 +20,10 @@ from tests.generators import generator
 
 
 def mixture(d=2, K=8, low=0.05, seed=0):
-    """K anisotropic Gaussians with stds from ``low`` to 0.4, means from N(0, I)."""
+    """Return K anisotropic Gaussians with means from N(0, I).
+
+    Their stds lie between ``low`` and 0.4.
+    """
     g = torch.Generator().manual_seed(seed)
     means = torch.randn(K, d, generator=g, dtype=torch.float64)
     vectors = torch.linalg.qr(torch.randn(K, d, d, generator=g, dtype=torch.float64))[0]
@@ -43,7 +46,10 @@ SDES = {
 @pytest.mark.slow
 @pytest.mark.parametrize("sde", SDES)
 def test_E9_exact_trace_gives_the_mixtures_density(sde):
-    """100 calls in 2 dimensions, stds from 0.05: each of 40 points within 1e-4 nats, 5e-6 on average."""
+    """Compare 40 points in 2 dimensions, with stds from 0.05, at 100 calls.
+
+    Each is within 1e-4 nats, 5e-6 on average.
+    """
     gm = mixture()
     x = gm.sample(40, generator())
     result = S.log_likelihood(gm.model(SDES[sde]), x, S.Exact())
@@ -57,7 +63,7 @@ def test_E9_exact_trace_gives_the_mixtures_density(sde):
 @pytest.mark.slow
 @pytest.mark.parametrize("sde", ["vp", "ve"])
 def test_E9_exact_trace_in_64_dimensions(sde):
-    """100 calls: within 5e-4 nats."""
+    """Compare at 100 calls: within 5e-4 nats."""
     gm = mixture(d=64, seed=11)
     x = gm.sample(3, generator())
     result = S.log_likelihood(gm.model(SDES[sde]), x, S.Exact(chunk=64), steps=100)
@@ -66,7 +72,10 @@ def test_E9_exact_trace_in_64_dimensions(sde):
 
 @pytest.mark.slow
 def test_E9_multistep_converges_fast():
-    """From 40 to 80 calls the mean error falls more than 64 times, as at order 6, thanks to the correction."""
+    """Check that the mean error falls more than 64 times from 40 to 80 calls.
+
+    This is order 6, due to the correction.
+    """
     gm = mixture(low=0.1)
     x, model = gm.sample(100, generator()), gm.model(S.VPSDE())
     coarse, fine = (
@@ -78,8 +87,11 @@ def test_E9_multistep_converges_fast():
 
 @pytest.mark.slow
 def test_E9_multistep_solves_a_networks_own_flow():
-    """A network's score is no gradient, and its moments need not be those of its density: still a reference's log p
-    to 2e-5 nats at 200 calls, and to 2e-3 for a model that knows no moments at all."""
+    """Compare a network's log p with that of a reference solver.
+
+    A network's score is no gradient, and its moments need not be those of its density. They agree to 2e-5 nats at 200
+    calls, and to 2e-3 for a model without moments.
+    """
     torch.manual_seed(0)
     net = S.ResidualMLP((3,), width=16, blocks=2).double()
     for parameter in net.parameters():
@@ -97,7 +109,10 @@ def test_E9_multistep_solves_a_networks_own_flow():
 @pytest.mark.slow
 @pytest.mark.parametrize("sde", ["vp", "ve", "flow"])
 def test_E9_E10_the_density_under_a_condition(sde):
-    """log p(x | y) of a mixture's components: the prior has their mean. The mean of all data would err by .1."""
+    """Compare log p(x | y) of a mixture's components.
+
+    The prior has their mean. The mean of all data would err by .1.
+    """
     gm = mixture(K=4, low=0.1)
     x, k = gm.sample(30, generator(), return_component=True)
     shifted = x - gm.means[k]
@@ -133,7 +148,10 @@ def test_E9_methods_agree(method):
 
 @pytest.mark.slow
 def test_the_end_counts():
-    """VE from sigma_min = 0.01, stds from 0.05: each order of the end divides the error by more than five."""
+    """Check VE from sigma_min = 0.01, with stds from 0.05.
+
+    Each order of the end divides the error by more than five.
+    """
     gm = mixture()
     x, model = gm.sample(40, generator()), gm.model(S.VESDE())
     second, first, none = (
@@ -148,7 +166,10 @@ def test_the_end_counts():
 
 @pytest.mark.slow
 def test_the_matched_prior_counts():
-    """VE's N(0, sigma_max^2 I) ignores the data's spread, an error of some 1e-3 nats. The matched prior has none."""
+    """Compare VE's prior with the matched one, which has no error.
+
+    N(0, sigma_max^2 I) ignores the data's spread, an error of some 1e-3 nats.
+    """
     gm = S.GaussianMixture([[3.0, 0.0], [-1.0, 2.0]], [[0.1, 0.2], [0.3, 0.1]])
     x = gm.sample(40, generator())
     matched, plain = (
@@ -161,7 +182,10 @@ def test_the_matched_prior_counts():
 
 @pytest.mark.slow
 def test_the_ends_are_reported():
-    """For N(0, c I) under VE the stretch below t_min adds n/2 log((c + sigma_min^2)/c); the priors differ as stated."""
+    """Check the ends for N(0, c I) under VE.
+
+    The stretch below t_min adds n/2 log((c + sigma_min^2)/c); the priors differ as stated.
+    """
     gm, sde = S.GaussianMixture(torch.zeros(1, 3), 0.01), S.VESDE(0.01, 10.0)
     x = gm.sample(4, generator())
     below = torch.full((4,), 1.5 * math.log((0.01 + 0.01**2) / 0.01), dtype=torch.float64)
@@ -184,8 +208,11 @@ def test_the_ends_are_reported():
 @pytest.mark.parametrize("distribution", ["rademacher", "gaussian"])
 @pytest.mark.parametrize("method", ["multistep", "rk4", "dopri5"])
 def test_E9_hutchinson_and_its_standard_error(method, distribution):
-    """200 repeats of 4 probes, as rows of one batch with generators of their own: the mean is within 4.5 standard
-    errors of the exact trace (false alarm 7e-6), the reported standard error within 25 % of the repeats' spread."""
+    """Compare 200 repeats of 4 probes with the exact trace.
+
+    The repeats are rows of one batch, with a generator each. The mean is within 4.5 standard errors (false alarm 7e-6),
+    the reported standard error within 25 % of the repeats' spread.
+    """
     gm = mixture(d=6, K=3, low=0.2)
     x, model = gm.sample(1, generator()).expand(200, -1), gm.model(S.VPSDE())
     settings = {"method": method, "rtol": 1e-4, "atol": 1e-4, "steps": 20}
@@ -199,9 +226,12 @@ def test_E9_hutchinson_and_its_standard_error(method, distribution):
 
 @pytest.mark.slow
 def test_E9_one_orthogonal_probe_a_stage():
-    """40 dimensions, 300 repeats at 80 calls: unbiased (4.5 standard errors: false alarm 7e-6); intervals of 1.96
-    standard errors cover the exact trace's log p in 95 % of cases, within 4 binomial deviations (1e-3); and orthogonal
-    probes have less than .8 of the standard deviation of independent ones."""
+    """Check 300 repeats in 40 dimensions at 80 calls.
+
+    Unbiased: 4.5 standard errors, false alarm 7e-6. Intervals of 1.96 standard errors cover the exact trace's log p in
+    95 % of cases, within 4 binomial deviations (1e-3). Orthogonal probes have less than .8 of the standard deviation of
+    independent ones.
+    """
     gm = mixture(d=40, K=3, low=0.05)
     x, model = gm.sample(1, generator()), gm.model(S.VPSDE())
     exact = S.log_likelihood(model, x, S.Exact(chunk=40), steps=80).log_prob
@@ -232,7 +262,10 @@ def test_E9_hutchpp_is_unbiased_and_exact_at_full_rank():
 
 @pytest.mark.slow
 def test_fresh_probes_average_out_along_the_path():
-    """On a fixed grid, fresh probes have less than half the spread of one draw for the whole path."""
+    """Compare fresh probes with one draw for the whole path.
+
+    On a fixed grid they have less than half the spread.
+    """
     gm = mixture(d=6, K=3, low=0.2)
     x, model = gm.sample(1, generator()).expand(200, -1), gm.model(S.VPSDE())
     for method in ("multistep", "rk4"):
@@ -270,7 +303,10 @@ def test_densities_are_independent_of_the_batch(method):
 
 
 class Watched(S.Model):
-    """A mixture's model that records the batch sizes of its calls and counts backward passes through its eps."""
+    """A mixture's model that records its calls.
+
+    It keeps their batch sizes and counts backward passes through its eps.
+    """
 
     def __init__(self, inner):
         super().__init__()
@@ -307,7 +343,10 @@ def test_chunks_change_nothing(method):
 
 
 def test_one_call_and_one_product_a_level():
-    """Each call has one vector-Jacobian product, except those of the first rounds over four levels."""
+    """Check that each call has one vector-Jacobian product.
+
+    The calls of the first rounds over four levels are exceptions.
+    """
     gm = mixture(low=0.2)
     for sde, untraced in ((S.VPSDE(), 4), (S.VESDE(0.05), 12)):
         model = Watched(gm.model(sde))
@@ -321,7 +360,7 @@ def test_the_models_mode_is_restored():
     for parameter in net.parameters():
         parameter.data += 0.1
     frozen = next(net.parameters())
-    frozen.requires_grad_(False)
+    frozen.requires_grad_(requires_grad=False)
     model = S.ScoreModel(net, S.VPSDE(), "edm").train()
     x = torch.randn(3, 2, generator=generator())
     first, again = (S.log_likelihood(model, x, S.Exact(), steps=12).log_prob for _ in range(2))
@@ -347,7 +386,10 @@ def test_equal_seeds_give_equal_densities():
 
 @pytest.mark.slow
 def test_the_latent_is_the_start_of_the_flow():
-    """x_1 of the likelihood, decoded by the probability flow, is x_0 again (E11)."""
+    """Decode x_1 of the likelihood by the probability flow (E11).
+
+    The result is x_0.
+    """
     gm = mixture(low=0.2)
     x, model = gm.sample(5, generator()), gm.model(S.VPSDE())
     latent = S.log_likelihood(model, x, S.Exact(), 1e-8, 1e-8).latent
@@ -356,7 +398,10 @@ def test_the_latent_is_the_start_of_the_flow():
 
 
 class Spoiled(S.Model):
-    """A mixture's model that gives NaN for samples whose first entry is above 100."""
+    """A mixture's model that gives NaN for some samples.
+
+    Those whose first entry is above 100.
+    """
 
     def __init__(self, inner):
         super().__init__()
@@ -421,8 +466,10 @@ def test_bad_input_is_refused_and_named():
 
 @pytest.mark.slow
 def test_the_defect_shows_a_grid_that_is_too_coarse():
-    """16 peaks a 46th of the data's standard deviation wide, and points beside them: the mean error of log p and the
-    mean |defect| agree within a factor of 3 while the levels are too few, and fall together.
+    """Compare the mean error of log p with the mean |defect|.
+
+    16 peaks a 46th of the data's standard deviation wide, and points beside them. The two agree within a factor of 3
+    while the levels are too few, and fall together.
     """
     peaks = S.GaussianMixture(torch.linspace(-1.7, 1.7, 16).double()[:, None], (1 / 46) ** 2)
     g = torch.Generator().manual_seed(0)

@@ -1,4 +1,7 @@
-"""Settings objects are values: their repr evaluates to them, they are equal, pickled and cannot be changed."""
+"""Settings objects as values.
+
+Their repr evaluates to them, they compare, pickle and cannot be changed.
+"""
 
 import dataclasses
 import pickle
@@ -46,7 +49,7 @@ def test_numpy_integers_become_integers():
 
 
 def test_reprs_of_results_are_short():
-    """A result shows means and errors, not its tensors."""
+    """Check that a result shows means and errors, not its tensors."""
     gm = S.GaussianMixture(torch.zeros(1, 1, 2, 2), 0.2)
     model, scaling = gm.model(S.VPSDE()), S.data.Scaling.for_integers(8)
     x, images = gm.sample(3, torch.Generator().manual_seed(0)), torch.arange(12).reshape(3, 1, 2, 2) % 8

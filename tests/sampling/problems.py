@@ -1,4 +1,7 @@
-"""What the tests of samplers share: mixtures with exact scores, processes, seeded noise."""
+"""Problems for the tests of samplers.
+
+Mixtures with exact scores, processes, seeded noise.
+"""
 
 import torch
 

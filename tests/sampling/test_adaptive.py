@@ -1,4 +1,7 @@
-"""The adaptive reverse SDE: Brownian paths, laws, measured orders, tolerances, errors."""
+"""The adaptive reverse SDE: paths, laws, measured orders, errors.
+
+Also its Brownian paths and tolerances.
+"""
 
 import functools
 import itertools
@@ -25,7 +28,10 @@ def generators(seeds):
 
 
 class Redrawn(BrownianPaths):
-    """The biased variant: it forgets what was seen of a path, and redraws a rejected increment."""
+    """The biased variant of the paths.
+
+    It forgets what was seen of a path, and redraws a rejected increment.
+    """
 
     def look(self, s):
         self.points.fill_(-math.inf)
@@ -33,7 +39,10 @@ class Redrawn(BrownianPaths):
 
 
 def z_scores(x, variance):
-    """Return the larger z-score of the mean (0) and the variance (``variance``) of normal draws ``x``."""
+    """Return the larger z-score of the mean and variance of normal draws.
+
+    The draws ``x`` have mean 0 and variance ``variance``.
+    """
     n = x.numel()
     off = x.mean() / (variance / n) ** 0.5, (x.square().mean() / variance - 1) / (2 / n) ** 0.5
     return max(abs(v.item()) for v in off)
@@ -75,7 +84,10 @@ def test_refined_paths_are_brownian():
 
 
 def recorded(monkeypatch, base):
-    """Record a sampler's paths of class ``base``: [attempts, rejections], and the paths' ends."""
+    """Record a sampler's paths of class ``base``.
+
+    Returns [attempts, rejections], and the paths' ends.
+    """
     counts, ends = [0, 0], []
 
     class Recorded(base):
@@ -99,9 +111,10 @@ def recorded(monkeypatch, base):
 @pytest.mark.slow
 @pytest.mark.parametrize(("paths", "biased"), [(BrownianPaths, False), (Redrawn, True)])
 def test_rejections_do_not_bias(monkeypatch, paths, biased):
-    """A linear SDE with a known end: noise and samples have their exact mean and variance.
+    """Compare a linear SDE with its exact mean and variance.
 
-    The bound is 4 standard errors (one false alarm in 4000 seeds). With redrawn increments they are more than 10 off.
+    Noise and samples have a known end. The bound is 4 standard errors (one false alarm in 4000 seeds). With redrawn
+    increments they are more than 10 off.
     """
     n, sde = 40_000, S.VPSDE()
     counts, ends = recorded(monkeypatch, paths)
@@ -136,20 +149,26 @@ SDES = {
 @pytest.mark.slow
 @pytest.mark.parametrize("sde", SDES)
 def test_E2_samples_match_the_mixture(sde):
-    """Energy test at level 0.001 each: a false alarm in 170 seeds for the six; the seed is fixed."""
+    """Compare samples by the energy test at level 0.001 each.
+
+    A false alarm in 170 seeds for the six; the seed is fixed.
+    """
     x = S.sample(MIXTURE.model(SDES[sde]), (600, 2), AdaptiveSDE(), generator=generator(1))
     assert energy_test(x, MIXTURE.sample(600, generator(2))) > 0.001
 
 
 @pytest.mark.slow
 def test_a_huge_first_step_is_bounded():
-    """In one step from pure noise to clean data, Euler's and the improved step agree on the data's mean."""
+    """Take one step from pure noise to clean data.
+
+    Euler's and the improved step agree on the data's mean.
+    """
     x = S.sample(MIXTURE.model(S.VPSDE()), (600, 2), AdaptiveSDE(first_step=1e6), generator=generator(1))
     assert energy_test(x, MIXTURE.sample(600, generator(2))) > 0.001
 
 
 def test_a_model_without_moments():
-    """Energy test at level 0.001."""
+    """Compare samples by the energy test at level 0.001."""
     model = MIXTURE.model(S.VESDE())
     model.moments = None
     x = S.sample(model, (600, 2), AdaptiveSDE(0.03, 0.003), generator=generator(1))
@@ -169,11 +188,11 @@ def test_any_rank_and_number_of_states():
 
 
 def linear_errors(steps, c=0.3, variance=1.0, start=0.5, end=20.0):
-    """Return the ``(strong, weak)`` error of fixed steps for data N(0, c), where y and x0 are linear in the noise.
+    """Return the ``(strong, weak)`` error of fixed steps for data N(0, c).
 
-    The second moments of (y, last x0, exact y) are propagated exactly, without draws or statistical error. The exact
-    u_s = R u + I has var I = R h and cov(I, B) = (1 + c s)/c log R, R = (1 + c s)/(1 + c theta). ``variance`` differs
-    from c, so that the weights of the step are not exact.
+    y and x0 are linear in the noise. The second moments of (y, last x0, exact y) are propagated exactly, without draws
+    or statistical error. The exact u_s = R u + I has var I = R h and cov(I, B) = (1 + c s)/c log R, R = (1 + c s)/(1 +
+    c theta). ``variance`` differs from c, so that the weights of the step are not exact.
     """
     grid = torch.logspace(math.log10(start), math.log10(end), steps + 1, dtype=torch.float64)
     gain = c * start / (1 + c * start)
@@ -203,7 +222,10 @@ def test_declared_orders_are_measured():
 
 @pytest.mark.parametrize(("theta", "s"), [(1e-6, 1e-3), (0.3, 1.0), (50.0, 120.0)])
 def test_a_step_is_the_exact_transition_of_a_gaussian(theta, s):
-    """For data N(m, c) the mean is the posterior's, and the variance is that of u's transition, R h."""
+    """Compare mean and variance of a step for data N(m, c).
+
+    The mean is the posterior's, and the variance is that of u's transition, R h.
+    """
     c, m = 0.7, 0.4
     y = torch.tensor([[1.5], [1.5]], dtype=torch.float64)
 
@@ -220,7 +242,10 @@ def test_a_step_is_the_exact_transition_of_a_gaussian(theta, s):
 
 @pytest.mark.slow
 def test_the_strong_error_falls_with_the_tolerance(monkeypatch):
-    """The reference is a run at a far smaller tolerance on the same Brownian paths, known on a fine grid."""
+    """Compare with a run at a far smaller tolerance on the same paths.
+
+    The Brownian paths are known on a fine grid.
+    """
     n, sde = 64, S.VPSDE()
     ends = {"t_max": sde.time_of(-6.0).item(), "t_min": sde.time_of(4.0).item(), "last": "none"}
     grid = torch.linspace(4.0, -6.0, 3000, dtype=torch.float64).exp()  # the far end first
@@ -263,7 +288,10 @@ class Shifted(Model):
 
 @pytest.mark.slow
 def test_a_sample_does_not_depend_on_its_batch():
-    """With one generator and one row of cond a sample, seven samples together equal seven alone."""
+    """Compare seven samples together with seven alone.
+
+    Each has its generator and its row of cond.
+    """
     model = Shifted(MIXTURE.model(S.VPSDE()))
     shift = torch.randn(7, 2, generator=generator(9)) * 3
     together = S.sample(model, (7, 2), AdaptiveSDE(), cond={"shift": shift}, generator=generators(range(7)))
@@ -280,7 +308,10 @@ def test_reproducible_and_random():
 
 
 def test_cond_rows_follow_their_samples():
-    """Samples finish at different times and keep their shifts (0, 100 or 200; the mixture is within 4 of 0)."""
+    """Check that samples that finish at different times keep their shifts.
+
+    The shifts are 0, 100 or 200; the mixture is within 4 of 0.
+    """
     shift = 100.0 * torch.arange(30)[:, None].remainder(3).expand(30, 2)
     model = Shifted(MIXTURE.model(S.VPSDE()))
     x = S.sample(model, (30, 2), AdaptiveSDE(0.01, 0.01), cond={"shift": shift}, generator=generator())
@@ -291,7 +322,10 @@ def test_cond_rows_follow_their_samples():
 
 
 class Broken(Shifted):
-    """NaN for the samples whose x0 has a first coordinate above 1, at late times."""
+    """A model that gives NaN for some samples at late times.
+
+    Those whose x0 has a first coordinate above 1.
+    """
 
     def estimate(self, x, level, cond=None):
         inner = self.inner.estimate(x, level)

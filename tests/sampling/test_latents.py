@@ -18,7 +18,10 @@ def mixture(shape=(2,)):
 @pytest.mark.slow
 @pytest.mark.parametrize("sde", SDES)
 def test_E11_encode_then_decode_gives_the_data_back(sde):
-    """With the exact score in float64 and a tolerance of 1e-10, the error is below 1e-8."""
+    """Encode and decode with the exact score.
+
+    In float64 with a tolerance of 1e-10, the error is below 1e-8.
+    """
     gm = mixture((2, 2))
     x, model = gm.sample(4, generator()), gm.model(SDES[sde])
     flow = S.ProbabilityFlow(rtol=1e-10, atol=1e-10)
@@ -29,7 +32,10 @@ def test_E11_encode_then_decode_gives_the_data_back(sde):
 
 @pytest.mark.slow
 def test_E11_encode_then_decode_with_a_trained_network():
-    """With a small MLP in float32, trained for 200 steps on a mixture, the error is below 1e-4."""
+    """Encode and decode with a small MLP in float32.
+
+    It is trained for 200 steps on a mixture; the error is below 1e-4.
+    """
     x = mixture().sample(1000, generator()).float()
     torch.manual_seed(0)
     model = S.ScoreModel(S.ResidualMLP((2,), width=32, blocks=2), S.VPSDE(), "noise", time_input="log_snr")
@@ -50,7 +56,10 @@ def test_E11_encode_then_decode_with_a_trained_network():
 
 @pytest.mark.parametrize("shape", [(1, 2), (5, 7), (3, 1, 4, 4), (2, 3, 2, 2, 2)])
 def test_E11_spherical_interpolation_stays_on_the_sphere(shape):
-    """For equal norms: all norms equal, all angles equal, DDIM's formula. For others the norm is linear in w."""
+    """Check norms and angles against DDIM's formula.
+
+    For equal norms all norms and all angles are equal. For others the norm is linear in w.
+    """
     z0, z1 = torch.randn(2, *shape, generator=generator(), dtype=torch.float64)
     flat0, flat1 = z0.flatten(1), z1.flatten(1)
     unit = z1 * (flat0.norm(dim=1) / flat1.norm(dim=1)).reshape(-1, *(1,) * (len(shape) - 1))
@@ -86,7 +95,10 @@ def test_interpolation_has_exact_ends(spherical, dtype):
 
 @pytest.mark.slow
 def test_E11_a_decoded_path_joins_the_data():
-    """A path from one mode to another has the data at its ends and no jump."""
+    """Decode a path from one mode to another.
+
+    It has the data at its ends and no jump.
+    """
     gm = S.GaussianMixture([[-1.0, 0.0], [1.0, 0.5]], 0.25)
     model = gm.model(S.VPSDE())
     flow = S.ProbabilityFlow(rtol=1e-8, atol=1e-8)
@@ -98,7 +110,10 @@ def test_E11_a_decoded_path_joins_the_data():
 
 @pytest.mark.slow
 def test_E11_temperature_of_a_gaussian():
-    """The flow of a Gaussian is linear: decode(temper(encode(x), tau)) = m + tau (x - m), in VP and in VE."""
+    """Check decode(temper(encode(x), tau)) = m + tau (x - m), in VP and in VE.
+
+    The flow of a Gaussian is linear.
+    """
     gm = S.GaussianMixture([[1.0, -2.0]], [[[0.5, 0.2], [0.2, 0.3]]])
     x = gm.sample(5, generator())
     flow = S.ProbabilityFlow(rtol=1e-7, atol=1e-7)

@@ -1,4 +1,4 @@
-"""The exponential multistep solver: measured orders, closed forms, and error per network call."""
+"""The exponential multistep solver: orders, closed forms, error per call."""
 
 import math
 from functools import cache
@@ -20,7 +20,10 @@ from tests.statistics_tools import measured_order
 
 
 def anisotropic(d, high, seed):
-    """8 Gaussians with means from N(0, I), random axes, and standard deviations from 0.05 to ``high``."""
+    """Return 8 Gaussians with means from N(0, I) and random axes.
+
+    Their standard deviations lie between 0.05 and ``high``.
+    """
     g = generator(seed)
     means = torch.randn(8, d, generator=g, dtype=torch.float64)
     axes = torch.linalg.qr(torch.randn(8, d, d, generator=g, dtype=torch.float64))[0]
@@ -39,9 +42,10 @@ ORDERS = [(1, False), (2, False), (3, False), (4, False), (1, True), (2, True), 
 @pytest.mark.parametrize("sde", [S.VPSDE.cosine(), S.VESDE(0.01, 1e5), S.FlowSDE()])
 @pytest.mark.parametrize(("order", "corrector"), ORDERS)
 def test_declared_order_is_measured(sde, order, corrector):
-    """Global order p, and p + 1 with the corrector, uniform in log-SNR (slope within 0.2).
+    """Measure global order p, and p + 1 with the corrector (slope within 0.2).
 
-    The first steps have fewer nodes; they lie at lambda = -8, where x0 is nearly constant.
+    The steps are uniform in log-SNR. The first steps have fewer nodes; they lie at lambda = -8, where x0 is nearly
+    constant.
     """
     model, ends, x, exact = order_problem(sde)
     counts = (241, 481, 961)
@@ -52,7 +56,10 @@ def test_declared_order_is_measured(sde, order, corrector):
 
 @cache
 def order_problem(sde):
-    """Return a model, the ends of its flow from lambda = -8 to 1.5, starts there, and the solution."""
+    """Return a model, the ends of its flow, starts and the solution.
+
+    The flow goes from lambda = -8 to 1.5.
+    """
     model = SMOOTH.model(sde)
     ends = {"t_min": sde.time_of(2 * 1.5).item(), "t_max": sde.time_of(2 * -8.0).item(), "last": "none"}
     x = SMOOTH.sample(8, generator())
@@ -62,7 +69,10 @@ def order_problem(sde):
 
 
 def test_D6_order_one_is_ddim():
-    """With one node and no corrector the step is exponential Euler's, which is DDIM's with eta = 0."""
+    """Compare one node without corrector with DDIM for eta = 0.
+
+    Both are exponential Euler's step.
+    """
     model = SMOOTH.model(S.VPSDE())
     x = normal(0, 5, 2)
     ours = S.sample(model, x.shape, DPMSolver(1, corrector=False, grid="time", last="none"), 11, start=x)
@@ -71,7 +81,10 @@ def test_D6_order_one_is_ddim():
 
 
 def test_order_one_stochastic_is_the_ancestral_step():
-    """With tau = 1 and one node the step has the posterior's mean and variance, with the same noise."""
+    """Compare tau = 1 and one node with the posterior's mean and variance.
+
+    The noise is the same.
+    """
     model = SMOOTH.model(S.VPSDE())
     x = normal(0, 5, 2)
     solver = DPMSolver(1, stochastic=True, corrector=False, grid="time", last="none")
@@ -121,7 +134,7 @@ def test_end_weights_are_exact_for_polynomials():
 
 @first_fast("sde", [S.VPSDE(), S.SubVPSDE(), S.VESDE(), S.VPSDE.cosine(), S.FlowSDE()])
 def test_the_gaussian_start_is_the_flow_of_a_gaussian(sde):
-    """The estimate at its end then has nothing to correct."""
+    """Check that the estimate at the end then has nothing to correct."""
     gaussian = S.GaussianMixture(
         [[1.0, -2.0, 0.5]], torch.tensor([[[1.0, 0.3, 0.0], [0.3, 0.5, 0.1], [0.0, 0.1, 0.2]]])
     )
@@ -144,9 +157,9 @@ def test_the_gaussian_start_is_the_flow_of_a_gaussian(sde):
 @pytest.mark.slow
 @pytest.mark.parametrize(("known", "power", "order"), [(True, 4, 3), (False, 3, 2)])
 def test_orders_of_the_gaussian_start(known, power, order):
-    """The error of y falls as rho^-2 and, corrected, as rho^-3 (rho^-1 and rho^-2 if C is unknown).
+    """Measure the error of y: rho^-2 and, corrected, rho^-3.
 
-    In y/rho, where the flow shifts z, each order is one more.
+    If C is unknown, rho^-1 and rho^-2. In y/rho, where the flow shifts z, each order is one more.
     """
     sde = S.VESDE(0.01, 2e4)
     gm = S.GaussianMixture([[1.0, 0.5], [-0.8, 0.3], [0.2, -2.0]], [0.5, 0.1, 0.6], [0.5, 0.3, 0.2])
@@ -169,7 +182,10 @@ def test_orders_of_the_gaussian_start(known, power, order):
 
 
 def test_the_table_holds_the_exponential_weights():
-    """It does so for predictor and corrector of every step, with and without a node above the first level."""
+    """Check predictor and corrector of every step.
+
+    With and without a node above the first level.
+    """
     sde = S.VPSDE()
     lams = [-1.0, -0.4, 0.1, 0.5, 1.1]
     levels = tuple(sde.levels(sde.time_of(2 * torch.tensor(lams, dtype=torch.float64))))
@@ -201,7 +217,10 @@ ERRORS = {
 @pytest.mark.parametrize("sde", [S.VPSDE(), S.VESDE()])
 @pytest.mark.parametrize(("d", "high"), ERRORS)
 def test_default_error_per_network_call(d, high, sde):
-    """The mixture was not used for tuning; the reference is dopri5 at 1e-10 from the same noise."""
+    """Compare with dopri5 at 1e-10 from the same noise.
+
+    The mixture was not used for tuning.
+    """
     gm = anisotropic(d, high, seed=11)
     model = gm.model(sde)
     x = sde.prior_sample((32, d), generator(3), dtype=torch.float64)
@@ -226,7 +245,10 @@ class Conditional(S.Model):
 
 @pytest.mark.slow
 def test_one_call_estimates_an_unknown_mean():
-    """The mean of all data is not that of a class, so with ``cond`` it must not decide where samples go."""
+    """Check samples of a class whose mean is not that of all data.
+
+    With ``cond`` the mean of all data must not decide where samples go.
+    """
     left = S.GaussianMixture([[-2.0, 0.0], [-1.0, 1.0]], [0.05, 0.1])
     right = S.GaussianMixture([[2.0, 0.5], [1.0, -0.5]], [0.1, 0.02])
     both = S.GaussianMixture(torch.cat([left.means, right.means]), [0.05, 0.1, 0.1, 0.02]).moments

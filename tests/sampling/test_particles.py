@@ -18,7 +18,10 @@ def mixture_3():
 
 
 class Pushed(Wrapper):
-    """A model with 0.6 x added to its score, of no likelihood; the weights have to undo it."""
+    """A model with 0.6 x added to its score, of no likelihood.
+
+    The weights have to undo it.
+    """
 
     def estimate(self, x, level, cond=None):
         plain, g = self.model.estimate(x, level, cond), 0.6 * x
@@ -29,7 +32,10 @@ class Pushed(Wrapper):
 @pytest.mark.slow
 @pytest.mark.parametrize("resample", [0.5, 1.0])
 def test_particles_undo_a_meaningless_push(resample):
-    """The law is the model's, N(0, 1). False alarm: the variance of 3000 samples is off by .13 once in 10^6."""
+    """Compare with the law of the model, N(0, 1).
+
+    False alarm: the variance of 3000 samples is off by .13 once in 10^6.
+    """
     mixture = GaussianMixture(torch.zeros(1, 1), 1.0)
     model = Pushed(mixture.model(VPSDE()))
     wide = sample(model, (3000, 1), PredictorCorrector(Ancestral(), grid="log_snr"), 60, generator=generator())
@@ -39,9 +45,10 @@ def test_particles_undo_a_meaningless_push(resample):
 
 
 def test_E10_weights_make_few_particles_exact(mixture_3):
-    """With two particles a sample the plain mean is more than 3 standard errors off; the weighted mean is right.
+    """Compare plain and weighted means of two particles a sample.
 
-    False alarm: a coordinate of the weighted mean is more than 4.5 standard errors off once in 10^5.
+    The plain mean is more than 3 standard errors off; the weighted mean is right. False alarm: a coordinate of the
+    weighted mean is more than 4.5 standard errors off once in 10^5.
     """
     operator, y = Matrix(torch.tensor([[0.6, 1.0]])), torch.tensor([0.15]).double()
     model = pigdm(mixture_3.model(VPSDE()), operator, y, 0.2)
@@ -95,7 +102,10 @@ def test_repeats_improve_on_ancestral_sampling(mixture_2d):
 
 
 def test_resampling_keeps_the_marginals():
-    """Data N(0, 1), no guidance. False alarm: the variance of 3000 samples is off by .13 once in 10^6."""
+    """Check data N(0, 1) without guidance.
+
+    False alarm: the variance of 3000 samples is off by .13 once in 10^6.
+    """
     model = GaussianMixture(torch.zeros(1, 1), 1.0).model(VPSDE())
     x = sample(model, (3000, 1), Resampling(4, Ancestral("forward")), 40, generator=generator())
     assert abs(x.square().mean() - 1) < 0.13

@@ -1,4 +1,7 @@
-"""What holds for every sampler, and the options of a run: chunk, autocast, progress."""
+"""What holds for every sampler, and a run's options.
+
+The options are chunk, autocast and progress.
+"""
 
 import itertools
 import math
@@ -49,7 +52,10 @@ SAMPLERS = FIXED | ADAPTIVE
 
 
 class Shifted(S.Model):
-    """N(m, 1/4 I) for samples of any rank, m the sample's own ``cond["mean"]`` or 0; with an exponent v per entry."""
+    """N(m, 1/4 I) for samples of any rank, with an exponent v per entry.
+
+    m is the sample's own ``cond["mean"]`` or 0.
+    """
 
     def __init__(self, sde):
         super().__init__()
@@ -69,7 +75,10 @@ class Shifted(S.Model):
 @first_fast(("dtype", "tolerance"), [(torch.float64, 1e-12), (torch.float32, 1e-5)])
 @first_fast("name", SAMPLERS)
 def test_samples_depend_on_their_seeds_alone(name, dtype, tolerance):
-    """A sample with its generator is the same alone, in a batch, and in chunks of 3."""
+    """Compare a sample alone, in a batch, and in chunks of 3.
+
+    It has its own generator.
+    """
     (sampler, steps), model = SAMPLERS[name], LearnedVariance(MIXTURE.model(SDES["vp"]))
 
     def draw(seeds, **settings):
@@ -88,7 +97,10 @@ def test_samples_depend_on_their_seeds_alone(name, dtype, tolerance):
 
 @first_fast("name", SAMPLERS)
 def test_conditions_reach_the_network_row_by_row(name):
-    """Each sample has its mean, in chunks too, and where finished samples leave the batch."""
+    """Check that each sample has its mean.
+
+    In chunks too, and where finished samples leave the batch.
+    """
     sampler, steps = SAMPLERS[name]
     means = torch.tensor([[-8.0], [0.0], [9.0], [-8.0], [9.0]], dtype=torch.float64)
     settings = {"cond": {"mean": means}, "generator": generator(), "dtype": means.dtype, "chunk": 2}
@@ -110,10 +122,10 @@ def test_any_rank(name):
 @first_fast("sde", SDES)
 @first_fast(("predictor", "corrector"), [pair for pair in PAIRS if pair[0] != "none"])
 def test_E7_few_steps_stay_finite_and_sane(sde, predictor, corrector):
-    """Samples are finite. From some number of steps on, means and stds are near the data's.
+    """Check that samples are finite and, with more steps, near the data.
 
     Near: means within 2 standard deviations, stds at most 3 times as large. The number of steps is 1 with the exact
-    posterior, 20 with Euler-Maruyama, whose steps must be small against the process's rates, and 5 with the others.
+    posterior and 5 with the others. Euler-Maruyama has 20, since its steps must be small against the process's rates.
     """
     sampler = S.PredictorCorrector(PREDICTORS[predictor], CORRECTORS[corrector])
     std = MIXTURE.moments.covariance.diagonal().sqrt()
@@ -132,7 +144,10 @@ def test_E7_few_steps_stay_finite_and_sane(sde, predictor, corrector):
 
 
 class Widths(torch.nn.Module):
-    """A network that records its batch sizes and the dtypes in which it multiplies."""
+    """A network that records its batch sizes and its dtypes.
+
+    The dtypes are those in which it multiplies.
+    """
 
     def __init__(self):
         super().__init__()
@@ -205,7 +220,10 @@ def test_bad_switches_are_refused():
 
 
 def dropping(sde=None):
-    """Return a model with dropout in training mode, one frozen part, and the modes of all parts."""
+    """Return a model with dropout and the training modes of its parts.
+
+    One part is frozen.
+    """
     net = S.ResidualMLP((2,), width=16, blocks=1)
     net.dropout, net.frozen = torch.nn.Dropout(0.5), torch.nn.Linear(2, 2).eval()
     net.register_forward_hook(lambda net, inputs, output: net.dropout(output))
@@ -305,7 +323,7 @@ ROWS = {"row": torch.arange(3)[:, None].expand(3, 2)}
 @first_fast("value", [math.nan, math.inf])
 @first_fast("name", FIXED)
 def test_nan_from_the_network_is_located(name, value):
-    """The step starts at a state of the run, and ends below t = 0.5."""
+    """Check that the step starts at a state of the run and ends below t = 0.5."""
     sampler, steps = FIXED[name]
     with pytest.raises(NonFiniteError, match=r"step \d+ of \d+, from t = .*: .* in 1 of 3 samples \(1\)") as error:
         S.sample(Broken(value), (3, 2), sampler, steps, cond=ROWS, generator=generator())

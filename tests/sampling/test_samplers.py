@@ -1,4 +1,7 @@
-"""Samplers: laws against exact draws, steps against the papers' loops, independence of the batch."""
+"""Samplers: laws, the papers' loops, independence of the batch.
+
+The laws are compared with exact draws.
+"""
 
 import functools
 import itertools
@@ -36,14 +39,20 @@ CASES += [*itertools.product(("cosine", "flow", "ddpm", "ncsn"), ("ode", "revers
 @pytest.mark.slow
 @pytest.mark.parametrize(("sde", "sampler"), CASES)
 def test_E7_E8_samples_match_the_mixture(sde, sampler):
-    """Energy test at level 0.001 each, 29 cases: a false alarm in one suite of 34 seeds; the seed is fixed."""
+    """Compare samples by the energy test at level 0.001 each, 29 cases.
+
+    A false alarm in one suite of 34 seeds; the seed is fixed.
+    """
     method, steps = SAMPLERS[sampler]
     x = S.sample(MIXTURE.model(SDES[sde]), (600, 2), method, steps, generator=generator(1))
     assert energy_test(x, MIXTURE.sample(600, generator(2))) > 0.001
 
 
 def test_the_energy_test_sees_a_wrong_sampler():
-    """The same test rejects a sampler with too few steps, and a mixture with other weights."""
+    """Check that the same test rejects a sampler with too few steps.
+
+    It also rejects a mixture with other weights.
+    """
     model = MIXTURE.model(SDES["vp"])
     x = S.sample(model, (600, 2), S.DDIM(eta=1.0), 3, generator=generator(1))
     assert energy_test(x, MIXTURE.sample(600, generator(2))) == 0.001
@@ -52,7 +61,7 @@ def test_the_energy_test_sees_a_wrong_sampler():
 
 
 class Recorder:
-    """A score as a function in NumPy, and the model that is the same score in torch."""
+    """A score as a function in NumPy, and its model in torch."""
 
     def __init__(self, sde):
         self.model = MIXTURE.model(sde)
@@ -67,7 +76,10 @@ def run(sampler, model, x, steps, seed):
 
 
 def test_P9_E7_reverse_diffusion_is_the_papers_loop():
-    """Song et al. 2021, algorithm 3 without corrector, on all levels of a DDPM, from level N to the data."""
+    """Compare with Song et al. 2021, algorithm 3 without corrector.
+
+    On all levels of a DDPM, from level N to the data.
+    """
     ddpm = S.DDPM(torch.linspace(0.01, 0.5, 20))
     r, x = Recorder(ddpm), normal(3, 4, 2)
     z = noises(20, (4, 2), 4)
@@ -80,7 +92,10 @@ def test_P9_E7_reverse_diffusion_is_the_papers_loop():
 
 
 def test_P9_D3_ancestral_and_ddim_are_the_papers_loops():
-    """Ho et al. 2020, algorithm 2 with variance beta~, and DDIM, eq. 12, for eta = 1, 0.5 and 0."""
+    """Compare with Ho et al. 2020, algorithm 2, and DDIM, eq. 12.
+
+    The variance of the former is beta~; eta of the latter is 1, 0.5 and 0.
+    """
     ddpm = S.DDPM.cosine(15)
     r, x = Recorder(ddpm), normal(3, 4, 2)
     abar = np.concatenate([[1.0], ddpm.alphas_bar.numpy()])
@@ -101,7 +116,10 @@ def test_P9_D3_ancestral_and_ddim_are_the_papers_loops():
 
 
 def test_E7_batch_mean_is_the_papers_loop():
-    """Song et al. 2021, algorithms 2 and 4: VE reverse diffusion and the Langevin step with the batch's mean norms."""
+    """Compare with Song et al. 2021, algorithms 2 and 4.
+
+    VE reverse diffusion and the Langevin step with the batch's mean norms.
+    """
     ncsn = S.NCSN.geometric(0.05, 10.0, 12)
     r, x = Recorder(ncsn), 10 * normal(3, 6, 2)
     z, y = noises(22, (6, 2), 4), x.numpy()
@@ -119,7 +137,10 @@ def test_E7_batch_mean_is_the_papers_loop():
 
 
 def test_E7_euler_maruyama_is_the_papers_loop():
-    """Song et al. 2021, appendix G: x - [f - g^2 score] h + g sqrt(h) z, for sub-VP's f and g written out."""
+    """Compare with Song et al. 2021, appendix G.
+
+    x - [f - g^2 score] h + g sqrt(h) z, for sub-VP's f and g written out.
+    """
     r, x = Recorder(S.SubVPSDE()), normal(3, 4, 2)
     times, z, y = np.linspace(1.0, 0.01, 31), noises(30, (4, 2), 4), x.numpy()
     for k, (t, s) in enumerate(itertools.pairwise(times)):
@@ -132,7 +153,10 @@ def test_E7_euler_maruyama_is_the_papers_loop():
 
 @functools.cache
 def solved(sde):
-    """Return a model, three starts, and the ends of their probability flow by scipy's DOP853 at 1e-10."""
+    """Return a model, three starts, and the ends of their flow.
+
+    Scipy's DOP853 solves the probability flow at 1e-10.
+    """
     model = MIXTURE.model(SDES[sde])
     x = model.sde.prior_sample((3, 2), generator(5), dtype=torch.float64)
     return model, x, S.sample(model, x.shape, S.ProbabilityFlow("DOP853", 1e-10, 1e-10), start=x)
@@ -142,7 +166,10 @@ def solved(sde):
 @pytest.mark.parametrize("method", ["bosh3", "dopri8", "rk4", "RK45", "LSODA"])
 @pytest.mark.parametrize("sde", ["vp", "ve", "flow"])
 def test_E8_all_methods_agree_with_the_reference(sde, method):
-    """The reference is scipy's DOP853 at 1e-10; the others, at 1e-7, are within 2e-5 of it."""
+    """Compare methods at 1e-7 with scipy's DOP853 at 1e-10.
+
+    They are within 2e-5 of it.
+    """
     model, x, reference = solved(sde)
     ours = S.sample(model, x.shape, S.ProbabilityFlow(method, 1e-7, 1e-7), 120 if method == "rk4" else None, start=x)
     torch.testing.assert_close(ours, reference, rtol=0, atol=2e-5)
@@ -161,7 +188,10 @@ INDEPENDENT = {
 @first_fast("sde", PAPER_SDES)
 @first_fast("sampler", INDEPENDENT)
 def test_a_sample_does_not_depend_on_its_batch(sde, sampler):
-    """Sample i of a batch of 7 equals the sample drawn alone with its generator, to 1e-5 (float32)."""
+    """Compare sample i of a batch of 7 with the sample drawn alone.
+
+    It has the same generator; they agree to 1e-5 (float32).
+    """
     model = MIXTURE.model(SDES[sde])
     steps = None if sampler in ("ode", "ode-bosh3") else 25
     many = S.sample(
@@ -174,7 +204,10 @@ def test_a_sample_does_not_depend_on_its_batch(sde, sampler):
 
 @pytest.mark.slow
 def test_cond_reaches_the_model_row_by_row():
-    """Each sample has its condition, also where an adaptive solver drops finished samples."""
+    """Check that each sample has its condition.
+
+    Also where an adaptive solver drops finished samples.
+    """
 
     class Shifted(S.Model):
         sde = S.VPSDE()
@@ -195,7 +228,10 @@ def test_cond_reaches_the_model_row_by_row():
     ("last", "error", "bias"), [("half-tweedie", 9e-7, 2e-5), ("tweedie", 2e-4, -4e-3), ("none", 2e-4, 4e-3)]
 )
 def test_the_last_steps_figures(last, error, bias):
-    """The figures of Sampler's docstring for sigma/alpha = .01, d = 2, within a factor of 2, on one mixture."""
+    """Compare with the figures of Sampler's docstring, within a factor of 2.
+
+    For sigma/alpha = .01, d = 2, on one mixture.
+    """
     mixture, sde = quality.mixture(2, 0), S.VPSDE()
     model, end, clean = mixture.model(sde), sde.time_of(2 * np.log(1e2)).item(), sde.time_of(2 * np.log(1e5)).item()
     start = sde.prior_sample((200, 2), generator(0), dtype=torch.float64)
@@ -212,7 +248,10 @@ def test_the_last_steps_figures(last, error, bias):
 
 @pytest.mark.slow
 def test_half_tweedie_is_the_best_last_step():
-    """On a smooth density, by the endpoint error against a flow solved to sigma = 1e-5."""
+    """Compare the endpoint errors on a smooth density.
+
+    The reference is a flow solved to sigma = 1e-5.
+    """
     model = MIXTURE.model(S.VESDE(1e-5, 50.0))
     x = model.sde.prior_sample((12, 2), generator(5), dtype=torch.float64)
     flow = S.sample(model, x.shape, S.ProbabilityFlow(rtol=1e-7, atol=1e-7, t_min=0.0, last="none"), start=x)

@@ -1,4 +1,7 @@
-"""Samplers, predictors and correctors as settings: shown, compared, pickled, and never changed."""
+"""Samplers, predictors and correctors as settings.
+
+They are shown, compared, pickled, and never changed.
+"""
 
 import dataclasses
 import math

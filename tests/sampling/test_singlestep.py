@@ -1,4 +1,4 @@
-"""Single-step solvers: measured orders, the papers' loops, laws, budgets of calls."""
+"""Single-step solvers: orders, the papers' loops, laws, budgets of calls."""
 
 import itertools
 from functools import cache
@@ -30,7 +30,10 @@ SOLVERS = {"2s": S.SingleStep(2), "3s": S.SingleStep(3), "heun": S.Heun(), "chur
 
 @cache
 def smooth_stretch(sde):
-    """Return a model, the ends of its flow from lambda = -6 to 1.5, starts there, and the solution."""
+    """Return a model, the ends of its flow, starts and the solution.
+
+    The flow goes from lambda = -6 to 1.5.
+    """
     model = SMOOTH.model(sde)
     ends = {"t_min": sde.time_of(2 * 1.5).item(), "t_max": sde.time_of(2 * -6.0).item(), "last": "none"}
     x, _ = sde.perturb(SMOOTH.sample(8, generator()), ends["t_max"], generator(1))
@@ -50,7 +53,10 @@ def smooth_stretch(sde):
     ids=["2s", "3s", "heun", "heun-log-snr"],
 )
 def test_declared_order_is_measured(sde, solver, order, calls):
-    """Slope of the global error against the step, within 0.2. ``calls``: units of ``steps`` in one step."""
+    """Measure the slope of the global error against the step, within 0.2.
+
+    ``calls``: units of ``steps`` in one step.
+    """
     model, ends, x, exact = smooth_stretch(sde)
     counts = (60, 120, 240)
     errors = [
@@ -60,7 +66,10 @@ def test_declared_order_is_measured(sde, solver, order, calls):
 
 
 def test_single_steps_are_the_papers():
-    """One step of DPM-Solver-2 and 3 (Lu et al. 2022a) in x0, r1 = 1/2 and r1 = 1/3, r2 = 2/3, with phi_1 and phi_2."""
+    """Compare with DPM-Solver-2 and 3 (Lu et al. 2022a) in x0.
+
+    One step with r1 = 1/2 and r1 = 1/3, r2 = 2/3, with phi_1 and phi_2.
+    """
     sde, lam0, lam1 = S.VPSDE(), -0.5, 0.3
     model, h = SMOOTH.model(sde), lam1 - lam0
     x = normal(0, 4, 2)
@@ -94,7 +103,10 @@ def test_single_steps_are_the_papers():
 
 @pytest.mark.parametrize("churn", [0.0, 6.0])
 def test_heun_is_karras_loop(churn):
-    """Karras et al. 2022, algorithm 2, on VE levels down to 0, where the last step is Euler's."""
+    """Compare with Karras et al. 2022, algorithm 2.
+
+    On VE levels down to 0, where the last step is Euler's.
+    """
     sde, s_min, s_max, s_noise = S.NCSN.geometric(0.05, 20.0, 10), 0.2, 6.0, 1.003
     model = MIXTURE.model(sde)
     x = 20 * torch.randn(5, 2, generator=generator(3), dtype=torch.float64)
@@ -124,7 +136,10 @@ def test_heun_is_karras_loop(churn):
 @pytest.mark.slow
 @pytest.mark.parametrize("sde", ["vp", "subvp", "ve", "flow"])
 def test_churn_keeps_the_law(sde):
-    """Energy test at level 0.001. The same test rejects a noise scale far from 1."""
+    """Compare samples by the energy test at level 0.001.
+
+    The same test rejects a noise scale far from 1.
+    """
     n, model = 500, MIXTURE.model(SDES[sde])
     x = S.sample(model, (n, 2), S.Heun(40.0), 80, generator=generator(1))
     assert energy_test(x, MIXTURE.sample(n, generator(2))) > 0.001
@@ -134,7 +149,10 @@ def test_churn_keeps_the_law(sde):
 
 @pytest.mark.parametrize("sde", [S.VPSDE(), S.VESDE()])
 def test_churns_variance_on_a_gaussian(sde):
-    """For data N(0, c) a step is y <- k (y + noise), of known variance. False alarm: 4 standard errors, 6e-5."""
+    """Compare the variance of y <- k (y + noise) for data N(0, c).
+
+    It is known. False alarm: 4 standard errors, 6e-5.
+    """
     n, steps, c, churn, s_noise = 20_000, 6, 0.25, 1.5, 1.1
     times = torch.linspace(0.9, 0.2, steps + 1, dtype=torch.float64)
     rho, alpha = (sde.sigma(times) / sde.alpha(times)).tolist(), sde.alpha(times)
@@ -209,7 +227,10 @@ def test_decode_with_single_steps():
 @pytest.mark.slow
 @pytest.mark.parametrize("sde", ["vp", "ve"])
 def test_no_host_sync(sde):
-    """On the meta device anything that waits for the device fails (see tests/fake_device.py)."""
+    """Run on the meta device, where any wait for the device fails.
+
+    See tests/fake_device.py.
+    """
     with fake_device.DeviceCheck():
         model, cond = fake_device.network("noise", sde), {"y": torch.zeros(3, dtype=torch.long, device="meta")}
         for solver in SOLVERS.values():

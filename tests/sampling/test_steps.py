@@ -1,4 +1,7 @@
-"""Predictors, correctors, grids and inversion: papers' loops, closed forms, laws."""
+"""Predictors, correctors, grids and inversion.
+
+Compared with the papers' loops, closed forms and laws.
+"""
 
 import itertools
 
@@ -28,7 +31,10 @@ def run(sampler, model, x, steps=None, seed=4):
 
 @pytest.mark.parametrize("variance", ["posterior", "forward", "learned"])
 def test_P7_P9_ancestral_variances_are_the_papers_loop(variance):
-    """Ho et al. 2020, algorithm 2, with beta~ and beta, and Nichol & Dhariwal 2021, eq. 15; no noise at i = 1."""
+    """Compare with the papers' loops for every variance.
+
+    Ho et al. 2020, algorithm 2, with beta~ and beta, and Nichol & Dhariwal 2021, eq. 15; no noise at i = 1.
+    """
     ddpm = S.DDPM(torch.linspace(0.02, 0.4, 12))
     model, x = LearnedVariance(MIXTURE.model(ddpm)), normal(3, 4, 2)
     z, y, beta = noises(11, (4, 2), 4), x.numpy(), ddpm.betas.numpy()
@@ -47,7 +53,10 @@ def test_P7_P9_ancestral_variances_are_the_papers_loop(variance):
 
 @pytest.mark.parametrize("sde", [S.VPSDE(), S.VPSDE.cosine(), S.DDPM.linear(50)])
 def test_P7_forward_variance_keeps_white_data_white(sde):
-    """x_0 ~ N(0, I) under VP: x0 = alpha x and eps = sigma x, so the variance after a step is k^2 + beta = 1."""
+    """Check the variance k^2 + beta = 1 after a step from x_0 ~ N(0, I).
+
+    Under VP, where x0 = alpha x and eps = sigma x.
+    """
     t, s = torch.tensor([0.9, 0.5, 0.14], dtype=torch.float64), torch.tensor([0.3, 0.48, 0.02], dtype=torch.float64)
     c = S.Ancestral("forward").coefficients(sde, t, s)
     k = c.x0 * sde.alpha(t) + c.eps * sde.sigma(t)
@@ -65,7 +74,10 @@ def test_a_learned_variance_needs_a_model_with_v():
 
 
 def test_N3_corrector_alone_is_the_papers_loop():
-    """Song & Ermon 2019, algorithm 1, then the denoising step of Song & Ermon 2020."""
+    """Compare with Song & Ermon 2019, algorithm 1.
+
+    The denoising step of Song & Ermon 2020 follows.
+    """
     ncsn, e, K = S.NCSN.geometric(0.05, 5.0, 9), 4e-4, 3
     model, x = MIXTURE.model(ncsn), 5 * normal(3, 6, 2)
     z = np.array([v.numpy() for v in noises(27, (6, 2), 4)]).reshape(9, 3, 6, 2)
@@ -88,7 +100,10 @@ def test_N3_corrector_alone_is_the_papers_loop():
 
 @pytest.mark.slow
 def test_N3_annealed_langevin_samples_the_mixture():
-    """Energy test at level 0.001. The same test rejects the run with K = 1, which is far too short."""
+    """Compare samples by the energy test at level 0.001.
+
+    The same test rejects the run with K = 1, which is far too short.
+    """
     model, n = MIXTURE.model(S.NCSN.geometric(0.02, 6.0, 16)), 400
     p = {}
     for K in (1, 30):
@@ -101,7 +116,10 @@ def test_N3_annealed_langevin_samples_the_mixture():
 
 
 def test_N3_the_step_is_the_same_in_every_process():
-    """In x/alpha, VP and flow processes at equal log-SNR take the steps of a VE process."""
+    """Compare the steps in x/alpha at equal log-SNR.
+
+    VP and flow processes take the steps of a VE process.
+    """
     log_snr, y, z = 2 * torch.linspace(-2.0, 2.5, 5, dtype=torch.float64), normal(3, 6, 2), normal(4, 6, 2)
     results = []
     for sde in (S.VESDE(), S.VPSDE(), S.FlowSDE()):
@@ -117,7 +135,10 @@ def test_N3_the_step_is_the_same_in_every_process():
 
 
 def test_E7_corrector_first_is_the_papers_code():
-    """Annealed Langevin at t_i, then VE reverse diffusion to t_{i-1}. Both orders draw the same noise."""
+    """Check annealed Langevin at t_i, then VE reverse diffusion to t_{i-1}.
+
+    Both orders draw the same noise.
+    """
     ncsn, e = S.NCSN.geometric(0.05, 10.0, 12), 1e-3
     model, x, z, k = MIXTURE.model(ncsn), 10 * normal(3, 6, 2), noises(22, (6, 2), 4), 0
     sigma, y = np.concatenate([[0.0], ncsn.sigmas.numpy()]), x.numpy()
@@ -155,7 +176,10 @@ def test_bad_correctors_are_refused():
 
 @first_fast("a", [0.05, 0.5, 1.5])
 def test_S5_stationary_variance_of_a_gaussian(a):
-    """For N(0, 1), x <- (1-a) x + sqrt(2a) z has variance 2/(2-a). False alarm: 4 standard errors, 6e-5 each."""
+    """Compare x <- (1-a) x + sqrt(2a) z on N(0, 1) with variance 2/(2-a).
+
+    False alarm: 4 standard errors, 6e-5 each.
+    """
     n = 40_000
     x = S.sampling.langevin_dynamics(lambda x: -x, normal(0, n, 1), a, 150, generator(1))
     expected = 2 / (2 - a)
@@ -165,7 +189,10 @@ def test_S5_stationary_variance_of_a_gaussian(a):
 
 @pytest.mark.slow
 def test_S5_a_models_density_is_stationary():
-    """p_t of a mixture is unchanged (energy test at level 0.001), by the model or its score as a function."""
+    """Check that p_t of a mixture is unchanged.
+
+    Energy test at level 0.001, by the model or its score as a function.
+    """
     model, n, t = SMOOTH.model(S.VPSDE()), 500, 0.2
     start, _ = model.sde.perturb(SMOOTH.sample(n, generator(0)), t, generator(1))
     other, _ = model.sde.perturb(SMOOTH.sample(n, generator(2)), t, generator(3))
@@ -210,7 +237,10 @@ def test_D5_trailing_is_spaced_from_the_end(steps):
 
 @pytest.mark.parametrize("eta", [0.0, 1.0])
 def test_D5_ddim_on_a_subsequence_is_the_papers_loop(eta):
-    """Given as "trailing", as a list of times, and as a respaced DDPM's own levels (P12)."""
+    """Pass the subsequence in three forms.
+
+    As "trailing", as a list of times, and as a respaced DDPM's own levels (P12).
+    """
     ddpm, tau = S.DDPM.cosine(40), [40, 33, 27, 20, 13, 7, 0]
     x, y, z = normal(3, 4, 2), normal(3, 4, 2).numpy(), noises(6, (4, 2), 4)
     abar, model = np.concatenate([[1.0], ddpm.alphas_bar.numpy()]), MIXTURE.model(ddpm)
@@ -294,7 +324,10 @@ def test_D6_the_flow_inverts_to_its_tolerance(sde, last):
 
 @pytest.mark.slow
 def test_D6_the_latent_is_the_likelihoods():
-    """The half Tweedie start equals that of log_likelihood, to the order in sigma of both."""
+    """Compare the half Tweedie start with that of log_likelihood.
+
+    They agree to the order in sigma of both.
+    """
     model, x0 = SMOOTH.model(S.VPSDE()), SMOOTH.sample(5, generator())
     likelihood = S.log_likelihood(model, x0, S.Exact(), rtol=1e-9, atol=1e-9, end="half-tweedie")
     z = S.encode(model, x0, S.ProbabilityFlow(rtol=1e-9, atol=1e-9))
@@ -304,7 +337,10 @@ def test_D6_the_latent_is_the_likelihoods():
 @pytest.mark.slow
 @pytest.mark.parametrize("sde", [S.VPSDE(), S.VESDE(), S.FlowSDE()])
 def test_D6_ddims_inversion_is_of_first_order(sde):
-    """The errors of the round trip and of the latent fall with the step, slope 1 within 0.2."""
+    """Measure the errors of the round trip and of the latent.
+
+    They fall with the step, slope 1 within 0.2.
+    """
     model, x0, counts = SMOOTH.model(sde), SMOOTH.sample(6, generator()), (50, 100, 200)
     ddim, exact = S.DDIM(grid="log_snr"), S.encode(SMOOTH.model(sde), x0, S.ProbabilityFlow(rtol=1e-9, atol=1e-9))
     latents = [S.encode(model, x0, ddim, n) for n in counts]
@@ -368,7 +404,10 @@ def test_a_sample_does_not_depend_on_its_batch(sampler):
 @pytest.mark.slow
 @pytest.mark.parametrize("sde", ["vp", "ve"])
 def test_no_host_sync(sde):
-    """On the meta device anything that waits for the device fails (see tests/fake_device.py)."""
+    """Run on the meta device, where any wait for the device fails.
+
+    See tests/fake_device.py.
+    """
     with fake_device.DeviceCheck():
         model = LearnedVariance(fake_device.network("noise", sde))
         for sampler in INDEPENDENT.values():

@@ -83,7 +83,7 @@ def test_hidden_weights_are_those_of_hidden_layers():
     chosen = {names[p] for p in hidden_weights(net)}
     convolutions = {name for name, m in net.named_modules() if isinstance(m, torch.nn.Conv2d)} - {"stem", "head.2"}
     assert chosen == convolutions
-    net.requires_grad_(False)
+    net.requires_grad_(requires_grad=False)
     assert hidden_weights(net) == []
 
 
