@@ -1,4 +1,4 @@
-"""How a training draws the times of a batch, and the laws of continuous time.
+"""How a training draws times, and the laws of continuous time.
 
 A :class:`TimeSampling` is a setting: a proposal for t, with weights that make averages over the proposal averages over
 uniform t. :meth:`TimeSampling.begin` returns the :class:`Draws` of one training, which may learn from its losses.

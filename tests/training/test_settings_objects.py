@@ -11,8 +11,18 @@ import torch
 
 import scoresde as S
 from scoresde.errors import ArgumentError
-from scoresde.training import sliced, time_sampling, variational, weightings
-from scoresde.training.time_sampling import FixedTime, Levels, LogNormal, LossAware, UniformLogSNR, UniformTime
+from scoresde.training import (
+    FixedTime,
+    Levels,
+    LogNormal,
+    LossAware,
+    UniformLogSNR,
+    UniformTime,
+    sliced,
+    time_sampling,
+    variational,
+    weightings,
+)
 from scoresde.training.weightings import EDM, DDIMVariational, LikelihoodWeighting, MinSNR, Sigmoid, Simple
 
 SAMPLINGS = [UniformTime(), UniformTime(low_discrepancy=False), FixedTime(0.5), UniformLogSNR(), LogNormal(0, 1)]

@@ -1,0 +1,68 @@
+"""How commands begin a run, or take one with other settings.
+
+It imports torch only when a command runs.
+"""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from scoresde.app.options import DEVICE, TRAIN, override_texts
+
+if TYPE_CHECKING:
+    from scoresde.app.config import RunConfig
+    from scoresde.app.runs import RunFolder
+
+#: sections that a run keeps as it was begun with
+FIXED = ("data", "sde", "model", "net")
+
+
+def begin_run(
+    out: Path | None, config: Path | None, preset: str | None, resume: bool, overrides: Sequence[str], **given: Any
+) -> RunFolder:
+    """Return a new run in ``out``, or with ``resume`` the one that is there."""
+    from scoresde.app.config_files import load_config
+    from scoresde.app.runs import RunFolder, refuse_full
+    from scoresde.errors import ConfigError
+
+    changes = override_texts(overrides, TRAIN | DEVICE, given)
+    # 1. a new run
+    if not resume:
+        settings = load_config(config, preset, changes)
+        out = out or Path("runs") / Path(settings.data.source).stem
+        refuse_full(out)
+        return RunFolder.create(out, settings, shlex.join(["scoresde", *sys.argv[1:]]))
+    # 2. an old one, which has its settings
+    if preset is not None:
+        raise ConfigError("preset", preset, "left out with --resume: a run has its settings, which --set changes")
+    if config is not None:
+        raise ConfigError("config", str(config), "left out with --resume: a run has its settings, which --set changes")
+    if out is None:
+        raise ConfigError("out", None, "the folder of the run to continue, such as --out runs/digits")
+    run = RunFolder.open(out)
+    changed = with_overrides(run, changes)
+    if changed != run.config:
+        run.save_config(changed)
+    return run
+
+
+def with_overrides(run: RunFolder, overrides: Sequence[str], fixed: Sequence[str] = FIXED) -> RunConfig:
+    """Return the run's settings with overrides.
+
+    Raises:
+        ConfigError: an override of a section in ``fixed``.
+    """
+    from scoresde.app.config_files import load_config
+    from scoresde.errors import ConfigError
+
+    if not overrides:
+        return run.config
+    changed = load_config(run.path / "config.yaml", "none", overrides)
+    for section in fixed:
+        if getattr(changed, section) != getattr(run.config, section):
+            raise ConfigError(section, "other settings", f"what {run.path} was begun with")
+    return changed
