@@ -6,6 +6,7 @@ Rooms import only from lower floors, and the files of a room in no circle.
 import ast
 import subprocess
 import sys
+from functools import cache
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
@@ -38,13 +39,19 @@ def room_of(path):
     return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
 
 
-def imported(tree, path):
+@cache
+def nodes(path):
+    """Return the nodes of a module's syntax tree."""
+    return list(ast.walk(ast.parse(path.read_text())))
+
+
+def imported(path):
     """Yield the full names that a module imports, and their nodes.
 
     Imports inside functions count too.
     """
     package = ("scoresde", *path.relative_to(PACKAGE).parts[:-1])
-    for node in ast.walk(tree):
+    for node in nodes(path):
         if isinstance(node, ast.Import):
             yield from ((alias.name, node) for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
@@ -54,19 +61,21 @@ def imported(tree, path):
             yield from ((".".join(filter(None, (source, name))), node) for name in names)
 
 
-@pytest.mark.parametrize("path", modules(), ids=lambda path: str(path.relative_to(PACKAGE)))
-def test_a_room_imports_only_from_lower_floors(path):
-    room = room_of(path)
-    assert room in FLOOR, f"{room} has no floor: give it one in FLOORS"
-    for name, node in imported(ast.parse(path.read_text()), path):
-        top, _, rest = name.partition(".")
-        if top != "scoresde":
-            continue
-        other = rest.split(".")[0]
-        if room in {"app", "__main__"} and other not in FLOOR:
-            continue  # the application uses the public face
-        assert other in FLOOR, f"{path}:{node.lineno} imports {name}, the public face"
-        assert other == room or FLOOR[other] < FLOOR[room], f"{path}:{node.lineno}: {room} imports {name}"
+def test_rooms_import_only_from_lower_floors():
+    wrong = []
+    for path in modules():
+        room = room_of(path)
+        assert room in FLOOR, f"{room} has no floor: give it one in FLOORS"
+        for name, node in imported(path):
+            top, _, rest = name.partition(".")
+            other = rest.split(".")[0]
+            if top != "scoresde" or (room in {"app", "__main__"} and other not in FLOOR):
+                continue  # the application uses the public face
+            if other not in FLOOR:
+                wrong.append(f"{path}:{node.lineno} imports {name}, the public face")
+            elif other != room and FLOOR[other] >= FLOOR[room]:
+                wrong.append(f"{path}:{node.lineno}: {room} imports {name}")
+    assert not wrong, "\n".join(wrong)
 
 
 def face(room):
@@ -94,7 +103,7 @@ def imports_within(room):
     shown, files, graph = face(room), files_of(room), {}
     for name, path in files.items():
         targets = graph.setdefault(name, set())
-        for node in ast.walk(ast.parse(path.read_text())):
+        for node in nodes(path):
             if not isinstance(node, ast.ImportFrom) or not (node.module or "").startswith(f"scoresde.{room}"):
                 continue
             module = node.module.removeprefix(f"scoresde.{room}").removeprefix(".")
@@ -120,14 +129,16 @@ def test_no_file_is_called_as_a_name_that_its_room_shows(room):
     assert not set(face(room)) & {path.stem for path in (PACKAGE / room).glob("*.py")}
 
 
-@pytest.mark.parametrize("path", modules(), ids=lambda path: str(path.relative_to(PACKAGE)))
-def test_top_level_imports_are_light(path):
-    if room_of(path) in {"app", "__main__"}:
-        return
-    tree = ast.parse(path.read_text())
-    inside = {node for f in ast.walk(tree) if isinstance(f, ast.FunctionDef) for node in ast.walk(f)}
-    for name, node in imported(tree, path):
-        assert node in inside or name.partition(".")[0] in LIGHT, f"{path}:{node.lineno} imports {name} at the top"
+def test_top_level_imports_are_light():
+    wrong = []
+    for path in modules():
+        if room_of(path) in {"app", "__main__"}:
+            continue
+        inside = {node for f in nodes(path) if isinstance(f, ast.FunctionDef) for node in ast.walk(f)}
+        for name, node in imported(path):
+            if node not in inside and name.partition(".")[0] not in LIGHT:
+                wrong.append(f"{path}:{node.lineno} imports {name} at the top")
+    assert not wrong, "\n".join(wrong)
 
 
 @pytest.mark.slow

@@ -7,12 +7,12 @@ import ast
 import io
 import re
 import tokenize
+from functools import cache
 from pathlib import Path
 
 import pytest
 
 ROOT = Path(__file__).parents[1]
-PACKAGE = ROOT / "scoresde"
 FIRST_LINE = 72  # characters, with the quotes left out
 SENTENCE = 25  # words
 FUNCTION = 70  # lines, the docstring left out
@@ -24,27 +24,35 @@ WORDS = re.compile(
     re.IGNORECASE,
 )
 NOUN_STARTS = {"The", "A", "An", "Whether", "What", "How", "Where"}
-FOLDERS = [PACKAGE, ROOT / "benchmarks", ROOT / "tests"]
-FILES = [path for folder in FOLDERS for path in sorted(folder.rglob("*.py"))] + [ROOT / "docs" / "build.py"]
-FILES.remove(Path(__file__))  # it lists the words
+FOLDERS = ["scoresde", "benchmarks", "tests", "docs"]
 
 
 def name(path):
     return str(path.relative_to(ROOT))
 
 
+def files(folder):
+    """Yield the Python files of a folder but this one, which lists the words."""
+    yield from (path for path in sorted((ROOT / folder).rglob("*.py")) if path != Path(__file__))
+
+
+@cache
+def nodes(path):
+    """Return the modules, classes and functions of a file, with their docstrings."""
+    kinds = ast.Module | ast.ClassDef | ast.FunctionDef
+    return [(n, ast.get_docstring(n)) for n in ast.walk(ast.parse(path.read_text())) if isinstance(n, kinds)]
+
+
 def documented(path):
     """Yield the nodes of a file that have a docstring, with it."""
-    for node in ast.walk(ast.parse(path.read_text())):
-        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef) and ast.get_docstring(node):
-            yield node, ast.get_docstring(node)
+    yield from ((node, text) for node, text in nodes(path) if text)
 
 
 def functions(path):
-    source = path.read_text()
-    for node in ast.walk(ast.parse(source)):
+    """Yield the functions of a file, with their lengths in lines."""
+    for node, text in nodes(path):
         if isinstance(node, ast.FunctionDef):
-            body = node.body[1:] if ast.get_docstring(node) else node.body
+            body = node.body[1:] if text else node.body
             yield node, (body[-1].end_lineno - body[0].lineno + 1 if body else 0)
 
 
@@ -67,51 +75,57 @@ def prose(text):
 
 
 def comments(path):
-    for token in tokenize.generate_tokens(io.StringIO(path.read_text()).readline):
-        if token.type == tokenize.COMMENT:
-            yield token.start[0], token.string
+    """Return the numbers of the lines that have a comment."""
+    tokens = tokenize.generate_tokens(io.StringIO(path.read_text()).readline)
+    return {token.start[0] for token in tokens if token.type == tokenize.COMMENT}
 
 
-@pytest.mark.parametrize("path", FILES, ids=name)
-def test_first_lines_stand_alone(path):
+@pytest.mark.parametrize("folder", FOLDERS)
+def test_first_lines_stand_alone(folder):
     wrong = []
-    for node, text in documented(path):
-        first = text.splitlines()[0]
-        where = f"{name(path)}:{getattr(node, 'lineno', 1)} "
-        if len(first) > FIRST_LINE:
-            wrong.append(f"{where}{len(first)} characters: {first}")
-        if not first.endswith((".", "?", ":", "!")):
-            wrong.append(f"{where}does not end: {first}")
-        if isinstance(node, ast.FunctionDef) and not is_property(node) and first.split()[0] in NOUN_STARTS:
-            wrong.append(f"{where}a function does something: {first}")
+    for path in files(folder):
+        for node, text in documented(path):
+            first = text.splitlines()[0]
+            where = f"{name(path)}:{getattr(node, 'lineno', 1)} "
+            if len(first) > FIRST_LINE:
+                wrong.append(f"{where}{len(first)} characters: {first}")
+            if not first.endswith((".", "?", ":", "!")):
+                wrong.append(f"{where}does not end: {first}")
+            if isinstance(node, ast.FunctionDef) and not is_property(node) and first.split()[0] in NOUN_STARTS:
+                wrong.append(f"{where}a function does something: {first}")
     assert not wrong, "\n".join(wrong)
 
 
-@pytest.mark.parametrize("path", FILES, ids=name)
-def test_sentences_are_short_and_use_the_words_of_the_field(path):
+@pytest.mark.parametrize("folder", FOLDERS)
+def test_sentences_are_short(folder):
     wrong = []
-    for node, text in documented(path):
-        for sentence in prose(text):
-            words = [w for w in sentence.split() if re.search(r"[A-Za-z]{2,}", w)]
-            if len(words) > SENTENCE:
-                wrong.append(
-                    f"{name(path)}:{getattr(node, 'lineno', 1)} {len(words)} words: {' '.join(words)[:100]}..."
-                )
-    for number, line in enumerate(path.read_text().splitlines(), 1):
-        wrong += [f"{name(path)}:{number} {found[0]!r}" for found in WORDS.finditer(line)]
+    for path in files(folder):
+        for node, text in documented(path):
+            for sentence in prose(text):
+                words = [w for w in sentence.split() if re.search(r"[A-Za-z]{2,}", w)]
+                if len(words) > SENTENCE:
+                    where = f"{name(path)}:{getattr(node, 'lineno', 1)}"
+                    wrong.append(f"{where} {len(words)} words: {' '.join(words)[:100]}...")
     assert not wrong, "\n".join(wrong)
 
 
-@pytest.mark.parametrize("path", sorted(PACKAGE.rglob("*.py")), ids=name)
-def test_functions_are_short_or_commented(path):
-    commented = {number for number, _ in comments(path)}
+@pytest.mark.parametrize("folder", FOLDERS)
+def test_words_are_those_of_the_field(folder):
     wrong = []
-    for node, length in functions(path):
-        inside = any(node.lineno <= number <= node.end_lineno for number in commented)
-        if length > FUNCTION:
-            wrong.append(f"{name(path)}:{node.lineno} {node.name}: {length} lines")
-        elif length > UNCOMMENTED and not inside:
-            wrong.append(f"{name(path)}:{node.lineno} {node.name}: {length} lines without a comment")
+    for path in files(folder):
+        for number, line in enumerate(path.read_text().splitlines(), 1):
+            wrong += [f"{name(path)}:{number} {found[0]!r}" for found in WORDS.finditer(line)]
+    assert not wrong, "\n".join(wrong)
+
+
+def test_functions_are_short_or_commented():
+    wrong = []
+    for path in files("scoresde"):
+        for node, length in functions(path):
+            if length > FUNCTION:
+                wrong.append(f"{name(path)}:{node.lineno} {node.name}: {length} lines")
+            elif length > UNCOMMENTED and comments(path).isdisjoint(range(node.lineno, node.end_lineno + 1)):
+                wrong.append(f"{name(path)}:{node.lineno} {node.name}: {length} lines without a comment")
     assert not wrong, "\n".join(wrong)
 
 
