@@ -1,4 +1,4 @@
-"""Fixtures of all tests: one thread a worker, fixed seeds, mixtures.
+"""Fixtures of all tests: one thread per worker, fixed seeds, mixtures.
 
 Functions import torch themselves: the process that distributes the tests to the workers starts without it.
 """

@@ -124,7 +124,7 @@ def test_a_circle_is_seen():
 
 
 @pytest.mark.parametrize("room", sorted(path.parent.name for path in PACKAGE.glob("*/__init__.py")))
-def test_no_file_is_called_as_a_name_that_its_room_shows(room):
+def test_no_file_has_the_name_of_a_public_object(room):
     """Check names: importing such a file would replace the name by the module."""
     assert not set(face(room)) & {path.stem for path in (PACKAGE / room).glob("*.py")}
 

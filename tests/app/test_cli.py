@@ -82,7 +82,7 @@ def test_a_run_folder_holds_what_it_promises(digits):
 
 
 @pytest.mark.slow
-def test_a_config_file_gives_way_to_options(tmp_path):
+def test_options_override_a_config_file(tmp_path):
     (tmp_path / "c.yaml").write_text("train: {steps: 9, lr: 0.5}\nsde: {name: subvp}\n")
     train(tmp_path / "run", "-c", tmp_path / "c.yaml", "--set", "train.lr=1e-3", "--seed", "7", steps=2)
     config = RunFolder.open(tmp_path / "run").config
@@ -304,7 +304,7 @@ def test_a_classifier_is_trained_and_guides(run, tmp_path):
 
 
 @pytest.mark.slow
-def test_the_report_of_a_conditional_run_has_a_row_a_class(tmp_path, monkeypatch):
+def test_the_report_of_a_conditional_run_has_a_row_per_class(tmp_path, monkeypatch):
     drawn = []
 
     def remember(rows):

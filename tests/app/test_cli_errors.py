@@ -60,7 +60,7 @@ def test_nothing_is_overwritten(run, tmp_path):
 
 
 @pytest.mark.parametrize("command", ["sample", "likelihood", "evaluate", "report", "colorize", "classifier"])
-def test_a_folder_that_is_no_run(tmp_path, digits, command):
+def test_a_folder_without_a_run_is_refused(tmp_path, digits, command):
     assert "does not exist" in error(command, tmp_path / "nothing")
     assert "no config.yaml" in error(command, tmp_path)
     assert str(digits) in error(command, digits / "checkpoints" / "step-000000004")

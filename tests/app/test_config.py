@@ -194,7 +194,7 @@ def test_unknown_key_of_a_file_has_its_full_name(tmp_path):
         ("train.lr=[1", "`train.lr` must be .*, got malformed YAML on line 1"),
     ],
 )
-def test_bad_values_name_key_what_came_and_what_was_expected(override, message):
+def test_bad_values_name_key_value_and_expectation(override, message):
     with pytest.raises(ConfigError) as error:
         load_config(overrides=[override])
     assert re.match(re.escape(message).replace(r"\.\*", ".*"), str(error.value)), error.value

@@ -126,7 +126,7 @@ def test_bad_arguments_are_refused():
         integrate(pendulum, Y0, 0.0, 1.0, method="rk4")
 
 
-def test_a_tolerance_out_of_reach_names_where():
+def test_an_unreachable_tolerance_names_where():
     def blows_up(s, y, rows):  # y' = y^2 from 1 is infinite at s = 1
         return y * y
 

@@ -53,7 +53,7 @@ def test_the_prior_counts(mixture, generator):
 def test_all_classes_have_the_same_probes(mixture, generator):
     """Check that two equal labels have equal likelihoods.
 
-    For one generator or one a sample, and in parts of the batch.
+    For one generator or one per sample, and in parts of the batch.
     """
     net = build_net({"name": "mlp", "shape": [3], "width": 16, "blocks": 1, "classes": 2}, seed=0)
     with torch.no_grad():

@@ -95,7 +95,7 @@ def test_there_is_no_graph_by_default():
 def test_fine_tuning_by_exact_likelihood():
     """Follow the recipe: score matching, then steps on a toy's exact log p.
 
-    A Runge-Kutta method solves the flow. Held-out log p gains more than 0.03 nats a point.
+    A Runge-Kutta method solves the flow. Held-out log p gains more than 0.03 nats per point.
     """
     gm = S.GaussianMixture([[1.0, 0.0], [-1.0, 0.5]], [[0.1, 0.2], [0.3, 0.1]])
     g = torch.Generator().manual_seed(0)

@@ -96,7 +96,7 @@ def test_E9_the_tally_knows_its_error(divergence, n, stages):
     """
     first, last = matrices(n)
     frame = divergence.frame(n)
-    tally = Tally(divergence, torch.float64, True, frame)
+    tally = Tally(divergence, torch.float64, fresh=True, frame=frame)
     draws, truth = divergence.draws(1000, n, generator(1), "cpu", torch.float64, frame), 0.0
     for k in range(stages):
         A, weight = torch.lerp(first, last, k / stages), (1, 2, 2, 1)[k % 4] / stages
@@ -114,7 +114,7 @@ def test_E9_the_tally_knows_its_error(divergence, n, stages):
 def test_the_error_of_one_stage_is_bounded():
     A = matrices(64)[0]
     h = Hutchinson(1)
-    tally = Tally(h, torch.float64, True, 64)
+    tally = Tally(h, torch.float64, fresh=True, frame=64)
     v = next(h.draws(500, 64, generator(), "cpu", torch.float64, 64))
     u = v @ A
     tally.add(1.0, (u * v).sum(2), u, v)

@@ -372,7 +372,7 @@ def test_ends_without_noise_are_refused():
         S.sample(MIXTURE.model(S.VPSDE()), (4, 2), AdaptiveSDE(t_min=0.0), generator=generator())
 
 
-def test_a_list_of_generators_has_one_a_sample():
+def test_a_list_of_generators_has_one_per_sample():
     model = MIXTURE.model(S.VPSDE())
     with pytest.raises(ArgumentError, match="generator"):
         S.sample(model, (4, 2), AdaptiveSDE(), start=torch.zeros(4, 2), generator=generators(range(3)))

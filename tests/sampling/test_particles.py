@@ -45,7 +45,7 @@ def test_particles_undo_a_meaningless_push(resample):
 
 
 def test_E10_weights_make_few_particles_exact(mixture_3):
-    """Compare plain and weighted means of two particles a sample.
+    """Compare plain and weighted means of two particles per sample.
 
     The plain mean is more than 3 standard errors off; the weighted mean is right. False alarm: a coordinate of the
     weighted mean is more than 4.5 standard errors off once in 10^5.

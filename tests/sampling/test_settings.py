@@ -148,7 +148,7 @@ def test_deterministic_follows_from_the_settings():
         (lambda: DDIM(math.nan), "eta"),
         (lambda: Implicit("0"), "eta"),
         (lambda: ProbabilityFlow(rtol=0.0), "rtol"),
-        (lambda: DPMSolver(True), "order"),
+        (lambda: DPMSolver(order=True), "order"),
         (lambda: DPMSolver(grid=TIMES, t_min=0.1), "t_min, t_max"),
         (lambda: SingleStep(t_max="1"), "t_max"),
         (lambda: Langevin(math.inf), "snr"),

@@ -85,7 +85,7 @@ def _grad(value, t):
 def test_E1_euler_maruyama_forward_has_the_moments(name, generator):
     """Simulate dx = f dt + g dW from one point, 400 steps to t = 0.6.
 
-    Mean and variance of 10 000 paths at 6 standard errors (4e-9 false alarms a case) and 1 % for the steps.
+    Mean and variance of 10 000 paths at 6 standard errors (4e-9 false alarms per case) and 1 % for the steps.
     """
     sde, n, steps, x_0 = FAMILIES[name], 10_000, 400, 0.8
     x = torch.full((n, 1), x_0, dtype=torch.float64)
@@ -471,7 +471,7 @@ def test_a_rate_that_cannot_be_pickled_says_so():
     assert pickle.loads(pickle.dumps(VPSDE.from_beta(top_level_rate))) == VPSDE.from_beta(top_level_rate)
 
 
-def test_pickles_leave_the_casts_behind():
+def test_pickles_hold_no_casts():
     sde = DDPM.linear(50)
     size = len(pickle.dumps(sde))
     sde.alpha(torch.rand(3))

@@ -43,7 +43,7 @@ SHAPES = {"cosine": lambda u: (1 + math.cos(math.pi * u)) / 2, "linear": lambda 
 
 
 @first_fast("decay", SHAPES)
-def test_the_time_ends_it_and_the_rate_falls_with_the_time(clock, decay):
+def test_the_time_ends_training_and_lowers_the_rate(clock, decay):
     made = trainer(lr_decay=decay, ema_half_life={"ema": 0.2, "slow": 7.0})
     records = made.fit(DATA)
     assert made.step == 20  # not the 3 steps
@@ -56,13 +56,13 @@ def test_the_time_ends_it_and_the_rate_falls_with_the_time(clock, decay):
     assert records[9].seconds_left == pytest.approx(5.0)
 
 
-def test_what_is_between_the_steps_does_not_count(clock):
+def test_time_between_the_steps_does_not_count(clock):
     made = trainer()
     made.every(1, lambda _: clock.update(t=clock["t"] + 100.0))
     assert made.fit(DATA)[-1].step == 20
 
 
-def test_a_resumed_run_goes_on_with_its_time(clock, tmp_path):
+def test_a_resumed_run_keeps_its_time(clock, tmp_path):
     first = trainer(tmp_path)
     first.every(8, lambda t: t.stop())
     first.fit(DATA)

@@ -41,7 +41,7 @@ def test_float32_suffices_for_ill_conditioned_matrices():
     assert error < 1e-3
 
 
-def test_no_gradient_is_no_step():
+def test_parameters_without_a_gradient_stay():
     assert torch.equal(orthogonalized(torch.zeros(3, 4)), torch.zeros(3, 4))
 
 
@@ -66,7 +66,7 @@ def test_steps_are_those_of_torch():
         assert (a - b).norm() < 0.02 * (a - p).norm()
 
 
-def test_an_update_is_as_large_as_it_says():
+def test_an_update_has_its_declared_size():
     """Check that a step's root mean square is 0.2 lr.
 
     It holds for kernels and for matrices.
@@ -103,7 +103,7 @@ def test_the_trainer_learns_with_it_and_resumes_bit_for_bit(tmp_path):
         make(tmp_path / "parts", optimizer="adam").resume()
 
 
-def test_bad_steps_leave_weights_and_momentum():
+def test_bad_steps_change_no_weights_and_no_momentum():
     trainer, seen = make(on_nan="skip", steps=15), []
 
     def look(trainer):

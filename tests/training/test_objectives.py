@@ -47,7 +47,7 @@ CASES += [("likelihood", "uniform", "ve"), ("likelihood", "low-discrepancy", "ve
 def test_E6_mean_loss_is_the_closed_form_for_every_sampling(sde, sampling, weighting):
     """Compare the exact model's mean loss of N(0, 0.5 I) with its closed form.
 
-    The mean of 40 batches lies within 4.5 standard errors (false alarm 7e-6 a case).
+    The mean of 40 batches lies within 4.5 standard errors (false alarm 7e-6 per case).
     """
     model = S.GaussianMixture(torch.zeros(1, 2), 0.5).model(SDES[sde])
     objective = S.DenoisingScoreMatching(weighting, sampling)

@@ -114,7 +114,7 @@ def test_S2_S4_in_sixteen_dimensions(name, mixture_16d):
 def test_S2_S3_S4_one_expectation_for_every_process(sde, mixture_2d):
     """Compare the mean losses of a wrong model on the same x_t.
 
-    They agree within 4.5 standard errors of 4000 samples (false alarm 7e-6 a comparison).
+    They agree within 4.5 standard errors of 4000 samples (false alarm 7e-6 per comparison).
     """
     model = Linear(mixture_2d.model(FAMILIES[sde]))
     x0 = mixture_2d.sample(4000, generator(1))

@@ -43,7 +43,7 @@ def test_weighted_means_are_means_over_uniform_time(name, kind, low_discrepancy)
     """Compare E[weight h(t)] with quadrature.
 
     h is the density of a log-normal sigma/alpha, which every proposal covers. 40 batches of 500 agree within 4.5
-    standard errors (false alarm 6e-5 a case at 39 degrees of freedom).
+    standard errors (false alarm 6e-5 per case at 39 degrees of freedom).
     """
     sde = SMOOTH[name]
     t, weight = batches(kind(low_discrepancy=low_discrepancy), sde, 40, 500)
@@ -95,7 +95,7 @@ def test_E6_importance_sampling_has_its_closed_form():
 def test_log_normal_times_are_the_papers_law(name):
     """Test log(sigma/alpha) of 4000 independent draws against the paper's law.
 
-    By the Kolmogorov-Smirnov test (false alarm 1e-4 a case).
+    By the Kolmogorov-Smirnov test (false alarm 1e-4 per case).
     """
     sde = SMOOTH[name]
     t, _ = LogNormal(-0.8, 1.1, low_discrepancy=False).draw(4000, sde, None, None, generator(2), "cpu")

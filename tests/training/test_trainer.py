@@ -428,7 +428,7 @@ def test_gradients_are_clipped():
     assert norm == pytest.approx(1e-3, rel=1e-3)
 
 
-def test_ema_is_the_average_it_says():
+def test_ema_follows_its_recursion():
     """Compare with the recursion written out.
 
     w <- d w + (1 - d) w_k with d = 2^(-1/half_life), and a smaller d at the start.
