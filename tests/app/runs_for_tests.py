@@ -5,17 +5,21 @@ from click.testing import CliRunner, Result
 from scoresde.app.cli import main
 
 TINY = [
-    "--batch-size", "8",
-    "--set", "net.options={channels: 8, num_groups: 4, attention: []}",
-    "--set", "train.log_every=2",
-    "--set", "train.checkpoint_every=2",
-    "--set", "train.warmup=0",
-    "--set", "sample.steps=3",
-]  # fmt: skip
+    *("--batch-size", "8"),
+    *("--set", "net.options={channels: 8, num_groups: 4, attention: []}"),
+    *("--set", "train.log_every=2"),
+    *("--set", "train.checkpoint_every=2"),
+    *("--set", "train.warmup=0"),
+    *("--set", "sample.steps=3"),
+]
 TINY_POINTS = [
-    "--batch-size", "16", "--set", "data.n=64", "--set", "data.held_out=20", "--set", "train.log_every=2",
-    "--set", "net.options={width: 8, blocks: 1}", "--set", "sample.steps=3",
-]  # fmt: skip
+    *("--batch-size", "16"),
+    *("--set", "data.n=64"),
+    *("--set", "data.held_out=20"),
+    *("--set", "train.log_every=2"),
+    *("--set", "net.options={width: 8, blocks: 1}"),
+    *("--set", "sample.steps=3"),
+]
 QUICK_SCORES = ["--set", "likelihood.method=rk4", "--set", "likelihood.steps=2"]
 
 

@@ -101,8 +101,8 @@ def test_sliced_score_matching_is_one_setting(tmp_path):
 
 
 def test_mapped_data_need_their_own_settings(tmp_path, images):
-    assert "data.n" in error("train", "--out", tmp_path / "a", "--data", images[0], "--set", "data.mmap=true",
-                             "--set", "data.n=5")  # fmt: skip
+    mapped = ["--data", images[0], "--set", "data.mmap=true", "--set", "data.n=5"]
+    assert "data.n" in error("train", "--out", tmp_path / "a", *mapped)
     assert "data.labels" in error("train", "--out", tmp_path / "a", "--set", f"data.labels={images[1]}")
     assert list(tmp_path.glob("a*")) == []
 

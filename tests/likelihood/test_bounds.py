@@ -153,10 +153,8 @@ def test_P4_terms_are_the_papers_loop(variance):
     model = Learned(gm.model(SHORT)) if variance == "learned" else gm.model(SHORT)
     raw = torch.randint(0, K, (2, 3), generator=generator())
     scaling = S.data.Scaling.for_integers(K)
-    result = variational_bound(
-        model.double(), raw, scaling=scaling, generator=generator(5), control=False, prior="sde",
-        variance=None if variance == "learned" else variance,
-    )  # fmt: skip
+    settings = {"control": False, "prior": "sde", "variance": None if variance == "learned" else variance}
+    result = variational_bound(model.double(), raw, scaling=scaling, generator=generator(5), **settings)
     assert (result.variance, result.kind, result.decoder, result.calls) == (variance, "discrete", "discretised", 2 * T)
 
     def noise_model(x, i):
