@@ -82,7 +82,7 @@ def training_step():
     settings = {"batch_size": 4, "accumulate": 2, "conditional": True, "label_dropout": 0.5}
     config = S.TrainerConfig(**settings, ema_half_life={"fast": 10.0, "slow": 100.0})
     batch = {"x": torch.zeros(4, 1, 8, 8), "label": torch.zeros(4, dtype=torch.long)}
-    with mock.patch("scoresde.training.trainer.pick_device", return_value=torch.device(DEVICE)):
+    with mock.patch("scoresde.training.optimizer_steps.pick_device", return_value=torch.device(DEVICE)):
         cases = [*((sde, "log-snr") for sde in SDES), ("vp", "uniform"), ("vp", "low-discrepancy")]
         for sde, sampling in cases:
             unet = S.UNet((1, 8, 8), channels=8, multipliers=(1, 2), classes=3) if sampling == "uniform" else None

@@ -6,13 +6,12 @@ import copy
 import math
 import time
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from scoresde.checks import whole
 from scoresde.data import Data, Dequantization, Mapped
@@ -20,17 +19,12 @@ from scoresde.data.batches import BatchStream, stream_batches
 from scoresde.data.foreign import MapStyle
 from scoresde.errors import ArgumentError, CheckpointError
 from scoresde.models import ScoreModel
-from scoresde.models.conditions import Condition
-from scoresde.random import ShardedGenerator, rand
 from scoresde.training.checkpoints import latest_checkpoint, load_checkpoint, save_checkpoint, sweep
-from scoresde.training.config import TrainerConfig, check_half_lives
-from scoresde.training.devices import pick_device
-from scoresde.training.distributed import Agreement, Ranks
-from scoresde.training.ema import EMA
+from scoresde.training.config import TrainerConfig
+from scoresde.training.distributed import Agreement
 from scoresde.training.held_out import held_out_loss
-from scoresde.training.muon import Muon, hidden_weights
-from scoresde.training.objectives import DenoisingScoreMatching, Objective, Terms
-from scoresde.training.precision import training_view
+from scoresde.training.objectives import Objective
+from scoresde.training.optimizer_steps import OptimizerSteps
 from scoresde.training.records import NaNWatch, Record, StepResult, Tally
 from scoresde.training.state import (
     load_averages,
@@ -42,17 +36,6 @@ from scoresde.training.state import (
     stream_state,
     weights_state,
 )
-
-
-class _Loss(nn.Module):
-    """The objective as a module, for DistributedDataParallel."""
-
-    def __init__(self, model: ScoreModel, objective: Objective):
-        super().__init__()
-        self.model, self.objective = model, objective
-
-    def forward(self, x0: Tensor, cond: Condition, generator: torch.Generator) -> Terms:
-        return self.objective.terms(self.model, x0, cond, generator)
 
 
 @dataclass
@@ -75,7 +58,7 @@ class _Loop:
     tally: Tally = field(default_factory=Tally)
 
 
-class Trainer:
+class Trainer(OptimizerSteps):
     """Train a score model on data.
 
     On several devices (see :mod:`scoresde.training.distributed`) each process makes its own Trainer and calls
@@ -105,58 +88,15 @@ class Trainer:
         folder: str | Path | None = None,
         dequantization: Dequantization | None = None,
     ):
-        self.config = config = TrainerConfig() if config is None else config
-        self.objective = DenoisingScoreMatching() if objective is None else objective
-        self.ranks = Ranks()
-        if config.batch_size < self.ranks.world * config.accumulate:
-            pieces = self.ranks.world * config.accumulate
-            raise ArgumentError("batch_size", config.batch_size, f"at least {pieces}, processes x accumulate")
+        super().__init__(model, objective, config)
         self.folder, self.dequantization = None if folder is None else Path(folder), dequantization
-
-        # 1. the model, and the view of it that the loss sees
-        self.device = pick_device(config.device)
-        self.model = model.to(self.device)
-        if config.channels_last:
-            self.model.net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's stub lacks it
-        view = training_view(model, self.device, config.precision, config.compile, config.channels_last)
-        self._loss: nn.Module = _Loss(view, self.objective)
-        if self.ranks.world > 1:
-            self._loss = nn.parallel.DistributedDataParallel(self._loss, gradient_as_bucket_view=True)
-
-        # 2. averages and optimisers
-        by_time = config.minutes is not None
-        self.ema = EMA(
-            model.net, check_half_lives(config.ema_half_life) if by_time else config.half_lives(config.steps)
-        )
-        self._fused = self.device.type in ("cpu", "cuda")
-        self.optimizers, self.parameters = self._make_optimizers()
-        self.scaler = torch.amp.GradScaler(self.device.type, enabled=config.precision == "float16")
-
-        # 3. randomness
-        self.generator = ShardedGenerator(self.device if self._fused else "cpu")
-        self.generator.manual_seed(config.seed)
-        self.batch_generator = torch.Generator().manual_seed(config.seed + 1)
-        if self.ranks.rank:  # what the network draws itself, such as dropout, differs between processes
-            torch.manual_seed(config.seed + self.ranks.rank)
-
-        # 4. where the training stands
-        self.step, self.seconds_trained = 0, 0.0
+        self.batch_generator = torch.Generator().manual_seed(self.config.seed + 1)
         self.held_out: float | None = None
         self._hooks: list[tuple[int, Callable[[Trainer], object]]] = []
         self._batches: BatchStream | None = None
         self._stream_state: dict[str, Any] | None = None
-        self._watch = NaNWatch(model.sde, config.on_nan == "stop", self.scaler.is_enabled(), self.folder)
+        self._watch = NaNWatch(model.sde, self.config.on_nan == "stop", self.scaler.is_enabled(), self.folder)
         self._stop = False
-
-    def _make_optimizers(self) -> tuple[list[torch.optim.Optimizer], list[nn.Parameter]]:
-        """Return the optimisers, and all parameters in the order of a checkpoint."""
-        config = self.config
-        kernels = hidden_weights(self.model) if config.optimizer == "muon" else []
-        chosen = set(kernels)
-        others = [p for p in self.model.parameters() if p.requires_grad and p not in chosen]
-        implementation: dict[str, Any] = {"fused" if self._fused else "foreach": True}
-        adam = torch.optim.Adam(others, lr=config.lr, betas=config.betas, **implementation)
-        return [adam, Muon(kernels, config.lr)] if kernels else [adam], [*others, *kernels]
 
     # ---- training --------------------------------------------------------------------------------------------------
 
@@ -295,68 +235,6 @@ class Trainer:
             **loop.tally.totals(self.model.sde)._asdict(),
         )
 
-    def _one_step(self, batch: dict[str, Tensor], lr: float) -> StepResult:
-        """Do one optimiser step on a batch."""
-        config, generator, ranks = self.config, self.generator, self.ranks
-        x0 = batch["x"].to(self.device, non_blocking=True)
-        y = self._labels(batch) if config.conditional else None
-        for optimizer in self.optimizers:
-            for group in optimizer.param_groups:
-                group["lr"] = lr
-            optimizer.zero_grad(set_to_none=True)
-        # 1. the gradient, piece by piece; times and noise are those of the whole batch
-        pieces, found = config.accumulate, []
-        before = generator.get_state() if pieces > 1 else None
-        entries = x0[0].numel()
-        scale = ranks.world / (config.batch_size * entries)  # the processes' gradients are averaged
-        for k in range(pieces):
-            if before is not None and k:
-                generator.set_state(before)
-            generator.of(ranks.rank + ranks.world * k, ranks.world * pieces, config.batch_size)
-            with self._without_reduction(ranks.world > 1 and k < pieces - 1):
-                terms = self._loss(x0[k::pieces], None if y is None else {"y": y[k::pieces]}, generator)
-                self.scaler.scale(terms.loss.sum() * scale).backward()
-            found.append(Terms(terms.loss.detach(), terms.t, terms.value))
-        # 2. clipping, the update and the averages
-        for optimizer in self.optimizers:
-            self.scaler.unscale_(optimizer)
-        norm = nn.utils.clip_grad_norm_(self.parameters, math.inf if config.clip is None else config.clip)
-        self._update(norm)
-        self._update_averages()
-        return StepResult(entries, found, norm)
-
-    def _without_reduction(self, wanted: bool) -> Any:
-        """Return a context in which gradients stay with their process, if wanted."""
-        return self._loss.no_sync() if wanted else nullcontext()  # type: ignore[operator]  # of DistributedDataParallel
-
-    def _labels(self, batch: dict[str, Tensor]) -> Tensor:
-        """Return the batch's labels, some of them hidden."""
-        if "label" not in batch:
-            raise ArgumentError("conditional", True, "False for data without labels")
-        y = batch["label"].to(self.device, non_blocking=True)
-        if self.config.label_dropout:
-            self.generator.of(self.ranks.rank, self.ranks.world, self.config.batch_size)
-            y = torch.where(rand(y.shape, self.generator, self.device) < self.config.label_dropout, -1, y)
-        return y
-
-    def _update(self, norm: Tensor) -> None:
-        """Let the optimisers take their step, unless it is bad and to be skipped."""
-        if self.config.on_nan == "skip" and not self.scaler.is_enabled():
-            if not self._fused and not norm.isfinite():
-                return
-            bad = (~norm.isfinite()).float()
-            for optimizer in self.optimizers if self._fused else ():
-                # the fused kernel reads it, without a host sync
-                optimizer.found_inf = bad  # type: ignore[attr-defined]
-        for optimizer in self.optimizers:
-            self.scaler.step(optimizer)  # optimizer.step() if the scaler is not enabled
-        self.scaler.update()
-
-    def _update_averages(self) -> None:
-        if self.config.minutes is not None and self.seconds_trained:
-            self.ema.half_lives = self.config.half_lives(self._steps_that_fit())
-        self.ema.update()
-
     def _check(self, tally: Tally) -> None:
         """Collect the new results of the tally, and look for bad steps."""
         first = self.step - len(tally.new) + 1
@@ -382,15 +260,6 @@ class Trainer:
         """Whether all steps are done, or the minutes are over."""
         minutes = self.config.minutes
         return self.step >= self.config.steps if minutes is None else self.seconds_trained >= 60 * minutes
-
-    def _steps_that_fit(self) -> int:
-        """Return the steps in ``minutes`` at the mean speed so far.
-
-        Before the first step this is ``steps``.
-        """
-        if not self.seconds_trained or self.config.minutes is None:
-            return self.config.steps
-        return max(1, round(60 * self.config.minutes * self.step / self.seconds_trained))
 
     def learning_rate(self, step: int) -> float:
         """Return the learning rate of a step, counted from 0.
