@@ -10,17 +10,14 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
-from typing import Literal, get_args
 
 import torch
 from torch import Tensor
 
 from scoresde.checks import whole
 from scoresde.errors import ArgumentError, UnknownNameError
-from scoresde.random import Generators
+from scoresde.random import DISTRIBUTIONS, Distribution, Generators
 from scoresde.sde.tensors import flat
-
-ProbeDistribution = Literal["rademacher", "gaussian", "sphere"]
 
 #: The numbers of entries for which probes of different stages are orthogonal. A smaller frame has too few pairs of
 #: probes for a standard error. In a larger one the probes have little in common, and their products need much memory.
@@ -209,13 +206,13 @@ class Hutchinson(Divergence):
     """
 
     probes: int = 1
-    distribution: ProbeDistribution = "rademacher"
+    distribution: Distribution = "rademacher"
     fresh: bool = field(default=True, kw_only=True)
     orthogonal: bool = field(default=True, kw_only=True)
 
     def __post_init__(self) -> None:
-        if self.distribution not in get_args(ProbeDistribution):
-            raise UnknownNameError("distribution", self.distribution, get_args(ProbeDistribution))
+        if self.distribution not in DISTRIBUTIONS:
+            raise UnknownNameError("distribution", self.distribution, DISTRIBUTIONS)
         object.__setattr__(self, "probes", whole("probes", self.probes))
 
     @property
@@ -348,7 +345,7 @@ def hadamard(size: int) -> Tensor:
 
 
 def draw_probes(
-    distribution: ProbeDistribution,
+    distribution: Distribution,
     shape: Sequence[int],
     batch: int,
     generator: Generators,
