@@ -36,14 +36,18 @@ def locate(folder: str | Path) -> Path:
     return path
 
 
-def refuse_other_files(folder: Path) -> None:
-    """Raise an error if a folder holds anything else than a model.
+def refuse_other_files(folder: Path, what: str = "model") -> None:
+    """Raise an error if a folder holds anything else than a saved model.
 
     Saving would lose it.
+
+    Args:
+        folder: The folder to save in.
+        what: What is saved, a word for the message, default "model".
 
     Raises:
         CheckpointError: The folder holds another file.
     """
     others = sorted({file.name for file in folder.iterdir()} - set(FILES)) if folder.is_dir() else []
     if others:
-        raise CheckpointError("folder", f"{folder}, which holds {others[0]}", "a new folder, or that of a model")
+        raise CheckpointError("folder", f"{folder}, which holds {others[0]}", f"a new folder, or that of a {what}")

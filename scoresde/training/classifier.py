@@ -20,7 +20,7 @@ from scoresde.files import atomic_folder, load_tensors, read_json, save_tensors
 from scoresde.models import Moments
 from scoresde.models.conditions import of_class
 from scoresde.models.predictions import total_std
-from scoresde.models.pretrained import FILES
+from scoresde.models.pretrained import refuse_other_files
 from scoresde.nets import build_net
 from scoresde.sde import SDE, build_sde
 from scoresde.training.config import ClassifierConfig
@@ -86,10 +86,7 @@ class NoiseAwareClassifier(nn.Module):
         if not hasattr(self.net, "config"):
             raise ArgumentError("net", type(self.net).__name__, "a registered network with a `config` (register_net)")
         config = {"format": FORMAT, "sde": self.sde.config, "net": self.net.config, "data_std": self.data_std}
-        folder = Path(folder)
-        others = sorted({file.name for file in folder.iterdir()} - set(FILES)) if folder.is_dir() else []
-        if others:
-            raise CheckpointError("folder", f"{folder}, which holds {others[0]}", "a new folder, or a classifier's")
+        refuse_other_files(Path(folder), "classifier")
         with atomic_folder(folder) as new:
             save_tensors(self.net.state_dict(), new / "model.safetensors")
             (new / "config.json").write_text(json.dumps(config, indent=2) + "\n")
