@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
-from scoresde.app import cli, config
+from scoresde.app import config, options
 from scoresde.app.config_files import load_config, save_config
 from scoresde.errors import ArgumentError, UnknownNameError
 from scoresde.models.predictions import PREDICTIONS
@@ -134,7 +134,7 @@ def test_a_new_setting_is_one_field(tmp_path, monkeypatch):
     assert "# momentum of the optimiser; null: no momentum" in (tmp_path / "c.yaml").read_text()
     with pytest.raises(ArgumentError, match=r"`train\.momentum` must be a number >= 0 and < 1, or null, got 2"):
         load_config(overrides=["train.momentum=2"])
-    command = cli._settings({"--momentum": "train.momentum"})(lambda momentum: None)
+    command = options.options_for({"--momentum": "train.momentum"})(lambda momentum: None)
     shown = CliRunner().invoke(click.command()(command), ["--help"]).output
     assert "Momentum of the optimiser; by default no momentum." in shown
 
