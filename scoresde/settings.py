@@ -122,26 +122,20 @@ class Setting:
     def _convert(self, kind: Any, value: Any) -> Any:
         """Return ``value`` as one type, or raise a TypeError or ValueError."""
         origin = get_origin(kind) or kind
-        if kind is Any:
+        if kind is Any or _is_plain(kind, value):
             return value
-        if origin is Literal:
-            if isinstance(value, str) and value in get_args(kind):
-                return value
-            raise TypeError
-        if origin in (bool, str, type(None)):
-            if isinstance(value, origin) and value != "":
-                return value
-            raise TypeError
-        if origin in (int, float):
-            if isinstance(value, bool):
-                raise TypeError
+        if origin in (int, float) and not isinstance(value, bool):
             return self._in_range(index(value) if origin is int else number(self.name, value))
         if origin is tuple:
             if isinstance(value, list | tuple):
                 pairs = zip(get_args(kind), value, strict=True)
                 return tuple(self._convert(part, entry) for part, entry in pairs)
             raise TypeError
-        if not isinstance(value, Mapping) or not all(isinstance(name, str) for name in value):
+        if (
+            origin not in (dict, Mapping)
+            or not isinstance(value, Mapping)
+            or not all(isinstance(name, str) for name in value)
+        ):
             raise TypeError
         return {name: self._convert(get_args(kind)[1], entry) for name, entry in value.items()}
 
@@ -197,6 +191,13 @@ def explained(cls: type[T]) -> type[T]:
         lines += textwrap.wrap(line, 112, initial_indent="    ", subsequent_indent="        ")
     cls.__doc__ = f"{(cls.__doc__ or cls.__name__).rstrip()}\n\nAttributes:\n" + "\n".join(lines) + "\n"
     return cls
+
+
+def _is_plain(kind: Any, value: object) -> bool:
+    """Return whether ``value`` is of a type with no range, such as text."""
+    if get_origin(kind) is Literal:
+        return isinstance(value, str) and value in get_args(kind)
+    return kind in (bool, str, type(None)) and isinstance(value, kind) and value != ""
 
 
 def _shown(value: object) -> str:

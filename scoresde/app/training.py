@@ -97,12 +97,8 @@ def train(run: RunFolder, command: str = "train") -> None:
     if trainer.finished:
         say(f"Nothing to do: already trained for {trainer.step} steps.")
         return
-    weights = sum(p.numel() for p in model.parameters())
     say(f"{data.name}: {len(data)} items {data.shape} to train on, {len(held_out)} held out")
-    devices = f"{trainer.device}" if ranks.world == 1 else f"{ranks.world} processes ({trainer.device.type})"
-    say(f"{model.sde}, {type(model.net).__name__} with {weights:,} weights, on {devices}")
-    if trainer.step:
-        say(f"Continuing from step {trainer.step}.")
+    weights, devices = _say_start(trainer)
 
     before = run.meta["stages"].get("train", {}).get("seconds", 0.0)
     begun = time.monotonic() - before
@@ -121,9 +117,7 @@ def train(run: RunFolder, command: str = "train") -> None:
                 if board is not None:
                     board(record)
                 update(_done(trainer), _line(record))
-                for skip in record.skipped:
-                    where = "" if skip.t is None else f" at t = {skip.t:.4g} (log-SNR {skip.log_snr:.3g})"
-                    say(f"Step {skip.step} skipped: loss or gradient NaN or infinite{where}.")
+                _say_skipped(record)
                 if signals:
                     trainer.stop()
         except NonFiniteError as error:
@@ -136,6 +130,24 @@ def train(run: RunFolder, command: str = "train") -> None:
 def _done(trainer: Trainer) -> int:
     """Return the steps done, or the seconds if time limits the training."""
     return trainer.step if trainer.config.minutes is None else int(trainer.seconds_trained)
+
+
+def _say_start(trainer: Trainer) -> tuple[int, str]:
+    """Say what is trained; return the number of weights and the devices."""
+    model, ranks = trainer.model, trainer.ranks
+    weights = sum(p.numel() for p in model.parameters())
+    devices = f"{trainer.device}" if ranks.world == 1 else f"{ranks.world} processes ({trainer.device.type})"
+    say(f"{model.sde}, {type(model.net).__name__} with {weights:,} weights, on {devices}")
+    if trainer.step:
+        say(f"Continuing from step {trainer.step}.")
+    return weights, devices
+
+
+def _say_skipped(record: Record) -> None:
+    """Say which steps were skipped, and where."""
+    for skip in record.skipped:
+        where = "" if skip.t is None else f" at t = {skip.t:.4g} (log-SNR {skip.log_snr:.3g})"
+        say(f"Step {skip.step} skipped: loss or gradient NaN or infinite{where}.")
 
 
 def _line(record: Record) -> str:
