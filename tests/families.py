@@ -3,6 +3,7 @@
 import torch
 
 from scoresde.sde import DDPM, NCSN, SDE, VESDE, VPSDE, FlowSDE, SubVPSDE
+from tests.marks import some_fast
 
 
 def quadratic_rate(t):
@@ -42,3 +43,4 @@ DISCRETE = {
     "ncsn-short": NCSN([0.1, 0.5, 1.3, 4.0, 5.0]),
 }
 FAMILIES = SMOOTH | DISCRETE
+EACH = some_fast("sde", FAMILIES, fast=("vp", "ve", "flow", "user", "ddpm", "ncsn-short"))

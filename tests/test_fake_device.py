@@ -1,13 +1,10 @@
 """Device mismatches and host syncs, found without an accelerator."""
 
-import pytest
-
 from tests import fake_device
+from tests.marks import first_fast
 
-SLOW = ("samplers", "switches", "likelihood", "inverse")
 
-
-@pytest.mark.parametrize("part", ["control", "training_step", *(pytest.param(p, marks=pytest.mark.slow) for p in SLOW)])
+@first_fast("part", ["control", "training_step", "samplers", "switches", "likelihood", "inverse"])
 def test_runs_on_a_fake_device(part):
     with fake_device.DeviceCheck():
         getattr(fake_device, part)()

@@ -93,17 +93,22 @@ def test_a_room_shows_its_own_names_only(room):
     assert sorted(dir(importlib.import_module(f"scoresde.{room}"))) == sorted(n for r, n, _ in ROOM_NAMES if r == room)
 
 
-@pytest.mark.parametrize(("room", "name", "file"), ROOM_NAMES, ids=lambda value: value)
-def test_a_name_is_defined_in_its_room_and_documented(room, name, file):
-    value = getattr(importlib.import_module(f"scoresde.{room}"), name)
-    if inspect.isclass(value) or inspect.isfunction(value):
-        assert value.__module__ == f"scoresde.{room}.{file}"
-        assert value.__doc__
-        assert not value.__doc__.startswith(f"{name}("), "the docstring that dataclass makes"
-    else:  # a table or an alias, documented by a comment of the form "#: ..." above it
-        lines = (PACKAGE / room / f"{file}.py").read_text().splitlines()
-        at = next(i for i, line in enumerate(lines) if line.startswith((f"{name} =", f"{name}:")))
-        assert lines[at - 1].startswith("#:"), f"{file}.py: a comment '#: ...' above {name}"
+@pytest.mark.parametrize("room", ROOMS)
+def test_names_are_defined_in_their_room_and_documented(room):
+    wrong = []
+    for name, file in listed(PACKAGE / room / "__init__.pyi"):
+        value = getattr(importlib.import_module(f"scoresde.{room}"), name)
+        if inspect.isclass(value) or inspect.isfunction(value):
+            if value.__module__ != f"scoresde.{room}.{file}":
+                wrong.append(f"{name} is defined in {value.__module__}, not in {room}/{file}.py")
+            if not value.__doc__ or value.__doc__.startswith(f"{name}("):  # as dataclass writes it
+                wrong.append(f"{name} has no docstring")
+        else:  # a table or an alias, documented by a comment of the form "#: ..." above it
+            lines = (PACKAGE / room / f"{file}.py").read_text().splitlines()
+            at = next(i for i, line in enumerate(lines) if line.startswith((f"{name} =", f"{name}:")))
+            if not lines[at - 1].startswith("#:"):
+                wrong.append(f"{file}.py: no comment '#: ...' above {name}")
+    assert not wrong, "\n".join(wrong)
 
 
 @pytest.mark.parametrize("room", [*ROOMS, "app"])

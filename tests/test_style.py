@@ -91,7 +91,7 @@ def test_first_lines_stand_alone(folder):
                 wrong.append(f"{where}{len(first)} characters: {first}")
             if not first.endswith((".", "?", ":", "!")):
                 wrong.append(f"{where}does not end: {first}")
-            if isinstance(node, ast.FunctionDef) and not is_property(node) and first.split()[0] in NOUN_STARTS:
+            if first.split()[0] in NOUN_STARTS and isinstance(node, ast.FunctionDef) and not is_property(node):
                 wrong.append(f"{where}a function does something: {first}")
     assert not wrong, "\n".join(wrong)
 

@@ -198,6 +198,7 @@ def test_evaluation_compares_and_is_kept(run, monkeypatch):
     assert f"{evaluation['held_out']['mean']:.3f} ± {evaluation['held_out']['stderr']:.3f}" in page
 
 
+@pytest.mark.slow
 def test_baselines_find_the_density_of_gaussian_data(monkeypatch):
     """Compare the baselines with the entropy of N(0, s) data.
 

@@ -5,13 +5,15 @@ import math
 import numpy as np
 import pytest
 import torch
-from sklearn.metrics import roc_auc_score
 
 from scoresde.app.comparing import auroc, paired_difference
 from scoresde.errors import ArgumentError, ShapeError
 
 
+@pytest.mark.slow
 def test_auroc_equals_scikit_learns_with_ties():
+    from sklearn.metrics import roc_auc_score
+
     g = torch.Generator().manual_seed(0)
     inside, outside = (torch.randint(0, 9, (n,), generator=g).double() + shift for n, shift in ((40, 1.0), (70, 0.0)))
     labels = np.r_[np.ones(40), np.zeros(70)]
@@ -20,6 +22,7 @@ def test_auroc_equals_scikit_learns_with_ties():
     assert auroc(outside, inside).value == pytest.approx(1 - expected, abs=1e-12)
 
 
+@pytest.mark.slow
 def test_standard_error_of_auroc_is_its_spread():
     """Compare the reported standard errors with the spread of 2000 repeats.
 

@@ -24,6 +24,7 @@ from scoresde.guidance import (
     replacement,
 )
 from scoresde.sampling import Particles
+from tests.marks import some_fast
 
 SHAPE, N, SDE, T = (3, 4, 4), 48, VPSDE(), 0.4
 LEVEL = SDE.level(T, torch.zeros(1, N, dtype=torch.float64))
@@ -65,7 +66,7 @@ FORMS = {  # of y ``(3, *E)``: what the method takes, and what the condition hol
     "noise-in-condition": lambda y: ((y[0], None), {"observation_noise": NOISES}),
 }
 EACH_METHOD = pytest.mark.parametrize("method", METHODS)
-EACH_OPERATOR = pytest.mark.parametrize("operator", OPERATORS.values(), ids=OPERATORS)
+EACH_OPERATOR = some_fast("operator", OPERATORS, fast=["matrix"])
 
 
 @pytest.fixture(scope="module")

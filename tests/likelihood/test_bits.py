@@ -160,6 +160,7 @@ def test_truncated_normal_is_tighter_than_uniform():
     assert uniform > entropy + 0.5
 
 
+@pytest.mark.slow
 def test_the_models_own_scaling_is_used():
     net = S.UNet((1, 4, 4), channels=8, multipliers=(1,), attention=())
     model = S.ScoreModel(net, S.VPSDE(), scaling=SCALING)

@@ -9,10 +9,9 @@ from scipy import stats
 from scoresde import VPSDE, GaussianMixture
 from scoresde.errors import ArgumentError, DTypeError, ShapeError
 from scoresde.models import Moments
-from tests.families import FAMILIES
+from tests.families import EACH
 from tests.marks import first_fast
 
-EACH = pytest.mark.parametrize("sde", FAMILIES.values(), ids=FAMILIES)
 MIXTURES = pytest.mark.parametrize("name", ["mixture_2d", "mixture_16d"])
 
 

@@ -9,6 +9,7 @@ import torch
 from scoresde import DDPM, NCSN, VPSDE, GaussianMixture, ResidualMLP, ScoreModel, guidance
 from scoresde.models import TIME_INPUTS, autocast, chunked
 from tests.families import FAMILIES
+from tests.marks import first_fast
 
 
 def network(sde=None, **settings):
@@ -89,7 +90,7 @@ def test_every_time_input_comes_back(time_input):
     assert same(model, by_pickle(model))
 
 
-@pytest.mark.parametrize("name", FAMILIES)
+@first_fast("name", FAMILIES)
 def test_every_process_comes_back(name):
     model = network(FAMILIES[name])
     assert same(model, by_pickle(model))

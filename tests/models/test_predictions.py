@@ -14,11 +14,10 @@ from scoresde.errors import ArgumentError, DeviceError, DTypeError, ShapeError, 
 from scoresde.models import PREDICTIONS, prediction_row
 from scoresde.models.predictions import solve
 from scoresde.nets import ResidualMLP, UNet
-from tests.families import FAMILIES
+from tests.families import EACH
 from tests.marks import first_fast
 from tests.reference import edm
 
-EACH = pytest.mark.parametrize("sde", FAMILIES.values(), ids=FAMILIES)
 ROWS = pytest.mark.parametrize("predicts", PREDICTIONS)
 SHAPES = [(5,), (5, 2), (5, 5, 7), (5, 3, 8, 8), (5, 1, 4, 4, 4)]
 

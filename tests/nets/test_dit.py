@@ -7,7 +7,6 @@ import math
 
 import pytest
 import torch
-from diffusers import DiTTransformer2DModel
 
 from scoresde.errors import ShapeError
 from scoresde.nets import DiT
@@ -55,8 +54,11 @@ def _from_ours(net, peer, grid):
         block.norm1.emb.time_proj.downscale_freq_shift = 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("fused", [False, True])
 def test_dit_is_the_peers_network(fused):
+    from diffusers import DiTTransformer2DModel
+
     net = awake(2, 8, 8, classes=3, out_channels=4, fused_attention=fused)
     peer = DiTTransformer2DModel(
         num_attention_heads=2,

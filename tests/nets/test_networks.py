@@ -13,7 +13,7 @@ from scoresde.errors import ArgumentError, DTypeError, ShapeError, UnknownNameEr
 from scoresde.models import ScoreModel
 from scoresde.nets import DiT, ResidualMLP, UNet, build_net
 from scoresde.sde import DDPM
-from tests.marks import first_fast
+from tests.marks import first_fast, some_fast
 
 SMALL_UNET = {"name": "unet", "channels": 8, "num_groups": 4, "heads": 2}
 SMALL_DIT = {"name": "dit", "width": 24, "blocks": 2, "heads": 2, "mlp_ratio": 2}
@@ -36,10 +36,7 @@ CASES = [
     ({**SMALL_MLP, "shape": [2]}, "mlp-point"),
     ({**SMALL_MLP, "shape": [2, 3, 4], "embedding": "fourier", "embedding_scale": 0.5}, "mlp-rank-3"),
 ]
-FAST = ("unet-image", "dit-image", "mlp-point")
-every_net = pytest.mark.parametrize(
-    "config", [pytest.param(c, id=i, marks=[] if i in FAST else pytest.mark.slow) for c, i in CASES]
-)
+every_net = some_fast("config", {i: c for c, i in CASES}, fast=("unet-image", "dit-image", "mlp-point"))
 
 
 def awake(config, dtype=torch.float32, seed=0):

@@ -7,11 +7,9 @@ import math
 
 import pytest
 import torch
-from diffusers import UNet2DModel
 
 from scoresde.nets import UNet, build_net
 from scoresde.nets.unet_blocks import Attention, ResBlock, Style, doubled, halved
-from tests.marks import first_fast
 
 COMPACT = {"name": "unet", "shape": [2, 8, 8], "channels": 8, "multipliers": [1, 2], "classes": 3, "num_groups": 4}
 
@@ -84,12 +82,15 @@ def _from_diffusers(peer, ours):
     ours.load_state_dict(weights)
 
 
-@first_fast(
+@pytest.mark.slow
+@pytest.mark.parametrize(
     ("resample", "scale_shift", "head_channels"),
     [("conv", False, None), ("conv", True, 8), ("block", True, None)],
     ids=["ddpm", "scale-shift", "adm"],
 )
 def test_ddpm_layout_is_the_peers_network(resample, scale_shift, head_channels):
+    from diffusers import UNet2DModel
+
     down = {"conv": "DownBlock2D", "block": "ResnetDownsampleBlock2D"}[resample]
     up = {"conv": "UpBlock2D", "block": "ResnetUpsampleBlock2D"}[resample]
     torch.manual_seed(0)

@@ -9,7 +9,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from scoresde import DDPM, VPSDE, ScoreModel, SubVPSDE
-from tests.marks import first_fast
 from tests.reference import ddim as ddim_paper
 from tests.reference import ddpm as paper
 from tests.reference import song_sde
@@ -212,6 +211,7 @@ def scheduler(kind, schedule, **options):
     return result
 
 
+@pytest.mark.slow
 @SCHEDULES
 def test_P3_P7_ancestral_steps_equal_diffusers(schedule):
     """Compare the means and both fixed variances to 1e-6.
@@ -234,8 +234,9 @@ def test_P3_P7_ancestral_steps_equal_diffusers(schedule):
             torch.testing.assert_close(ours, step, rtol=0, atol=1e-6)
 
 
+@pytest.mark.slow
 @SCHEDULES
-@first_fast("eta", [0.0, 1.0])
+@pytest.mark.parametrize("eta", [0.0, 1.0])
 def test_D3_D5_fifty_ddim_steps_equal_diffusers(schedule, eta):
     ddpm, theirs = DDPMS[schedule], scheduler("ddim", schedule)
     theirs.set_timesteps(50)

@@ -8,10 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from scoresde.sde.tensors import log1mexp
-from tests.families import FAMILIES
+from tests.families import EACH, FAMILIES
 from tests.marks import first_fast
-
-EACH = pytest.mark.parametrize("sde", FAMILIES.values(), ids=FAMILIES)
 
 
 @EACH

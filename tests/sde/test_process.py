@@ -29,14 +29,13 @@ from scoresde.sde.schedules import (
     PiecewiseNoise,
     PiecewiseRate,
 )
-from tests.families import DISCRETE, FAMILIES, SMOOTH
+from tests.families import DISCRETE, EACH, FAMILIES, SMOOTH
 from tests.marks import first_fast
 from tests.reference import song_sde
 
 names = st.sampled_from(sorted(FAMILIES))
 times = st.floats(0.0, 1.0)
 SHAPES = [(6,), (6, 2), (6, 5, 7), (6, 3, 8, 8), (6, 1, 4, 4, 4)]
-EACH = pytest.mark.parametrize("sde", FAMILIES.values(), ids=FAMILIES)
 PAPER = {"vp": (VPSDE(), song_sde.VP()), "subvp": (SubVPSDE(), song_sde.SubVP()), "ve": (VESDE(), song_sde.VE())}
 
 

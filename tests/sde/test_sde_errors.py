@@ -10,12 +10,11 @@ import torch
 from scoresde import DDPM, NCSN, VESDE, VPSDE
 from scoresde.errors import ArgumentError, DeviceError, DTypeError, ScoreSDEError, ShapeError, UnknownNameError
 from scoresde.sde import build_sde, register_sde
-from tests.families import FAMILIES, UserSDE
+from tests.families import EACH, FAMILIES, UserSDE
 from tests.marks import first_fast
 
 X = torch.zeros(3, 2)
 SDE = VPSDE()
-EACH = pytest.mark.parametrize("sde", FAMILIES.values(), ids=FAMILIES)
 
 
 @pytest.mark.parametrize("beta", [0.0, 1.0, -0.1, 1.5, math.nan, math.inf])

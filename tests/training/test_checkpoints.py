@@ -10,6 +10,7 @@ import torch
 import scoresde as S
 from scoresde.errors import CheckpointError
 from scoresde.training.checkpoints import FILES, best_checkpoint, checkpoints, latest_checkpoint, load_average, sweep
+from tests.marks import first_fast
 
 POINTS = S.GaussianMixture([[2.0, 0.0], [-1.0, 1.0]], [0.1, 0.3]).sample(64, torch.Generator().manual_seed(0)).float()
 
@@ -38,7 +39,7 @@ class Trap:
         return open, (str(self.path), "w")
 
 
-@pytest.mark.parametrize("name", FILES)
+@first_fast("name", FILES)
 @pytest.mark.parametrize("harm", ["truncated", "flipped", "pickle", "missing"])
 def test_damaged_files_are_refused_by_name(folder, name, harm):
     file = folder / name

@@ -268,7 +268,7 @@ def test_every_process_any_rank_and_every_loss_is_finite(sde):
         assert all(g.isfinite().all() for g in grads if g is not None)
 
 
-@pytest.mark.parametrize("sde", FAMILIES)
+@first_fast("sde", FAMILIES)
 def test_the_first_term_is_finite_however_wrong_the_network(sde):
     """Place means a hundred deviations off the bin, at level 1 only.
 
