@@ -3,6 +3,7 @@
 Functions import torch themselves: the process that distributes the tests to the workers starts without it.
 """
 
+import gc
 import os
 
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
@@ -17,6 +18,17 @@ if "PYTEST_XDIST_WORKER" in os.environ:
 
 settings.register_profile("scoresde", derandomize=True, deadline=None, max_examples=60)
 settings.load_profile("scoresde")
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_collection():
+    """Keep the garbage collector from visiting the million objects of the imports again and again."""
+    gc.disable()
+    try:
+        return (yield)
+    finally:
+        gc.freeze()
+        gc.enable()
 
 
 @pytest.fixture
