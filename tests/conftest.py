@@ -22,7 +22,10 @@ settings.load_profile("scoresde")
 
 @pytest.hookimpl(wrapper=True)
 def pytest_collection():
-    """Keep the garbage collector from visiting the million objects of the imports again and again."""
+    """Hide the imports' objects from the garbage collector.
+
+    There are a million of them, and it would visit them again and again.
+    """
     gc.disable()
     try:
         return (yield)
