@@ -19,7 +19,7 @@ from benchmarks import common  # first: it settles how torch's threads wait
 # isort: split
 import torch
 
-from benchmarks import frechet, real
+from benchmarks import frechet, real_measures
 from scoresde import ScoreModel, variational_bound
 from scoresde.app import build
 from scoresde.app.comparing import paired_difference
@@ -111,7 +111,7 @@ def score(model: ScoreModel, test, classifier, reference, options) -> dict:
     """Return the bound of the first held-out images and the Frechet distance."""
     generator = torch.Generator().manual_seed(1)
     bound = variational_bound(model, test.raw[: options.items], levels=16, batch=64, generator=generator)
-    raw, _ = real.draw(model, options.samples, test.shape, options.calls, autocast=torch.bfloat16)
+    raw, _ = real_measures.draw(model, options.samples, test.shape, options.calls, autocast=torch.bfloat16)
     found = frechet.distance(frechet.features(classifier, raw), reference)
     return {"bits": bound.bits.tolist(), "frechet": found.value, "frechet_stderr": found.stderr}
 
