@@ -28,7 +28,7 @@ FLOORS = (
 FLOOR = {room: height for height, rooms in enumerate(FLOORS) for room in rooms}
 #: what modules below app may import at their top; functions import all else themselves
 LIGHT = {"torch", "numpy", "lazy_loader", "scoresde"} | set(sys.stdlib_module_names)
-HEAVY = ("matplotlib", "scipy", "sklearn", "PIL", "yaml", "pydantic", "rich", "click", "torchdiffeq", "safetensors")
+HEAVY = ("matplotlib", "scipy", "sklearn", "PIL", "yaml", "rich", "click", "torchdiffeq", "safetensors")
 
 
 def modules():
