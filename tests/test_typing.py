@@ -1,6 +1,5 @@
 """What a type checker reports about a user's code."""
 
-import importlib.util
 import subprocess
 import sys
 from pathlib import Path
@@ -41,8 +40,8 @@ def use(x: Tensor) -> None:
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)  # the first check reads all of torch
-@pytest.mark.skipif(importlib.util.find_spec("mypy") is None, reason="mypy is not installed")
 def test_a_models_estimate_and_its_network_are_typed(tmp_path):
+    pytest.importorskip("mypy", reason="mypy comes with the extra dev")
     (tmp_path / "user.py").write_text(CODE)
     command = [sys.executable, "-m", "mypy", str(tmp_path / "user.py")]
     result = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)  # with the cache of the package's check
