@@ -29,11 +29,11 @@ class _Plan:
 
     Args:
         channels: Width of the stem.
-        widths: Width of each level, the finest first.
-        blocks: Residual blocks of each level on the way down.
-        attends: Levels with attention.
+        widths: Width of each resolution, the finest first.
+        blocks: Residual blocks of each resolution on the way down.
+        attends: Resolutions with attention.
         layout: A name in ``LAYOUTS``.
-        by_conv: A level halves and doubles the lengths by plain convolutions.
+        by_conv: A resolution halves and doubles the lengths by plain convolutions.
         heads: Attention heads. ``head_channels``, the width of one, replaces it if not None.
     """
 
@@ -53,7 +53,7 @@ class _Plan:
 
     @property
     def coarsest(self) -> int:
-        """The last level."""
+        """The last resolution."""
         return len(self.widths) - 1
 
     @property
@@ -63,24 +63,26 @@ class _Plan:
 
     @property
     def sides(self) -> frozenset[int]:
-        """Levels with attention on the way down and up."""
+        """Resolutions with attention on the way down and up."""
         return self.attends - {self.coarsest} if self.compact else self.attends
 
-    def heads_at(self, level: int) -> int:
-        """Return the number of attention heads of a level."""
-        return self.heads if self.head_channels is None else self.widths[level] // self.head_channels
+    def heads_at(self, resolution: int) -> int:
+        """Return the number of attention heads of a resolution."""
+        return self.heads if self.head_channels is None else self.widths[resolution] // self.head_channels
 
     def check(self, shape: tuple[int, ...], num_groups: int) -> None:
-        """Refuse groups, heads and lengths that do not fit the levels."""
+        """Refuse groups, heads and lengths that do not fit the resolutions."""
         if self.channels % num_groups:
             raise ArgumentError("num_groups", num_groups, f"a divisor of channels = {self.channels}")
         name, number = ("heads", self.heads) if self.head_channels is None else ("head_channels", self.head_channels)
-        for level in sorted(self.sides | {self.coarsest} if self.middle_attends else self.sides):
-            if self.widths[level] % whole(name, number):
-                raise ArgumentError(name, number, f"a divisor of the width {self.widths[level]} of level {level}")
+        for resolution in sorted(self.sides | {self.coarsest} if self.middle_attends else self.sides):
+            if self.widths[resolution] % whole(name, number):
+                raise ArgumentError(
+                    name, number, f"a divisor of the width {self.widths[resolution]} of resolution {resolution}"
+                )
         if self.coarsest and min(shape[1:]) <= 2 ** (self.coarsest - 1):
-            expected = f"a shape with every length > {2 ** (self.coarsest - 1)}, so that each level is coarser"
-            raise ArgumentError("shape", shape, f"{expected} ({self.coarsest + 1} levels)")
+            expected = f"a shape with every length > {2 ** (self.coarsest - 1)}, so that each resolution is coarser"
+            raise ArgumentError("shape", shape, f"{expected} ({self.coarsest + 1} resolutions)")
 
 
 class _Parts:
@@ -95,11 +97,11 @@ class _Parts:
         self.sizes.append((1 + self.style.scale_shift) * width)
         return ResBlock(inputs, width, self.style, resize)
 
-    def stage(self, inputs: int, level: int, attends: bool) -> Stage:
-        """Return a residual block of a level, with attention or without."""
-        width = self.plan.widths[level]
+    def stage(self, inputs: int, resolution: int, attends: bool) -> Stage:
+        """Return a residual block of a resolution, with attention or without."""
+        width = self.plan.widths[resolution]
         made = self.block(inputs, width)
-        return Stage(made, Attention(width, self.plan.heads_at(level), self.style) if attends else nn.Identity())
+        return Stage(made, Attention(width, self.plan.heads_at(resolution), self.style) if attends else nn.Identity())
 
 
 @configured("unet")
@@ -111,18 +113,18 @@ class UNet(nn.Module):
     shape of x, with ``out_channels`` channels if given. With ``zero_init`` it is zero at the start of training.
 
     ``shape`` fixes the number of channels and the rank. When called, the network takes other lengths too. Odd lengths
-    need no padding: level k + 1 has half the length of level k, rounded up (25, 13, 7), and the way up returns to the
-    same lengths. Levels are resolutions here; level 0 is the finest.
+    need no padding: resolution k + 1 has half the length of resolution k, rounded up (25, 13, 7), and the way up
+    returns to the same lengths. Resolution 0 is the finest.
 
     Args:
         shape: Shape of a sample.
         channels: Width of the stem, default 32.
-        multipliers: The width of level k is ``channels * multipliers[k]``; default (1, 2).
-        blocks: Residual blocks of each level on the way down, default 1. ``layout`` fixes those on the way up.
-        attention: Levels with self-attention, after each of their blocks; -1 (default) is the coarsest. In the compact
-            layout the coarsest level has it in the middle alone, which suffices to see the whole input. The other
-            layouts always have it there.
-        heads: Attention heads, a divisor of the width of these levels, default 4.
+        multipliers: The width of resolution k is ``channels * multipliers[k]``; default (1, 2).
+        blocks: Residual blocks of each resolution on the way down, default 1. ``layout`` fixes those on the way up.
+        attention: Resolutions with self-attention, after each of their blocks; -1 (default) is the coarsest. In the
+            compact layout the coarsest resolution has it in the middle alone, which suffices to see the whole input.
+            The other layouts always have it there.
+        heads: Attention heads, a divisor of the width of these resolutions, default 4.
         dropout: Probability in [0, 1) inside each block, default 0. Training draws it from torch's global random state.
         classes: Number of classes. None: an unconditional network.
         embedding, embedding_scale, embedding_seed: Features of the time input, see
@@ -136,9 +138,10 @@ class UNet(nn.Module):
         layout: Where the blocks are.
             ``"compact"`` (default): as many blocks on the way up as on the way down, one block in the middle.
             ``"ddpm"``, as in Ho et al. 2020: the stem and each halving have skip connections too, and the way up has
-            one block more at each level. In the middle: block, attention, block. Half as many sinusoidal features.
-            ``"ddpm++"``, as in Song et al. 2021: the same, with one attention a level on the way up, not one a block.
-        resample: How a level halves and doubles the lengths.
+            one block more at each resolution. In the middle: block, attention, block. Half as many sinusoidal features.
+            ``"ddpm++"``, as in Song et al. 2021: the same, with one attention, not one a block, at each resolution on
+            the way up.
+        resample: How a resolution halves and doubles the lengths.
             ``"conv"`` (default): a convolution of stride 2; nearest neighbours and a convolution, which in the compact
             layout is the first one of the next block.
             ``"block"``: a separate residual block, with means of two and nearest neighbours inside.
@@ -153,8 +156,8 @@ class UNet(nn.Module):
             2 / (fan_in + fan_out) and no biases, as in both papers above.
 
     Raises:
-        ArgumentError: Numbers that do not fit together (a shape too small for its levels, heads or groups that do not
-            divide a width); when called, class labels where there are no classes.
+        ArgumentError: Numbers that do not fit together (a shape too small for its resolutions, heads or groups that do
+            not divide a width); when called, class labels where there are no classes.
         UnknownNameError: Another layout, resampling, init or embedding.
         ShapeError, DTypeError: When called, tensors that do not fit.
 
@@ -190,7 +193,7 @@ class UNet(nn.Module):
         init: str = "torch",
     ):
         super().__init__()
-        # 1. check the arguments and plan the levels
+        # 1. check the arguments and plan the resolutions
         _check_names(layout=layout, resample=resample, init=init)
         self.shape = wholes("shape", shape)
         rank = len(self.shape) - 1
@@ -199,8 +202,8 @@ class UNet(nn.Module):
         channels, num_groups = whole("channels", channels), whole("num_groups", num_groups)
         widths = tuple(channels * m for m in wholes("multipliers", multipliers))
         if not widths:
-            raise ArgumentError("multipliers", "()", "a non-empty sequence, one for each level")
-        blocks, attends = whole("blocks", blocks), _attention_levels(attention, len(widths))
+            raise ArgumentError("multipliers", "()", "a non-empty sequence, one for each resolution")
+        blocks, attends = whole("blocks", blocks), _attention_resolutions(attention, len(widths))
         plan = _Plan(channels, widths, blocks, attends, layout, resample == "conv", heads, head_channels)
         plan.check(self.shape, num_groups)
         fir, dropout = resample == "fir", probability("dropout", dropout)
@@ -234,12 +237,12 @@ class UNet(nn.Module):
             self._zero_last_layers()
 
     def _add_way_down(self, parts: _Parts) -> list[int]:
-        """Add the levels from fine to coarse; return the skips' widths."""
+        """Add the resolutions from fine to coarse; return the skips' widths."""
         plan, width = parts.plan, parts.plan.channels
         skips = [] if plan.compact else [width]
-        for level in range(len(plan.widths)):
+        for resolution in range(len(plan.widths)):
             halve: nn.Module = nn.Identity()
-            if level:
+            if resolution:
                 halve = (
                     parts.style.conv(width, width, 3, stride=2) if plan.by_conv else parts.block(width, width, "halve")
                 )
@@ -247,26 +250,26 @@ class UNet(nn.Module):
             self.halve.append(halve)
             stages = nn.ModuleList()
             for _ in range(plan.blocks):
-                stages.append(parts.stage(width, level, level in plan.sides))
-                width = plan.widths[level]
+                stages.append(parts.stage(width, resolution, resolution in plan.sides))
+                width = plan.widths[resolution]
                 skips.append(width)
             self.down.append(stages)
         return skips
 
     def _add_way_up(self, parts: _Parts, skips: list[int]) -> None:
-        """Add the levels from coarse to fine, which take up the skips."""
+        """Add the resolutions from coarse to fine, which take up the skips."""
         plan, width = parts.plan, parts.plan.widths[-1]
         number = plan.blocks if plan.compact else plan.blocks + 1
-        for level in reversed(range(len(plan.widths))):
+        for resolution in reversed(range(len(plan.widths))):
             enlarge: nn.Module = nn.Identity()
-            if level != plan.coarsest and not (plan.compact and plan.by_conv):
+            if resolution != plan.coarsest and not (plan.compact and plan.by_conv):
                 enlarge = parts.style.conv(width, width, 3) if plan.by_conv else parts.block(width, width, "double")
             self.enlarge.append(enlarge)
             stages = nn.ModuleList()
             for i in reversed(range(number)):
-                attends = level in plan.sides and (i == 0 or plan.layout != "ddpm++")
-                stages.append(parts.stage(width + skips.pop(), level, attends))
-                width = plan.widths[level]
+                attends = resolution in plan.sides and (i == 0 or plan.layout != "ddpm++")
+                stages.append(parts.stage(width + skips.pop(), resolution, attends))
+                width = plan.widths[resolution]
             self.up.append(stages)
 
     def _init_xavier(self) -> None:
@@ -303,9 +306,9 @@ class UNet(nn.Module):
         h = exactly(self.stem, self._inputs(x))
         # 2. the way down; skips of the compact layout start at the first block
         skips = [] if self.compact else [h]
-        for level, (halve, stages) in enumerate(zip(self.halve, self.down, strict=True)):
+        for resolution, (halve, stages) in enumerate(zip(self.halve, self.down, strict=True)):
             h = halve(h, next(modulations)) if isinstance(halve, ResBlock) else halve(h)
-            if level and not self.compact:
+            if resolution and not self.compact:
                 skips.append(h)
             for stage in cast(nn.ModuleList, stages):
                 h = stage(h, next(modulations))
@@ -314,7 +317,7 @@ class UNet(nn.Module):
         h = self.middle(h, next(modulations))
         if self.last is not None:
             h = self.last(h, next(modulations))
-        # 4. the way up, each level at the lengths that it had on the way down
+        # 4. the way up, each resolution at the lengths that it had on the way down
         for enlarge, stages in zip(self.enlarge, self.up, strict=True):
             size = skips[-1].shape[2:]
             if isinstance(enlarge, ResBlock):
@@ -334,9 +337,9 @@ def _check_names(**names: str) -> None:
             raise UnknownNameError(argument, name, known[argument])
 
 
-def _attention_levels(attention: Sequence[int], levels: int) -> frozenset[int]:
-    """Return level numbers in 0..levels-1, for negative ones too."""
-    attention = wholes("attention", attention, least=-levels)
-    if any(level >= levels for level in attention):
-        raise ArgumentError("attention", attention, f"level numbers from {-levels} to {levels - 1}")
-    return frozenset(level % levels for level in attention)
+def _attention_resolutions(attention: Sequence[int], resolutions: int) -> frozenset[int]:
+    """Return resolution numbers in 0..resolutions-1, for negative ones too."""
+    attention = wholes("attention", attention, least=-resolutions)
+    if any(resolution >= resolutions for resolution in attention):
+        raise ArgumentError("attention", attention, f"resolution numbers from {-resolutions} to {resolutions - 1}")
+    return frozenset(resolution % resolutions for resolution in attention)

@@ -128,7 +128,7 @@ class Attention(nn.Module):
 
 
 class Stage(nn.Module):
-    """A residual block, followed by attention where its level has it."""
+    """A residual block, followed by attention where its resolution has it."""
 
     def __init__(self, block: ResBlock, attend: nn.Module):
         super().__init__()

@@ -1,7 +1,7 @@
 """The reverse SDE with a step size that each sample adapts for itself.
 
 Symbols, besides those of :mod:`scoresde.sampling.base`:
-    theta = alpha^2/sigma^2: the SNR, the clock of this sampler. y = x/alpha. u = theta y.
+    theta = alpha^2/sigma^2: the SNR, the time variable of this sampler. y = x/alpha. u = theta y.
     B: a Brownian motion in theta, W its increment over a step from theta to s.
     v: variance of the data. R: ratio of 1 + v theta at the ends of a step.
 
@@ -11,7 +11,7 @@ In theta and u the reverse SDE (E2) is
 
 No linear part is left, and the noise is additive with rate one. Euler's step in it is the exponential Euler step in
 log-SNR, which is ancestral sampling (D3 with eta = 1). The pair of an Euler and an improved step is
-Jolicoeur-Martineau et al.'s (2021); the clock, the weights of the improved step and the refined noise are ours.
+Jolicoeur-Martineau et al.'s (2021); the time variable, the weights of the improved step and the refined noise are ours.
 """
 
 from __future__ import annotations
