@@ -365,3 +365,20 @@ def report(run: Path, overrides: Sequence[str], device: str | None) -> None:
     folder = RunFolder.open(run)
     page = write_report(folder, with_overrides(folder, override_texts(overrides, DEVICE, {"device": device})))
     say(f"Open {page} in a browser.")
+
+
+@main.command()
+@click.argument("section", required=False, metavar="[SECTION]")
+def settings(section: str | None) -> None:
+    """List all settings with default, accepted values and meaning.
+
+    Each can be given in a YAML file (--config) or by --set section.key=value. SECTION shows one section alone.
+
+    \b
+    Examples:
+      scoresde settings
+      scoresde settings train
+    """
+    from scoresde.app.reference import config_reference
+
+    click.echo(config_reference(section), nl=False)

@@ -107,7 +107,13 @@ def _debug(ctx: click.Context, _: click.Parameter, value: bool) -> None:
 
 
 any_setting = together(
-    click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Change any setting; may be repeated."),
+    click.option(
+        "--set",
+        "overrides",
+        multiple=True,
+        metavar="KEY=VALUE",
+        help="Change any setting (`scoresde settings` lists them); may be repeated.",
+    ),
     options_for(DEVICE),
     click.option(
         "--debug",

@@ -17,6 +17,7 @@ import torch
 import scoresde
 from scoresde import DPMSolver, ScoreModel, load_data, sample
 from scoresde.app import baselines, showing
+from scoresde.app.config import keys
 from scoresde.app.runs import RunFolder
 from scoresde.data import from_array
 from scoresde.files import load_tensors
@@ -57,7 +58,7 @@ def test_runs_as_a_module():
 
 
 COMMANDS = ["demo", "train", "sample", "likelihood", "evaluate", "report"]
-COMMANDS += ["inpaint", "colorize", "restore", "classifier"]
+COMMANDS += ["inpaint", "colorize", "restore", "classifier", "settings"]
 
 
 @pytest.mark.parametrize("command", COMMANDS)
@@ -65,6 +66,14 @@ def test_every_command_explains_itself_with_an_example(command):
     text = invoke(command, "--help").output
     assert f"scoresde {command} " in text.partition("Example")[2]
     assert command in invoke("--help").output
+
+
+def test_settings_are_listed_by_section():
+    every, section = invoke("settings").output, invoke("settings", "train").output
+    assert section.count("| `train.") == every.count("| `train.") == len(list(keys("train")))
+    assert "`sde.name`" in every
+    assert "`sde.name`" not in section
+    assert "did you mean 'train'" in error("settings", "trains")
 
 
 def test_a_run_folder_holds_what_it_promises(digits):
