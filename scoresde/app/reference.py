@@ -8,7 +8,7 @@ from scoresde.app.presets import PRESETS
 
 
 def config_reference(section: str | None = None) -> str:
-    """Return a table of all keys and one of the presets, or the keys of one section.
+    """Return a table of all keys and presets, or the keys of one section.
 
     Raises:
         UnknownNameError: ``section`` is not a section.

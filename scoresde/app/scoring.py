@@ -314,7 +314,7 @@ def evaluate(run: RunFolder, config: RunConfig, corrupted: int = CORRUPTED) -> d
 
 
 def rows_of(evaluation: dict[str, Any]) -> list[tuple[str, dict[str, Any]]]:
-    """Return ``(set and model, figures)`` for each scored set, in reading order."""
+    """Return ``(name, figures)`` for each scored set, in reading order."""
     data = evaluation["data"]
     rows = [(f"held-out {data}", evaluation["held_out"])]
     rows += [(f"{data}, {kind}", figures) for kind, figures in evaluation["corrupted"].items()]
