@@ -1,4 +1,5 @@
 from .conditions import NO_CLASS as NO_CLASS
+from .data_scale import DataScale as DataScale
 from .estimate import Estimate as Estimate
 from .estimate import Unguided as Unguided
 from .gaussian_mixture import GaussianMixture as GaussianMixture

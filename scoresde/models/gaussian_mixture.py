@@ -22,6 +22,7 @@ from torch import Tensor
 from scoresde.checks import positive
 from scoresde.errors import ArgumentError, DTypeError, ShapeError
 from scoresde.models.conditions import LABEL, Condition, check_labels, of_class
+from scoresde.models.data_scale import DataScale
 from scoresde.models.estimate import Estimate
 from scoresde.models.model import Model
 from scoresde.models.moments import Moments
@@ -86,6 +87,17 @@ class GaussianMixture:
                 "k,kia,ka,kja->ij", self.weights, self.vectors, self.values, self.vectors
             )
         return Moments(mean.reshape(self.shape), covariance)
+
+    @cached_property
+    def data_scale(self) -> DataScale:
+        """The lengths of the mixture.
+
+        The finest is the least standard deviation of a component along any axis.
+        """
+        values = self.moments.values
+        finest = self.values.min().sqrt().item()
+        largest = max(values.max().sqrt().item(), finest)
+        return DataScale(self.moments.std, largest, finest)
 
     @overload
     def sample(self, n: int, generator: torch.Generator | None = None) -> Tensor: ...
@@ -228,7 +240,7 @@ class GaussianMixtureModel(Model):
         super().__init__()
         if sde is not None:
             self.sde = sde
-        self.mixture, self.moments = mixture, mixture.moments
+        self.mixture, self.moments, self.data_scale = mixture, mixture.moments, mixture.data_scale
         self.register_buffer("means", mixture.means)
         self.register_buffer("values", mixture.values)
         self.register_buffer("vectors", mixture.vectors)

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from scoresde.data import Scaling
 from scoresde.errors import ArgumentError, DTypeError
 from scoresde.models.conditions import Condition
+from scoresde.models.data_scale import DataScale
 from scoresde.models.estimate import Estimate
 from scoresde.models.moments import Moments
 from scoresde.sde import SDE, Level
@@ -26,11 +27,13 @@ class Model(nn.Module):
     Attributes:
         sde: The forward process.
         moments: Mean and covariance of the data, which likelihoods match their prior to. None: unknown.
+        data_scale: The lengths of the data, in the model's units. None: those that the moments tell, if any.
         scaling: The map from the data's units to the model's. None: unknown.
     """
 
     sde: SDE
     moments: Moments | None = None
+    data_scale: DataScale | None = None
     scaling: Scaling | None = None
 
     @abstractmethod
@@ -73,6 +76,15 @@ class Model(nn.Module):
         """
         return self.moments is not None and cond is None
 
+    def known_scale(self) -> DataScale | None:
+        """Return ``data_scale``, or what the moments tell of it.
+
+        None: nothing is known.
+        """
+        if self.data_scale is not None or self.moments is None:
+            return self.data_scale
+        return DataScale.of_moments(self.moments)
+
     def with_sde(self, sde: SDE) -> Model:
         """Return this model under another SDE, by matching log-SNR.
 
@@ -108,7 +120,7 @@ class Model(nn.Module):
 class Wrapper(Model):
     """A model around another one.
 
-    It has the SDE, moments, scaling, classes, device and dtype of the wrapped model. Subclasses give :meth:`estimate`.
+    It has the SDE, moments, scales, classes, device and dtype of the wrapped model. Subclasses give :meth:`estimate`.
 
     Args:
         model: The wrapped model.
@@ -117,7 +129,7 @@ class Wrapper(Model):
     def __init__(self, model: Model):
         super().__init__()
         self.model, self.sde = model, model.sde
-        self.moments, self.scaling = model.moments, model.scaling
+        self.moments, self.data_scale, self.scaling = model.moments, model.known_scale(), model.scaling
 
     def knows_mean(self, cond: Condition = None) -> bool:
         return self.moments is not None and self.model.knows_mean(cond)

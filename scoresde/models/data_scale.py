@@ -1,0 +1,44 @@
+"""The scale of the data: how wide they are, and how fine their detail is."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from scoresde.checks import positive
+from scoresde.errors import ArgumentError
+from scoresde.models.moments import Moments
+
+
+@dataclass(frozen=True)
+class DataScale:
+    """Lengths of the data, in the model's units.
+
+    Samplers and likelihoods choose their noise levels by it, with and without a condition. Every wrapper of a model
+    keeps it.
+
+    Args:
+        typical: Root of the mean variance over entries.
+        largest: Standard deviation along the leading eigenvector of the covariance.
+        finest: The smallest length on which the density varies, such as the width of the narrowest mode in its
+            narrowest direction. None: unknown. The moments do not tell it.
+
+    Raises:
+        ArgumentError: A length is not positive and finite, or ``finest`` is above ``largest``.
+    """
+
+    typical: float
+    largest: float
+    finest: float | None = None
+
+    def __post_init__(self) -> None:
+        positive("typical", self.typical)
+        positive("largest", self.largest)
+        if self.finest is not None and positive("finest", self.finest) > self.largest * (1 + 1e-9):
+            raise ArgumentError("finest", self.finest, f"at most the largest length, {self.largest:g}")
+
+    @classmethod
+    def of_moments(cls, moments: Moments, finest: float | None = None) -> DataScale | None:
+        """Return the scale that these moments tell, or None for data that are one point."""
+        if not moments.std > 0:
+            return None
+        return cls(moments.std, moments.values.max().sqrt().item(), finest)
