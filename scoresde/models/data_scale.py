@@ -38,7 +38,10 @@ class DataScale:
 
     @classmethod
     def of_moments(cls, moments: Moments, finest: float | None = None) -> DataScale | None:
-        """Return the scale that these moments tell, or None for data that are one point."""
+        """Return the scale that these moments tell.
+
+        None: the data are one point.
+        """
         if not moments.std > 0:
             return None
         return cls(moments.std, moments.values.max().sqrt().item(), finest)
