@@ -34,6 +34,7 @@ from .sampling import PredictorCorrector as PredictorCorrector
 from .sampling import ProbabilityFlow as ProbabilityFlow
 from .sampling import ReverseDiffusion as ReverseDiffusion
 from .sampling import SingleStep as SingleStep
+from .sampling import calibrate as calibrate
 from .sampling import decode as decode
 from .sampling import encode as encode
 from .sampling import interpolate as interpolate

@@ -134,3 +134,11 @@ class MissingExtraError(ScoreSDEError, ImportError):
 
     def __reduce__(self) -> tuple[object, ...]:
         return type(self), (self.package, self.extra)
+
+
+class ScoreSDEWarning(UserWarning):
+    """A result that may not be what it seems; the base of all warnings."""
+
+
+class SamplingWarning(ScoreSDEWarning):
+    """Samples that cannot be right, though they are finite."""

@@ -41,6 +41,7 @@ class _ClassifierGuided(Wrapper):
     def __init__(self, model: Model, log_p_y: LogProbOfClass, scale: float, conditional: bool):
         super().__init__(model)
         self.log_p_y, self.scale, self.conditional = log_p_y, scale, conditional
+        self.guidance = max(abs(scale), 1.0)
 
     def knows_mean(self, cond: Condition = None) -> bool:
         unguided = not self.scale and not self.conditional

@@ -37,6 +37,7 @@ class _ClassifierFree(Wrapper):
     def __init__(self, model: Model, scale: float, interval: tuple[float, float] | None, rescale: float):
         super().__init__(model)
         self.scale, self.interval, self.rescale = scale, interval, rescale
+        self.guidance = max(abs(scale), 1.0)
 
     def knows_mean(self, cond: Condition = None) -> bool:
         return super().knows_mean(cond if self.scale else without_labels(cond))

@@ -80,6 +80,7 @@ class _DPS(_Weighted):
     ):
         super().__init__(model, operator, y, noise)
         self.scale = scale
+        self.guidance = math.inf  # the gradient has no bound
 
     def estimate(self, x: Tensor, level: Level, cond: Condition = None) -> Estimate:
         estimate = super().estimate(x, level, cond)

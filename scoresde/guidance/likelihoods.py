@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import torch
@@ -19,6 +20,7 @@ class _WithLikelihood(Wrapper):
     def __init__(self, model: Model, log_p: Callable[[Tensor], Tensor]):
         super().__init__(model)
         self.moments, self.log_p = None, log_p
+        self.guidance = math.inf  # the gradient has no bound
 
     def estimate(self, x: Tensor, level: Level, cond: Condition = None) -> Estimate:
         def direction(network: Jacobian) -> tuple[Tensor, Tensor]:

@@ -1,3 +1,5 @@
+from .calibration import Calibration as Calibration
+from .calibration import SolverSettings as SolverSettings
 from .conditions import NO_CLASS as NO_CLASS
 from .data_scale import DataScale as DataScale
 from .estimate import Estimate as Estimate
@@ -18,3 +20,4 @@ from .score_model import ScoreModel as ScoreModel
 from .time_inputs import TIME_INPUTS as TIME_INPUTS
 from .wrappers import autocast as autocast
 from .wrappers import chunked as chunked
+from .wrappers import in_own_dtype as in_own_dtype

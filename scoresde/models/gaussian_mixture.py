@@ -29,6 +29,9 @@ from scoresde.models.moments import Moments
 from scoresde.random import randn
 from scoresde.sde import SDE, Level
 
+NARROWER = 0.5  # share of the overall variance below which a component counts as narrower in a direction
+LARGEST_EXACT = 256  # entries up to which every direction is looked at
+
 #: what torch.as_tensor takes
 Array = Tensor | Sequence[object] | float
 
@@ -92,12 +95,34 @@ class GaussianMixture:
     def data_scale(self) -> DataScale:
         """The lengths of the mixture.
 
-        The finest is the least standard deviation of a component along any axis.
+        The largest is that of its moments or of its widest component. The finest is the least width of a component in
+        those directions in which it is narrower than the Gaussian of the moments.
         """
-        values = self.moments.values
-        finest = self.values.min().sqrt().item()
-        largest = max(values.max().sqrt().item(), finest)
-        return DataScale(self.moments.std, largest, finest)
+        moments = self.moments
+        largest = max(moments.values.max().sqrt().item(), self.values.max().sqrt().item())
+        finest = min(self._finest(), largest)
+        return DataScale(moments.std, largest, finest, moments.values.min().sqrt().item())
+
+    def _finest(self) -> float:
+        """Return the finest length of :attr:`data_scale`, or infinity."""
+        overall = self.moments.values.clamp(min=torch.finfo(torch.float64).tiny)
+        axes = self.moments.vectors
+        isotropic = self.vectors is None and bool((self.values == self.values[:, :1]).all())
+        if isotropic or self.values.shape[1] > LARGEST_EXACT:
+            narrow = self.values.min(1).values
+            narrow = narrow[narrow < NARROWER * overall.max()]
+            return narrow.min().sqrt().item() if len(narrow) else math.inf
+        # in the coordinates in which the moments' Gaussian is N(0, I)
+        covariances = torch.diag_embed(self.values)
+        if self.vectors is not None:
+            covariances = self.vectors @ covariances @ self.vectors.mT
+        if axes is not None:
+            covariances = axes.T @ covariances @ axes
+        root = overall.sqrt()
+        shares, directions = torch.linalg.eigh(covariances / root / root[:, None])
+        lengths = shares.clamp(min=0).sqrt() * (root[:, None] * directions).norm(dim=1)
+        narrow = lengths[shares < NARROWER]
+        return narrow.min().item() if len(narrow) else math.inf
 
     @overload
     def sample(self, n: int, generator: torch.Generator | None = None) -> Tensor: ...

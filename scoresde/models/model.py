@@ -5,13 +5,14 @@ from __future__ import annotations
 import math
 from abc import abstractmethod
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 import torch
 from torch import Tensor, nn
 
 from scoresde.data import Scaling
 from scoresde.errors import ArgumentError, DTypeError
+from scoresde.models.calibration import Calibration
 from scoresde.models.conditions import Condition
 from scoresde.models.data_scale import DataScale
 from scoresde.models.estimate import Estimate
@@ -29,11 +30,16 @@ class Model(nn.Module):
         moments: Mean and covariance of the data, which likelihoods match their prior to. None: unknown.
         data_scale: The lengths of the data, in the model's units. None: those that the moments tell, if any.
         scaling: The map from the data's units to the model's. None: unknown.
+        calibration: What the default sampler measured on this model (:func:`scoresde.calibrate`). None: nothing.
+        guidance: Scale w by which the estimate goes past that of the plain model, 1 for none. Samplers are more careful
+            where it is large.
     """
 
     sde: SDE
     moments: Moments | None = None
     data_scale: DataScale | None = None
+    calibration: Calibration | None = None
+    guidance: float = 1.0
     scaling: Scaling | None = None
 
     @abstractmethod
@@ -124,12 +130,18 @@ class Wrapper(Model):
 
     Args:
         model: The wrapped model.
+
+    Attributes:
+        same_flow: Whether the estimate is that of the wrapped model, whose calibration then holds.
     """
+
+    same_flow: ClassVar[bool] = False
 
     def __init__(self, model: Model):
         super().__init__()
         self.model, self.sde = model, model.sde
         self.moments, self.data_scale, self.scaling = model.moments, model.known_scale(), model.scaling
+        self.guidance, self.calibration = model.guidance, model.calibration if self.same_flow else None
 
     def knows_mean(self, cond: Condition = None) -> bool:
         return self.moments is not None and self.model.knows_mean(cond)
@@ -165,6 +177,8 @@ class Rescheduled(Wrapper):
 
     References: Song et al. (2021, appendix); Karras et al. (2022).
     """
+
+    same_flow = True
 
     def __init__(self, model: Model, sde: SDE):
         super().__init__(model)

@@ -121,6 +121,16 @@ class Gaussian:
         """Return N(m, variance I) for a mean ``(1, n)`` or ``(B, n)``."""
         return cls(mean, torch.full((mean.shape[1],), variance, dtype=torch.float64))
 
+    @property
+    def least_variance(self) -> float:
+        """The least eigenvalue of C."""
+        return self._host_values.min().item()
+
+    def widths(self, most: float) -> list[float]:
+        """Return the standard deviations along the eigenbasis, at most ``most``."""
+        widths: list[float] = self._host_values.sqrt().clamp(max=most).tolist()
+        return widths
+
     # ---- coordinates -------------------------------------------------------------------------------------------------
 
     def to_eigen(self, v: Tensor) -> Tensor:

@@ -14,6 +14,7 @@ from scoresde.checks import positive
 from scoresde.data import Data, Scaling
 from scoresde.errors import ArgumentError, CheckpointError, ScoreSDEError, ShapeError
 from scoresde.files import atomic_folder, load_tensors, read_json, save_tensors
+from scoresde.models.calibration import Calibration
 from scoresde.models.conditions import Condition
 from scoresde.models.estimate import Estimate
 from scoresde.models.model import Model
@@ -183,6 +184,7 @@ class ScoreModel(Model):
             "scale_input": self.scale_input,
             "learned_variance": self.learned_variance,
             "scaling": None if self.scaling is None else self.scaling.config,
+            "calibration": None if self.calibration is None else self.calibration.config,
         }
 
     def save_pretrained(self, folder: str | Path) -> None:
@@ -241,7 +243,7 @@ class ScoreModel(Model):
             moments = None
             if "moments.mean" in tensors:
                 moments = Moments(tensors.pop("moments.mean"), tensors.pop("moments.covariance"))
-            scaling = config.pop("scaling")
+            scaling, calibration = config.pop("scaling"), config.pop("calibration", None)
             model = cls(
                 build_net(config.pop("net")),
                 build_sde(config.pop("sde")),
@@ -249,6 +251,8 @@ class ScoreModel(Model):
                 moments=moments,
                 **config,
             )
+            if calibration is not None:
+                model.calibration = Calibration.from_config(calibration)
             model.net.load_state_dict({key.removeprefix("net."): value for key, value in tensors.items()})
         except (KeyError, TypeError, ValueError, RuntimeError, ScoreSDEError) as error:
             expected = "one with a model that this version can build"

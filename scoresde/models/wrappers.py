@@ -16,6 +16,8 @@ AUTOCAST_DTYPES = (torch.bfloat16, torch.float16)
 
 
 class _Chunked(Wrapper):
+    same_flow = True
+
     def __init__(self, model: Model, chunk: int):
         super().__init__(model)
         self.chunk = chunk
@@ -36,6 +38,8 @@ class _Chunked(Wrapper):
 
 
 class _Autocast(Wrapper):
+    same_flow = True
+
     def __init__(self, model: Model, dtype: torch.dtype):
         super().__init__(model)
         self.low, self.high = dtype, model.dtype
@@ -48,6 +52,15 @@ class _Autocast(Wrapper):
 
     def extra_repr(self) -> str:
         return f"dtype={self.low}"
+
+
+class _InOwnDtype(Wrapper):
+    same_flow = True
+
+    def estimate(self, x: Tensor, level: Level, cond: Condition = None) -> Estimate:
+        estimate = self.model.estimate(x.to(self.dtype), level, cond)
+        v = None if estimate.v is None else estimate.v.to(x.dtype)
+        return estimate._replace(x0=estimate.x0.to(x.dtype), eps=estimate.eps.to(x.dtype), level=level, v=v)
 
 
 def chunked(model: Model, chunk: int) -> Model:
@@ -64,6 +77,17 @@ def chunked(model: Model, chunk: int) -> Model:
         ArgumentError: ``chunk`` is not a positive integer.
     """
     return _Chunked(model, whole("chunk", chunk))
+
+
+def in_own_dtype(model: Model) -> Model:
+    """Return the model, with its network in the dtype of its parameters.
+
+    x may have any dtype, in which x0 and eps come back. A sampler's state may thus be float64 around a float32 network.
+
+    Args:
+        model: The model. One without parameters is returned as it is.
+    """
+    return _InOwnDtype(model) if any(True for _ in model.parameters()) else model
 
 
 def autocast(model: Model, dtype: torch.dtype) -> Model:

@@ -2,6 +2,7 @@ from .adaptive import AdaptiveSDE as AdaptiveSDE
 from .base import GridSampler as GridSampler
 from .base import Sampler as Sampler
 from .base import State as State
+from .calibration import calibrate as calibrate
 from .langevin import langevin_dynamics as langevin_dynamics
 from .latents import interpolate as interpolate
 from .latents import temper as temper

@@ -23,8 +23,8 @@ from scoresde.models import Model
 from scoresde.models.conditions import Condition
 from scoresde.random import Generators, randn
 from scoresde.sampling.frozen import Frozen
-from scoresde.sde import Level
-from scoresde.sde.grids import GRIDS, Grid, explicit_times, fixes_steps
+from scoresde.sde import SDE, Level
+from scoresde.sde.grids import DISCRETE, GRIDS, Grid, explicit_times, fixes_steps, time_range
 
 #: a function that draws standard normal noise of the shape of x
 Draw = Callable[[], Tensor]
@@ -169,6 +169,10 @@ class Sampler(Frozen, ABC):
         """Whether the samples are a function of the start alone."""
         return False
 
+    def start_time(self, sde: SDE) -> float:
+        """Return the time at which a run under ``sde`` starts."""
+        return time_range(sde, self.t_min, self.t_max)[1]
+
     @abstractmethod
     def states(
         self, model: Model, x: Tensor, steps: int | None, cond: Condition, generator: Generators
@@ -256,6 +260,13 @@ class GridSampler(Sampler):
         if (self.t_min, self.t_max) != (None, None):
             ends = (self.t_min, self.t_max)
             raise ArgumentError("t_min, t_max", ends, "None: the times given as `grid` have their own ends")
+
+    def start_time(self, sde: SDE) -> float:
+        if not isinstance(self.grid, str):
+            return float(torch.as_tensor(self.grid, dtype=torch.float64)[0])
+        if self.grid in DISCRETE and self.t_max is None:
+            return 1.0
+        return super().start_time(sde)
 
     @property
     def default_steps(self) -> int | None:

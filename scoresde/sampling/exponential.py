@@ -14,7 +14,7 @@ The reverse process with noise tau is dy = r (x0 - y) dlambda + sqrt(2) tau rho 
 
 Under the integral, x0 is the polynomial in lambda through the estimates at the last levels (Adams-Bashforth). A method
 is thus its levels and its weights (Lu et al. 2022b; Zhao et al. 2023; Xue et al. 2023). Both are numbers, computed
-before the loop and cached. The weights of the last stretch are ours (docs/samplers.md, section 4).
+before the loop and cached.
 """
 
 from __future__ import annotations
@@ -48,20 +48,6 @@ def exponential_weights(start: float, end: float, nodes: tuple[float, ...], tau:
     points, w = (start + end) / 2 + (end - start) / 2 * x, (end - start) / 2 * w
     r = 1 + tau**2
     return tuple((lagrange(nodes, points) @ (w * r * np.exp(-r * (end - points)))).tolist())
-
-
-def end_weights(rhos: Sequence[float]) -> list[float]:
-    """Return the weights of the flow's last stretch, to rho = 0.
-
-        y(0) = y(rho_n) - sum_j w_j eps_j/rho_j,    rho_n = ``rhos[-1]``
-
-    dy/d(rho^2) = (eps/rho)/2, and eps/rho = -alpha score is smooth in rho^2 near the data. It is taken as the
-    polynomial through the last levels. One level gives w = rho^2/2, the half Tweedie step.
-    """
-    x, w = gauss_legendre()
-    square = rhos[-1] ** 2
-    weights: list[float] = (0.5 * lagrange([rho**2 for rho in rhos], square / 2 * (1 + x)) @ (square / 2 * w)).tolist()
-    return weights
 
 
 class Step(NamedTuple):

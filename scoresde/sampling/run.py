@@ -16,7 +16,7 @@ from torch import Tensor
 
 from scoresde.checks import finite, wholes
 from scoresde.errors import ArgumentError, DeviceError, DTypeError, ShapeError
-from scoresde.models import Model, chunked
+from scoresde.models import Model, chunked, in_own_dtype
 from scoresde.models import autocast as in_low_precision
 from scoresde.models.conditions import Condition
 from scoresde.models.evaluation import evaluation
@@ -24,7 +24,9 @@ from scoresde.random import Generators
 from scoresde.sampling.base import Sampler, State
 from scoresde.sampling.multistep import DPMSolver
 from scoresde.sampling.progress import ProgressLine
+from scoresde.sampling.record import Record, check_scale
 from scoresde.sampling.samplers import ProbabilityFlow
+from scoresde.sampling.start import Prior, draw_start
 
 
 @dataclass(frozen=True, eq=False)
@@ -52,6 +54,7 @@ class Run:
     chunk: int | None = None
     autocast: torch.dtype | None = None
     progress: bool = False
+    prior: Prior = "matched"
     name: str = "start"
     network: Model = field(init=False)
 
@@ -59,6 +62,8 @@ class Run:
         if not isinstance(self.sampler, Sampler):
             raise ArgumentError("sampler", repr(self.sampler), "a sampler, such as DPMSolver()")
         network = self.model if self.autocast is None else in_low_precision(self.model, self.autocast)
+        if self.autocast is None and self.dtype not in (None, self.model.dtype):
+            network = in_own_dtype(network)
         network = network if self.chunk is None else chunked(network, self.chunk)
         object.__setattr__(self, "network", network)
 
@@ -75,7 +80,9 @@ class Run:
         device = self.model.device if self.device is None else torch.device(self.device)
         dtype = self.model.dtype if self.dtype is None else self.dtype
         if self.start is None:
-            return self.model.sde.prior_sample(self.shape, self.generator, device, dtype)
+            return draw_start(
+                self.model, self.shape, self.sampler, self.cond, self.prior, self.generator, device, dtype
+            )
         if tuple(self.start.shape) != self.shape:
             raise ShapeError(self.name, tuple(self.start.shape), f"of the shape of the samples, {self.shape}")
         if self.start.device != device:
@@ -88,7 +95,7 @@ class Run:
 
     def _states(self, x: Tensor) -> Iterator[State]:
         """Yield the states from ``x`` on, and check the last one."""
-        record = _Record()
+        record = Record()
         with ExitStack() as stack:
             line, network = None, self.network
             if self.progress:
@@ -100,28 +107,7 @@ class Run:
                     line.show(state)
                 yield state
         finite(state.x, record.first_bad)
-
-
-class _Record:
-    """A record of a run's states, to find where NaN first appeared."""
-
-    def __init__(self) -> None:
-        self.seen: list[tuple[int, int, float]] = []  # step, steps, t
-        self.sums: list[Tensor] = []  # of each state one number: NaN or infinite if an entry of x is
-
-    def add(self, state: State) -> None:
-        """Add a state, without waiting for the device."""
-        self.seen.append((state.step, state.steps, state.t))
-        self.sums.append(state.x.sum())
-
-    def first_bad(self) -> str:
-        """Return which step gave the first NaN or infinity, for a message."""
-        good = torch.stack(self.sums).isfinite().tolist()
-        first = good.index(False) if False in good else len(good) - 1
-        if not first:
-            return "the start"
-        before, (step, steps, t) = self.seen[first - 1][2], self.seen[first]
-        return f"step {step} of {steps}, from t = {before:.6g} to {t:.6g}"
+        check_scale(self.model, record, state)
 
 
 def sample(
@@ -137,6 +123,7 @@ def sample(
     dtype: torch.dtype | None = None,
     chunk: int | None = None,
     autocast: torch.dtype | None = None,
+    prior: Prior = "matched",
     progress: bool = False,
     callback: Callable[[State], None] | None = None,
 ) -> Tensor:
@@ -184,6 +171,7 @@ def sample(
             dtype=dtype,
             chunk=chunk,
             autocast=autocast,
+            prior=prior,
             progress=progress,
         )
         return _last(run.states(), callback)
@@ -202,6 +190,7 @@ def trajectory(
     dtype: torch.dtype | None = None,
     chunk: int | None = None,
     autocast: torch.dtype | None = None,
+    prior: Prior = "matched",
     progress: bool = False,
 ) -> Iterator[State]:
     """Iterate over the states of a run, from the noise to the samples.
@@ -226,6 +215,7 @@ def trajectory(
             dtype=dtype,
             chunk=chunk,
             autocast=autocast,
+            prior=prior,
             progress=progress,
         )
         states = run.states()
