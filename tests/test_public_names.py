@@ -26,6 +26,7 @@ TOP = [
     "Estimate",
     "GaussianMixture",
     "sample",
+    "calibrate",
     "trajectory",
     "encode",
     "decode",

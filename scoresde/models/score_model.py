@@ -174,6 +174,7 @@ class ScoreModel(Model):
             raise ArgumentError("net", type(self.net).__name__, "a registered network with a `config` (register_net)")
         if callable(self.time_input):
             raise ArgumentError("time_input", repr(self.time_input), "the name of a time input, to be saved")
+        calibration = {} if self.calibration is None else {"calibration": self.calibration.config}
         return {
             "format": FORMAT,
             "sde": self.sde.config,
@@ -184,8 +185,7 @@ class ScoreModel(Model):
             "scale_input": self.scale_input,
             "learned_variance": self.learned_variance,
             "scaling": None if self.scaling is None else self.scaling.config,
-            "calibration": None if self.calibration is None else self.calibration.config,
-        }
+        } | calibration
 
     def save_pretrained(self, folder: str | Path) -> None:
         """Write the model into a folder, all or nothing.

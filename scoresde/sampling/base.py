@@ -169,6 +169,11 @@ class Sampler(Frozen, ABC):
         """Whether the samples are a function of the start alone."""
         return False
 
+    @property
+    def assumes_unit_scale(self) -> bool:
+        """Whether data of unknown scale are taken to be of unit scale."""
+        return False
+
     def start_time(self, sde: SDE) -> float:
         """Return the time at which a run under ``sde`` starts."""
         return time_range(sde, self.t_min, self.t_max)[1]

@@ -105,6 +105,15 @@ class DPMSolver(GridSampler):
         """Whether the samples are a function of the start alone."""
         return self.tau == 0
 
+    @property
+    def assumes_unit_scale(self) -> bool:
+        return self.grid == "data"
+
+    @property
+    def default_steps(self) -> int | None:
+        """The default number of calls. None: it follows from the grid."""
+        return super().default_steps if isinstance(self.grid, str) else len(self.grid)
+
     # ---- 1. the noise levels -----------------------------------------------------------------------------------------
 
     def settings(self, model: Model, calls: int, cond: Condition = None) -> SolverSettings:

@@ -107,7 +107,8 @@ class Run:
                     line.show(state)
                 yield state
         finite(state.x, record.first_bad)
-        check_scale(self.model, record, state)
+        unit = self.sampler.assumes_unit_scale and self.model.calibration is None
+        check_scale(self.model, record, state, unit=unit)
 
 
 def sample(

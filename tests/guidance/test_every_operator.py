@@ -120,6 +120,7 @@ def test_E10_every_operator_and_form_of_noise(method, operator, gaussian):
 
 @EACH_METHOD
 @EACH_OPERATOR
+@pytest.mark.filterwarnings("ignore:.*out of the scale:scoresde.errors.SamplingWarning")  # dps, with 3 steps
 def test_samples_of_every_operator(method, operator, gaussian):
     model = METHODS[method][0](gaussian[0], operator)
     cond = {"observation": random(3, *operator.y_shape, seed=1), "observation_noise": NOISES}

@@ -10,6 +10,7 @@ from scoresde import VPSDE, GaussianMixture
 from scoresde.errors import ArgumentError, DTypeError, ShapeError
 from scoresde.models import Moments
 from tests.families import EACH
+from tests.generators import generator
 from tests.marks import first_fast
 
 MIXTURES = pytest.mark.parametrize("name", ["mixture_2d", "mixture_16d"])
@@ -219,3 +220,19 @@ def test_bad_calls_are_refused(mixture_2d):
         mixture_2d.log_prob(torch.zeros(4, 2, dtype=torch.long))
     with pytest.raises(ShapeError, match=r"`t` must be .*, got"):
         mixture_2d.model(VPSDE())(torch.zeros(4, 2), torch.full((4, 1), 0.5))
+
+
+def test_lengths_of_a_mixture():
+    """Check narrow modes, heavy tails, and a direction narrow as a whole."""
+    narrow = GaussianMixture([[-5.0, 0.0], [5.0, 0.0]], 0.02**2).data_scale
+    assert narrow.finest == pytest.approx(0.02)
+    tails = GaussianMixture([[0.0], [0.0]], [0.05**2, 5.0**2]).data_scale
+    assert (tails.finest, tails.largest) == pytest.approx((0.05, 5.0))
+    flat = GaussianMixture([[-1.0, 0.0], [1.0, 0.0]], [[0.04, 1e-8], [0.04, 1e-8]]).data_scale
+    assert (flat.finest, flat.least) == pytest.approx((0.2, 1e-4))
+    turned = torch.linalg.qr(torch.randn(2, 2, generator=generator(), dtype=torch.float64))[0]
+    means = torch.tensor([[-1.0, 0.0], [1.0, 0.0]], dtype=torch.float64) @ turned
+    covariance = turned.T @ torch.diag(torch.tensor([0.04, 1e-8], dtype=torch.float64)) @ turned
+    assert GaussianMixture(means, covariance.expand(2, 2, 2)).data_scale.finest == pytest.approx(0.2)
+    single = GaussianMixture([[1.0, 2.0]], [[4.0, 0.01]]).data_scale
+    assert single.finest == single.largest == pytest.approx(2.0)

@@ -121,6 +121,7 @@ def test_any_rank(name):
 
 @first_fast("sde", SDES)
 @first_fast(("predictor", "corrector"), [pair for pair in PAIRS if pair[0] != "none"])
+@pytest.mark.filterwarnings("ignore:.*out of the scale:scoresde.errors.SamplingWarning")
 def test_E7_few_steps_stay_finite_and_sane(sde, predictor, corrector):
     """Check that samples are finite and, with more steps, near the data.
 
