@@ -142,3 +142,7 @@ class ScoreSDEWarning(UserWarning):
 
 class SamplingWarning(ScoreSDEWarning):
     """Samples that cannot be right, though they are finite."""
+
+
+class LikelihoodWarning(ScoreSDEWarning):
+    """Log-likelihoods that may be off by more than their tolerance."""

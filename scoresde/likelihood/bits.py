@@ -12,8 +12,10 @@ from torch import Tensor
 from scoresde.data import Dequantization, Scaling, Uniform
 from scoresde.errors import ArgumentError
 from scoresde.likelihood.divergence import Divergence
+from scoresde.likelihood.flow_settings import End, FlowSettings, Prior
 from scoresde.likelihood.inputs import check_images, item_batches
-from scoresde.likelihood.probability_flow import DEFAULT_TOLERANCE, ON_FIXED_GRIDS, End, Prior, log_likelihood
+from scoresde.likelihood.probability_flow import solve_likelihood
+from scoresde.likelihood.refinement import Estimated, warn_of
 from scoresde.likelihood.results import BitsPerDim, Likelihood, mean_and_stderr, seed_of
 from scoresde.models import Model
 from scoresde.models.conditions import Condition
@@ -86,37 +88,26 @@ def bits_per_dim(
     level = model.sde.levels(torch.tensor([time_range(model.sde, t_min)[0]], dtype=torch.float64))[0]
 
     # 2. log-densities of each batch and each draw
+    settings = FlowSettings(divergence, rtol, atol, method, steps, t_min, None, end or "heun", prior, chunk)
     parts: list[_Part] = []
+    estimated: list[Estimated] = []
     for rows, some, generators in item_batches(len(images), batch, cond, generator):
         draws, weights = [], []
         for _ in range(dequantization.samples):
             x, weight = dequantization.draw(images[rows], scaling, level.alpha, level.sigma, generators, model.dtype)
             weights.append(weight.cpu().double())
-            found = log_likelihood(
-                model,
-                x.to(model.device),
-                divergence,
-                rtol,
-                atol,
-                method,
-                generators,
-                steps=steps,
-                cond=some,
-                t_min=t_min,
-                end=end or "heun",
-                prior=prior,
-                chunk=chunk,
-            )
-            draws.append(found)
+            found = solve_likelihood(model, x.to(model.device), settings, generators, some)
+            estimated.append(found)
+            draws.append(found.likelihood)
         parts.append(_Part.of(draws, weights))
         if callback is not None:
             callback(rows.stop, len(images))
 
     # 3. the result
-    fixed = parts[-1].method in ON_FIXED_GRIDS
+    warn_of(estimated)
     accuracy: dict[str, float | int | None] = {"steps": steps}
-    if not fixed:
-        accuracy = {"rtol": rtol or DEFAULT_TOLERANCE, "atol": atol or DEFAULT_TOLERANCE}
+    if not settings.fixed_grid:
+        accuracy = dict(zip(("rtol", "atol"), settings.tolerances, strict=True))
     return _result(parts, images, scaling, dequantization, accuracy, seed_of(generator))
 
 
@@ -134,6 +125,7 @@ class _Part:
     below: Tensor
     prior_gap: Tensor
     defect: Tensor
+    error: Tensor
     nfe: int
     t_min: float
     method: str
@@ -154,6 +146,7 @@ class _Part:
             below=stacked([draw.below for draw in draws]).mean(0),
             prior_gap=stacked([draw.prior_gap for draw in draws]).mean(0),
             defect=stacked([draw.defect for draw in draws]).mean(0),
+            error=stacked([draw.error for draw in draws]).mean(0),
             nfe=max(draw.nfe for draw in draws),
             t_min=draws[0].t_min,
             method=draws[0].method,
@@ -197,6 +190,7 @@ def _result(
         below=-torch.cat([part.below for part in parts]) / per_bit,
         prior_gap=-torch.cat([part.prior_gap for part in parts]) / per_bit,
         defect=-torch.cat([part.defect for part in parts]) / per_bit,
+        error=torch.cat([part.error for part in parts]) / per_bit,
         method=parts[-1].method,
         accuracy=accuracy,
         dequantization=dequantization,

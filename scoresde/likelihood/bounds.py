@@ -32,8 +32,8 @@ from scoresde.data import Scaling, TruncatedNormal
 from scoresde.errors import ArgumentError, UnknownNameError
 from scoresde.likelihood.bound_levels import ContinuousStrata, DiscreteStrata, Strata
 from scoresde.likelihood.bound_terms import DRAWS, BatchTerms, BoundPlan, joined
+from scoresde.likelihood.flow_settings import Prior
 from scoresde.likelihood.inputs import check_data, check_images, check_items, item_batches
-from scoresde.likelihood.probability_flow import Prior
 from scoresde.likelihood.results import VariationalBound, seed_of
 from scoresde.models import Gaussian, Model
 from scoresde.models.conditions import Condition, condition_rows

@@ -11,7 +11,7 @@ Symbols:
     eps, eps_C: the network's noise, and that of the exact model of N(m, C), eps_C = rho (C + rho^2)^{-1} (y - m).
     F: the flow in z, F = -rho (C + rho^2)^{-1/2} (eps - eps_C).
     s: the score in z, s = -(C + rho^2)^{1/2} eps/rho.
-    g = eps/rho: the flow near the data, dy/d(rho^2) = g/2.
+    G = -F/rho^2: the flow near the data, dz/d(rho^2) = G/2.
     r = dz/dlambda - F: the residual of a path z(lambda) that solves the flow only nearly.
 
 F is what the data have besides their moments. It vanishes like rho^2 near the data and like rho^-3 near the noise; like
@@ -19,8 +19,8 @@ rho^-2 under a condition, where :func:`conditional_mean` finds m by one call and
 
 The solver has four stages (:func:`solve`):
 
-1. The first levels are solved together. There g is smooth in rho^2: the polynomial in rho^2 through these levels,
-   integrated from rho = 0, gives y at each of them.
+1. The first levels are solved together. There G is smooth in rho^2: the polynomial in rho^2 through these levels,
+   integrated from rho = 0, gives z at each of them. Directions in which the data are a narrow Gaussian are exact.
 2. A predictor and corrector of Adams, of order 3, goes through the other levels, one call a level. Higher orders were
    unstable where a sample lies between two modes: there the flow is stiff from data to noise.
 3. A rule of high degree integrates the trace; its weights are known beforehand. The Gaussian's part is in closed form.
@@ -44,13 +44,18 @@ from scoresde.likelihood.path_plan import (
     Ends,
     Plan,
     choose_levels,
-    log_largest_std,
     make_plan,
 )
 from scoresde.likelihood.trace import TraceIntegral
-from scoresde.models import Gaussian, Moments
+from scoresde.models import DataScale, Gaussian, Moments
 from scoresde.sde import SDE, HostLevel
 from scoresde.sde.tensors import flat
+
+LEAST_STD = 1e-6  # of C's directions, over rho at t_min
+
+# Error of log p in nats a dimension where the first level's rho is r times the finest length, and no lower level can be
+# had: .05 r^4, at most log(1 + r). Errors of exact models under VESDE() were .5 to 2 times this for r = .2 to 160.
+COARSE_ERROR = 0.05
 
 
 @dataclass(frozen=True, eq=False)
@@ -60,6 +65,7 @@ class FlowProblem:
     Attributes:
         sde: the forward process.
         moments: moments of the data, if known.
+        scale: lengths of the data, if known.
         calls: network calls to spend.
         ends: where the path begins and ends; to infinite noise only with moments.
         bin_std: as in :func:`~scoresde.likelihood.path_plan.choose_levels`.
@@ -68,6 +74,7 @@ class FlowProblem:
 
     sde: SDE
     moments: Moments | None
+    scale: DataScale | None
     calls: int
     ends: Ends
     bin_std: float | None = None
@@ -77,7 +84,16 @@ class FlowProblem:
         """Return N(m, C) for data like x ``(B, *D)``; N(0, I) without moments."""
         if self.moments is None:
             return Gaussian.isotropic(torch.zeros(1, x[0].numel(), dtype=x.dtype, device=x.device), 1.0)
-        return self.moments.gaussian(x, self.mean)
+        return self.moments.gaussian(x, self.mean).at_least(self.floor**2)
+
+    @property
+    def floor(self) -> float:
+        """The least standard deviation of C, where the data's own is less.
+
+        The flow begins at t_min; narrower directions look the same from there.
+        """
+        end = self.sde.levels(torch.tensor([self.ends.t_min], dtype=torch.float64))[0]
+        return LEAST_STD * end.rho
 
 
 class PathSolution(NamedTuple):
@@ -90,12 +106,20 @@ class PathSolution(NamedTuple):
             ratio between p_{t_max} and the Gaussian of its moments.
         defect: as in :class:`~scoresde.likelihood.results.Likelihood`; included in ``log_det``.
         t_first: time of the first level.
+        low, high: estimated errors of log p ``(B,)`` from the stretch below the first level and above the last one, by
+            polynomials of one order less.
+        path: what log p has from the path's points alone, ``(B,)``: the defect and the ratio at infinite noise.
+        rule: estimated error of the trace's integral ``(B,)``, by a rule of lower degree.
     """
 
     latent: Tensor
     log_det: Tensor
     defect: Tensor
     t_first: float
+    low: Tensor
+    high: Tensor
+    path: Tensor
+    rule: Tensor
 
 
 @dataclass
@@ -124,7 +148,8 @@ class _Path:
         if not traced:
             return self.traces.eps(x, self.levels[k])
         weight = p.trace_below[k] - p.trace_rule[k] - p.trace_above[k]
-        return self.traces.eps_and_add(x, self.levels[k], weight, p.trace_below[k])
+        others = (p.trace_below[k], p.rougher_below[k], p.rougher_above[k], p.rougher_rule[k])
+        return self.traces.eps_and_add(x, self.levels[k], weight, others)
 
     def add(self, z: Tensor, eps: Tensor) -> None:
         """Add the next level's point z ``(B, n)``.
@@ -155,11 +180,11 @@ class _Path:
 class _Block(NamedTuple):
     """The solved first levels.
 
-    y_0, g at each level, and z and s at the first point of the path.
+    z_0, G at each level, and z and s at the first point of the path.
     """
 
-    y0: Tensor
-    g: list[Tensor]
+    z0: Tensor
+    G: list[Tensor]
     z_first: Tensor
     s_first: Tensor
 
@@ -175,7 +200,7 @@ def solve(traces: TraceIntegral, x0: Tensor, problem: FlowProblem) -> PathSoluti
     References: `docs/likelihood_solver.md`.
     """
     ends = problem.ends
-    grid = choose_levels(problem.sde, problem.moments, problem.calls, ends, problem.bin_std)
+    grid = choose_levels(problem.sde, problem.scale, problem.calls, ends, problem.bin_std)
     *levels, top = _levels_of(problem.sde, grid.lams, ends.t_max)
     lams = tuple(level.lam for level in levels)
     first, decay = levels[0], 3 if problem.mean is None else 2
@@ -186,49 +211,79 @@ def solve(traces: TraceIntegral, x0: Tensor, problem: FlowProblem) -> PathSoluti
     alpha_start = first.alpha if ends.data_at_t_min else 1.0
 
     # 1. levels near the data, solved together in rho^2
-    block = _first_block(path, flat(x0) / alpha_start, grid.rounds)
+    block = _first_block(path, gaussian.whiten(flat(x0) / alpha_start, math.sqrt(bottom)), grid.rounds)
     # 2. predictor and corrector through the others
     z = _adams(path, block)
     # 3. the Gaussian's part of the trace, in closed form
     known = sum(
-        (rule + above) * gaussian.trace(rho)
-        for rule, above, rho in zip(plan.trace_rule, plan.trace_above, plan.rhos, strict=True)
+        (rule + above - below) * gaussian.trace(rho)
+        for rule, above, below, rho in zip(plan.trace_rule, plan.trace_above, plan.trace_below, plan.rhos, strict=True)
     )
-    known += gaussian.log_det(plan.rhos[0], top.rho) + z.shape[1] * math.log(top.alpha / alpha_start)
+    known += gaussian.log_det(math.sqrt(bottom), top.rho) + z.shape[1] * math.log(top.alpha / alpha_start)
     # 4. the path's residual, subtracted from log p
     defect = _ends_of_path(path, block, z) - path.residual_integral
     # 5. z at t_max, and the density there, from N(0, I) at infinite noise
     z_top = path.step(z, plan.z_top[-3:])
-    log_det = defect + known
+    ratio = torch.zeros_like(defect)
     if ends.noise_to_infinity:
-        log_ratio = (z_top.square() - path.step(z, plan.z_infinity[-3:]).square()).sum(1) / 2
-        log_det = defect + (known + log_ratio)
+        ratio = (z_top.square() - path.step(z, plan.z_infinity[-3:]).square()).sum(1) / 2
     latent = (top.alpha * gaussian.unwhiten(z_top, top.rho)).reshape(x0.shape)
-    return PathSolution(latent, log_det, defect, first.t)
+    low, high, rule = _errors(path, block, z)
+    if grid.coarse and problem.scale is not None and problem.scale.finest is not None:
+        r = plan.rhos[0] / problem.scale.finest
+        low = low + z.shape[1] * min(COARSE_ERROR * r**4, math.log1p(r))
+    if grid.cut:  # the stretch to infinite noise is too long to be extrapolated
+        high = high + ratio.abs().detach()
+    return PathSolution(latent, defect + (known + ratio), defect, first.t, low, high, defect + ratio, rule)
 
 
-def _first_block(path: _Path, y0: Tensor, rounds: int) -> _Block:
-    """Solve the first levels together, from y_0 ``(B, n)``.
+def _errors(path: _Path, block: _Block, z: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Estimate the errors of log p ``(B,)`` by weights of a lower order.
+
+    At the data's end, at the noise's end, and between them for the trace.
+    """
+    plan, gaussian = path.plan, path.gaussian
+
+    def rougher(i: int, weights: Sequence[float]) -> Tensor:
+        known = sum(w * gaussian.trace(rho) for w, rho in zip(weights, plan.rhos, strict=True))
+        return torch.as_tensor(path.traces.others[i] - known).abs()
+
+    moved = _combination(plan.block_rougher, block.G)
+    low = (block.s_first * moved).sum(1).abs() + rougher(1, plan.rougher_below)
+    end = path.step(z, plan.z_infinity[-3:])
+    beyond = path.step(torch.zeros_like(z), plan.infinity_rougher[-3:])
+    high = (end * beyond).sum(1).abs() + rougher(2, plan.rougher_above)
+    return low.detach(), high.detach(), rougher(3, plan.rougher_rule).detach()
+
+
+def _first_block(path: _Path, z0: Tensor, rounds: int) -> _Block:
+    """Solve the first levels together, from z_0 ``(B, n)``.
 
     Only the last round counts traces.
     """
-    plan = path.plan
+    plan, gaussian = path.plan, path.gaussian
+
+    def slope(z: Tensor, k: int, traced: bool) -> tuple[Tensor, Tensor]:
+        rho = plan.rhos[k]
+        std = gaussian.std(rho)
+        eps = path.noise(gaussian.unwhiten(z, rho), k, traced)
+        return (gaussian.to_eigen(eps) / rho - z / std) / std, eps
+
     # first round: each level from those before it
-    g: list[Tensor] = []
+    G: list[Tensor] = []
     for k, weights in enumerate(plan.block_explicit):
-        g.append(path.noise(y0 + _combination(weights, g), k, traced=False) / plan.rhos[k])
-    # later rounds: each level from all, with the newest g
+        G.append(slope(z0 + _combination(weights, G), k, False)[0])
+    # later rounds: each level from all, with the newest G
     for _ in range(rounds - 2):
         for k, weights in enumerate(plan.block_implicit):
-            g[k] = path.noise(y0 + _combination(weights, g), k, traced=False) / plan.rhos[k]
+            G[k] = slope(z0 + _combination(weights, G), k, False)[0]
     for k, weights in enumerate(plan.block_implicit):
-        y = y0 + _combination(weights, g)
-        eps = path.noise(y, k)
-        g[k] = eps / plan.rhos[k]
-        path.add(path.gaussian.whiten(y, plan.rhos[k]), eps)
+        z = z0 + _combination(weights, G)
+        G[k], eps = slope(z, k, True)
+        path.add(z, eps)
         if k == 0:
             z_first, s_first = path.z[0], path.s[0]
-    return _Block(y0, g, z_first, s_first)
+    return _Block(z0, G, z_first, s_first)
 
 
 def _adams(path: _Path, block: _Block) -> Tensor:
@@ -236,9 +291,8 @@ def _adams(path: _Path, block: _Block) -> Tensor:
 
     Each level has one call, between the predictor and the corrector.
     """
-    plan, start = path.plan, len(block.g)
-    last = block.y0 + _combination(plan.block_implicit[-1], block.g)
-    z = path.gaussian.whiten(last, plan.rhos[start - 1])
+    plan, start = path.plan, len(block.G)
+    z = block.z0 + _combination(plan.block_implicit[-1], block.G)
     for k, (predict, correct) in enumerate(zip(plan.predict, plan.correct, strict=True), start):
         guess = path.step(z, predict)
         path.add(guess, path.noise(path.gaussian.unwhiten(guess, plan.rhos[k]), k))
@@ -254,7 +308,7 @@ def _ends_of_path(path: _Path, block: _Block, z: Tensor) -> Tensor:
     """
     plan, k = path.plan, len(path.plan.lams) - 1
     last = (path.s[k] * (path.z[k] - z)).sum(1)
-    z_solved = path.gaussian.whiten(block.y0 + _combination(plan.block_implicit[0], block.g), plan.rhos[0])
+    z_solved = block.z0 + _combination(plan.block_implicit[0], block.G)
     return last - (block.s_first * (block.z_first - z_solved)).sum(1)
 
 
@@ -275,7 +329,7 @@ def conditional_mean(traces: TraceIntegral, x0: Tensor, sde: SDE, moments: Momen
         moments: Moments of all data.
         t_max: The latest time.
     """
-    lam = torch.tensor([LAST_LEVEL - log_largest_std(moments)], dtype=torch.float64)
+    lam = torch.tensor([LAST_LEVEL - 0.5 * moments.values.max().clamp(min=1e-300).log().item()], dtype=torch.float64)
     level = sde.levels(sde.time_at(lam=lam).clamp(max=t_max))[0]
     m, rho = moments.mean.reshape(1, -1).to(x0), level.rho
     eps = traces.eps((level.alpha * m).expand(len(x0), -1).reshape(x0.shape), level)

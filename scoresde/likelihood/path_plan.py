@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from scoresde.flow.weights import gauss_legendre, lagrange
-from scoresde.models import Moments
+from scoresde.models import DataScale
 from scoresde.sde import SDE
 
 Array = NDArray[np.float64]
@@ -35,7 +35,8 @@ LEAST_CALLS = 2 * BLOCK_LEVELS + 1
 
 # ---- ends of the grid, as log(std of the data/rho); GROWTH is the change with log(calls/100) -------------------------
 
-FIRST_LEVEL, FIRST_LEVEL_GROWTH = 5.8, 0.8  # of the mean std, first level (4.8: 5.2e-5, 2.7e-4; 6.8: 5.6e-7, 4.8e-4)
+FIRST_LEVEL, FIRST_LEVEL_GROWTH = 2.8, 0.8  # of the finest length, first (1.8: 5.2e-5, 2.7e-4; 3.8: 5.6e-7, 4.8e-4)
+UNKNOWN_FINEST = 1 / 20  # of the typical length, where the finest is unknown
 LAST_LEVEL, LAST_LEVEL_GROWTH = -2.8, 0.5  # of the largest std, last level (-1.8: 7.2e-6, 5.7e-5; -3.8: 5.7e-7, 6.5e-4)
 LEAST_RANGE = 1.0  # in lambda, from the first level to the last
 
@@ -84,10 +85,14 @@ class Grid:
     Attributes:
         lams: lambda at each level, from data to noise, decreasing.
         rounds: calls at each of the first levels.
+        coarse: whether t_min keeps the first level from where the data show their finest detail.
+        cut: whether t_max keeps the last level from where the data are nearly Gaussian.
     """
 
     lams: tuple[float, ...]
     rounds: int
+    coarse: bool = False
+    cut: bool = False
 
 
 @dataclass(frozen=True)
@@ -96,13 +101,16 @@ class Plan:
 
     Attributes:
         lams, rhos: lambda and rho at each level, from data to noise.
-        block_explicit: for each level j of the block, weights of g at the levels before it, for y_j. First round.
-        block_implicit: the same, with weights of g at all levels of the block. Later rounds.
+        block_explicit: for each level j of the block, weights of G at the levels before it, for z_j. First round.
+        block_implicit: the same, with weights of G at all levels of the block. Later rounds.
+        block_rougher: weights of G for z at the last level of the block, less those without its outermost level.
         trace_rule: weights of div F and of the residual's term between the first and the last level.
-        trace_below: weights of the trace for the stretch below the first level; 0 for a path that begins there.
+        trace_below: weights of div F for the stretch below the first level; 0 for a path that begins there.
+        rougher_rule, rougher_below, rougher_above: these weights less those of a lower order.
         trace_above: weights of div F for the stretch above the last level; 0 for a path that ends there.
         z_top: weights of F that carry z from the last level to t_max; 0 for a path that ends there.
         z_infinity: weights of F that carry z from the last level to infinite noise; 0 as well.
+        infinity_rougher: z_infinity less the weights of one order less.
         predict, correct: Adams weights of each step, the newest F last.
         slopes: first level and weights of dz/dlambda at each level.
     """
@@ -116,6 +124,11 @@ class Plan:
     trace_above: list[float]
     z_top: list[float]
     z_infinity: list[float]
+    block_rougher: list[float]
+    rougher_rule: list[float]
+    rougher_below: list[float]
+    rougher_above: list[float]
+    infinity_rougher: list[float]
     predict: list[list[float]]
     correct: list[list[float]]
     slopes: list[tuple[int, list[float]]]
@@ -124,16 +137,16 @@ class Plan:
 # ---- levels ----------------------------------------------------------------------------------------------------------
 
 
-def choose_levels(sde: SDE, moments: Moments | None, calls: int, ends: Ends, bin_std: float | None = None) -> Grid:
+def choose_levels(sde: SDE, scale: DataScale | None, calls: int, ends: Ends, bin_std: float | None = None) -> Grid:
     """Choose the levels of a number of network calls, denser in the middle.
 
-    With moments the grid begins where rho is e^{-5.8} times the data's mean std, and ends where rho is e^{2.8} times
-    the largest. Both move outwards with the logarithm of the calls, within t_min and t_max. Without moments the grid
-    reaches from t_min to t_max.
+    With a known scale the grid begins where rho is e^{-2.8} times the finest length of the data, and ends where rho is
+    e^{2.8} times the largest. Both move outwards with the logarithm of the calls, within t_min and t_max. Otherwise the
+    grid reaches from t_min to t_max.
 
     Args:
         sde: The forward process.
-        moments: Moments of the data, if known.
+        scale: Lengths of the data, if known.
         calls: Network calls, all rounds together.
         ends: With ``data_at_t_min`` the grid begins at t_min, without ``noise_to_infinity`` it ends at t_max.
         bin_std: Standard deviation within the bins of dequantised integers. The flow bends where rho is as narrow as
@@ -143,27 +156,29 @@ def choose_levels(sde: SDE, moments: Moments | None, calls: int, ends: Ends, bin
         The grid. The first levels take two rounds, or four if t_min keeps them from the data.
     """
     first, last = sde.log_snr(ends.t_min).item() / 2, sde.log_snr(ends.t_max).item() / 2
-    rounds = 2
-    if moments is not None:
+    rounds, coarse, cut = 2, False, False
+    if scale is not None:
         growth = math.log(calls / 100)
-        wanted = FIRST_LEVEL + FIRST_LEVEL_GROWTH * growth - math.log(max(moments.std, 1e-300))
+        wanted = FIRST_LEVEL + FIRST_LEVEL_GROWTH * growth - math.log(finest_length(scale))
         wanted = wanted if bin_std is None else max(wanted, BINS_START - math.log(bin_std))
+        coarse = first < wanted - COARSE_START and not ends.data_at_t_min
         rounds += 2 if first < wanted - COARSE_START and calls > LEAST_CALLS_FOR_MORE_ROUNDS else 0
         first = first if ends.data_at_t_min else min(first, wanted)
         if ends.noise_to_infinity:
-            wanted = LAST_LEVEL - LAST_LEVEL_GROWTH * growth - log_largest_std(moments)
+            wanted = LAST_LEVEL - LAST_LEVEL_GROWTH * growth - math.log(scale.largest)
+            cut = last > wanted + COARSE_START
             last = min(max(last, wanted), first - LEAST_RANGE)
     count = calls - BLOCK_LEVELS * (rounds - 1)
     gaps = [] if ends.data_at_t_min else _block_gaps((first - last) / count * (1 + DENSITY_SWING), bin_std is not None)
     head = first - np.cumsum([0.0, *gaps])
     start, u = head[-1], np.linspace(0.0, 1.0, count - len(gaps))
     line = start + (last - start) * (u + DENSITY_SWING * np.sin(2 * math.pi * u) / (2 * math.pi))
-    return Grid(tuple(np.concatenate([head[:-1], line]).tolist()), rounds)
+    return Grid(tuple(np.concatenate([head[:-1], line]).tolist()), rounds, coarse, cut)
 
 
-def log_largest_std(moments: Moments) -> float:
-    """Return the logarithm of the data's largest standard deviation."""
-    return 0.5 * moments.values.max().clamp(min=1e-300).log().item()
+def finest_length(scale: DataScale) -> float:
+    """Return the finest length of the data, or one that is assumed."""
+    return UNKNOWN_FINEST * scale.typical if scale.finest is None else scale.finest
 
 
 def _block_gaps(usual: float, bins: bool) -> list[float]:
@@ -201,17 +216,25 @@ def make_plan(lams: tuple[float, ...], bottom: float, top: float | None, decay: 
     squares = [rho**2 for rho in rhos]
     explicit, implicit = _block_weights(squares[: min(BLOCK_LEVELS, count)], bottom)
     above, z_top, z_infinity = _weights_above(lams, rhos, top, decay)
+    low_above, _, low_infinity = _weights_above(lams, rhos, top, decay, less=1)
+    rule = _trace_rule(lams, TRACE_DEGREE)
+    below, low_below = (_trace_below(lams, squares, bottom, nodes) for nodes in (3, 2))
     predict, correct = _adams_weights(lams, len(implicit) - 1)
     return Plan(
         lams=lams,
         rhos=rhos,
         block_explicit=explicit,
         block_implicit=implicit,
-        trace_rule=_trace_rule(lams),
-        trace_below=_trace_below(lams, squares, bottom),
+        trace_rule=rule,
+        rougher_rule=_difference(rule, _trace_rule(lams, TRACE_DEGREE - 2)),
+        trace_below=below,
         trace_above=above,
         z_top=z_top,
         z_infinity=z_infinity,
+        block_rougher=_block_rougher(squares[: min(BLOCK_LEVELS, count)], bottom),
+        rougher_below=_difference(below, low_below),
+        rougher_above=_difference(above, low_above),
+        infinity_rougher=_difference(z_infinity, low_infinity),
         predict=predict,
         correct=correct,
         slopes=[_slope_weights(lams, k) for k in range(count)],
@@ -230,43 +253,54 @@ def _block_weights(squares: Sequence[float], bottom: float) -> tuple[list[list[f
     return explicit, implicit
 
 
-def _trace_rule(lams: Sequence[float]) -> list[float]:
+def _block_rougher(squares: Sequence[float], bottom: float) -> list[float]:
+    """Return the implicit weights at the last level, less those of one order less."""
+    full, fewer = _integral(squares, bottom, squares[-1]), np.zeros(len(squares))
+    fewer[:-1] = _integral(squares[:-1], bottom, squares[-1])
+    return _floats(0.5 * (full - fewer))
+
+
+def _difference(a: Sequence[float], b: Sequence[float]) -> list[float]:
+    return [x - y for x, y in zip(a, b, strict=True)]
+
+
+def _trace_rule(lams: Sequence[float], degree: int) -> list[float]:
     """Return the weights of an integral over lambda, first to last level."""
     count = len(lams)
-    rule, points = np.zeros(count), min(TRACE_DEGREE, max(1, count // 8)) + 1
+    rule, points = np.zeros(count), min(degree, max(1, count // 8)) + 1
     for k in range(count - 1):
         lo = _window(k, count, points)
         rule[lo : lo + points] += _integral(lams[lo : lo + points], lams[k], lams[k + 1])
     return _floats(rule)
 
 
-def _trace_below(lams: Sequence[float], squares: Sequence[float], bottom: float) -> list[float]:
-    """Return the trace's weights below the first level.
+def _trace_below(lams: Sequence[float], squares: Sequence[float], bottom: float, nodes: int) -> list[float]:
+    """Return the weights of div F below the first level.
 
-    There tr/rho^2 is smooth in rho^2.
+    There div F/rho^2 is smooth in rho^2.
     """
     below = np.zeros(len(lams))
     if squares[0] > bottom:
-        chosen = _spread(lams, 3)
+        chosen = _spread(lams, nodes)
         below[chosen] = _integral([squares[i] for i in chosen], bottom, squares[0])
         below /= 2 * np.asarray(squares)
     return _floats(below)
 
 
 def _weights_above(
-    lams: Sequence[float], rhos: Sequence[float], top: float | None, decay: int
+    lams: Sequence[float], rhos: Sequence[float], top: float | None, decay: int, less: int = 0
 ) -> tuple[list[float], list[float], list[float]]:
     """Return the weights above the last level.
 
     They are those of div F, of F up to ``top`` and of F up to infinite noise. There F and div F are rho^-decay times a
-    smooth function of p = 1/rho, and dlambda = dp/p.
+    smooth function of p = 1/rho, and dlambda = dp/p. With ``less`` = 1 the polynomials have one level less.
     """
     count = len(lams)
     above, z_top, z_infinity = np.zeros((3, count))
     if top is not None:
         inverse = 1 / np.asarray(rhos)
-        spread = [count - 1 - i for i in _spread(lams[::-1], 2)]
-        nearest = list(range(max(0, count - 3), count))
+        spread = [count - 1 - i for i in _spread(lams[::-1], 2 - less)]
+        nearest = list(range(max(0, count - 3 + less), count))
         for weights, chosen, end in ((above, spread, 0.0), (z_top, nearest, math.exp(top)), (z_infinity, nearest, 0.0)):
             integral = _integral(inverse[chosen].tolist(), end, inverse[-1], lambda p: p ** (decay - 1))
             weights[chosen] = -integral / inverse[chosen] ** decay

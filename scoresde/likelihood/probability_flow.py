@@ -4,95 +4,32 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from typing import Literal, NamedTuple, get_args
+from dataclasses import replace
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from scoresde.checks import finite, whole
-from scoresde.errors import ArgumentError, UnknownNameError
+from scoresde.checks import finite
 from scoresde.flow.field import ProbabilityFlowField, on_the_flow
-from scoresde.flow.ode import ODE_METHODS, integrate
-from scoresde.flow.problem import rms
-from scoresde.flow.tableaux import FIXED, TABLEAUX
-from scoresde.likelihood.divergence import Divergence, default_divergence
+from scoresde.flow.ode import integrate
+from scoresde.flow.problem import MAX_CALLS, rms
+from scoresde.flow.tableaux import TABLEAUX
+from scoresde.likelihood.divergence import Divergence, Exact, default_divergence
+from scoresde.likelihood.flow_settings import DEFAULT_STEPS, MULTISTEP, End, FlowSettings, Prior
 from scoresde.likelihood.gaussian_path import FlowProblem, conditional_mean, solve
 from scoresde.likelihood.inputs import check_data
-from scoresde.likelihood.path_plan import LEAST_CALLS, Ends
+from scoresde.likelihood.path_plan import LEAST_CALLS, Ends, finest_length
+from scoresde.likelihood.refinement import Attempt, Estimated, of_fixed_grid, refined
 from scoresde.likelihood.results import Likelihood
 from scoresde.likelihood.trace import Gradients, NoiseAndTrace, TraceIntegral
 from scoresde.models import Model
-from scoresde.models.conditions import Condition
+from scoresde.models.conditions import Condition, condition_rows
 from scoresde.models.evaluation import evaluation
 from scoresde.random import Generators
 from scoresde.sde import HostLevel
 from scoresde.sde.grids import time_range
 from scoresde.sde.tensors import flat
-
-End = Literal["heun", "half-tweedie", "none"]
-Prior = Literal["matched", "sde"]
-
-MULTISTEP = "multistep"
-ON_FIXED_GRIDS = (MULTISTEP, *FIXED)
-DEFAULT_CALLS = 100  # of "multistep"
-DEFAULT_STEPS = 20  # of the other methods on fixed grids
-DEFAULT_TOLERANCE = 1e-6
-
-
-@dataclass(frozen=True)
-class FlowSettings:
-    """Settings of :func:`log_likelihood`, checked once.
-
-    They are its arguments of the same names.
-    """
-
-    divergence: Divergence | None = None
-    rtol: float | None = None
-    atol: float | None = None
-    method: str | None = None
-    steps: int | None = None
-    t_min: float | None = None
-    t_max: float | None = None
-    end: End = "heun"
-    prior: Prior = "matched"
-    chunk: int | None = None
-    differentiable: Gradients | None = None
-
-    def __post_init__(self) -> None:
-        for name, value, known in (
-            ("method", self.solver, (MULTISTEP, *ODE_METHODS)),
-            ("end", self.end, get_args(End)),
-            ("prior", self.prior, get_args(Prior)),
-            ("differentiable", self.differentiable or "direct", get_args(Gradients)),
-        ):
-            if value not in known:
-                raise UnknownNameError(name, value, known)
-        if self.differentiable and not self.fixed_grid:
-            expected = "a method on a fixed grid, such as 'multistep', for a differentiable likelihood"
-            raise ArgumentError("method", repr(self.method), expected)
-        if self.solver == MULTISTEP and self.end == "half-tweedie":
-            raise ArgumentError("end", repr(self.end), "'heun' or 'none' for the method 'multistep'")
-        for name, number in (("chunk", self.chunk), ("steps", self.steps)):
-            if number is not None:
-                whole(name, number)
-
-    @property
-    def solver(self) -> str:
-        """The method; unset, ``"multistep"``, or ``"dopri5"`` with a tolerance."""
-        if self.method is not None:
-            return self.method
-        return MULTISTEP if self.rtol is None and self.atol is None else "dopri5"
-
-    @property
-    def fixed_grid(self) -> bool:
-        """True if the method has a fixed grid."""
-        return self.solver in ON_FIXED_GRIDS
-
-    @property
-    def tolerances(self) -> tuple[float, float]:
-        """``(rtol, atol)``, with the default for what is not set."""
-        return self.rtol or DEFAULT_TOLERANCE, self.atol or DEFAULT_TOLERANCE
 
 
 def log_likelihood(
@@ -125,13 +62,16 @@ def log_likelihood(
         x0: Data ``(B, *D)`` in the model's units, floating-point. For integers use :func:`bits_per_dim`.
         divergence: :class:`Exact`, :class:`Hutchinson` or :class:`HutchPP`. None: exact for up to 16 entries, else one
             fresh probe a stage.
-        rtol, atol: Tolerances of an adaptive method on x and on the log-determinant, default 1e-6.
-        method: Solver, default ``"multistep"``, or ``"dopri5"`` if a tolerance is given. On fixed grids, with fresh
+        rtol: Relative tolerance of an adaptive method on x and on the log-determinant, default 1e-6.
+        atol: With the default method, tolerance of log p in nats a dimension, default 1e-3. With an adaptive one, its
+            absolute tolerance, default 1e-6.
+        method: Solver, default ``"multistep"``, or ``"dopri5"`` if ``rtol`` is given. On fixed grids, with fresh
             probes at each stage: ``"multistep"``; ``"rk4"``, ``"heun"``, ``"midpoint"``, ``"euler"`` in equal steps of
             lambda. Adaptive per sample: ``"dopri5"``, ``"bosh3"``. From torchdiffeq and scipy by their names there;
             scipy's ``"DOP853"`` is the reference.
         generator: Source of the probes, or a list of B of them, one a sample. None: torch's default.
-        steps: Network calls of ``"multistep"``, default 100, or steps of another method on a fixed grid, default 20.
+        steps: Network calls of ``"multistep"``, or steps of another method on a fixed grid, default 20. None with
+            ``"multistep"``: 100 for every sample, and more for those that miss the tolerance.
         cond: Tensors ``(B, ...)`` by name, passed to the network. None: unconditional.
         t_min, t_max: Times between which the network is evaluated. ``"multistep"`` begins where the noise is well below
             the scale of the data, if the model knows it, but not below t_min. None: the defaults for the SDE.
@@ -169,18 +109,47 @@ def log_likelihood(
 
     References: Song et al. 2021, equation 39; `docs/likelihood_solver.md` for ``"multistep"``.
     """
-    settings = FlowSettings(divergence, rtol, atol, method, steps, t_min, t_max, end, prior, chunk, differentiable)
-    with torch.inference_mode(False), torch.set_grad_enabled(differentiable is not None):
+    found = solve_likelihood(
+        model,
+        x0,
+        FlowSettings(divergence, rtol, atol, method, steps, t_min, t_max, end, prior, chunk, differentiable),
+        generator,
+        cond,
+    )
+    found.warn()
+    return found.likelihood
+
+
+def solve_likelihood(
+    model: Model, x0: Tensor, settings: FlowSettings, generator: Generators = None, cond: Condition = None
+) -> Estimated:
+    """Compute what :func:`log_likelihood` returns, with the parts of its error.
+
+    Args:
+        model, x0, generator, cond: As in :func:`log_likelihood`.
+        settings: The other arguments.
+    """
+    differentiable = settings.differentiable is not None
+    with torch.inference_mode(False), torch.set_grad_enabled(differentiable):
         x0 = x0.clone() if isinstance(x0, Tensor) and x0.is_inference() else x0
         check_data(model, x0.detach() if isinstance(x0, Tensor) else x0)
-        with evaluation(model, parameters=differentiable is not None):
-            return _Run(model, x0, settings, cond, generator).likelihood()
+        with evaluation(model, parameters=differentiable):
+
+            def run(rows: Tensor | None, **options: Any) -> Attempt:
+                return _Run(model, x0, settings, cond, generator, rows=rows, **options).attempt()
+
+            if settings.solver == MULTISTEP:
+                return refined(run, settings, x0, model.knows_mean(cond) or model.moments is None)
+            if settings.fixed_grid:
+                return of_fixed_grid(run, settings, x0)
+            return Estimated.of(run(None), settings, x0)
 
 
 class _FlowEnd(NamedTuple):
     """The end of the flow, and what it took.
 
-    The latent ``(B, *D)``, the log-determinant without traces, the defect, the calls and the earliest time.
+    The latent ``(B, *D)``, the log-determinant without traces, the defect, the calls and the earliest time; the
+    errors at the ends and of the trace's rule, and the part of log p from the path alone.
     """
 
     latent: Tensor
@@ -188,62 +157,92 @@ class _FlowEnd(NamedTuple):
     defect: Tensor
     nfe: int
     t_min: float
+    low: Tensor
+    high: Tensor
+    rule: Tensor
+    path: Tensor
 
 
 class _Run:
     """One run over a batch: the flow, the prior, the result."""
 
     def __init__(
-        self, model: Model, x0: Tensor, settings: FlowSettings, cond: Condition, generator: Generators
+        self,
+        model: Model,
+        x0: Tensor,
+        settings: FlowSettings,
+        cond: Condition,
+        generator: Generators,
+        rows: Tensor | None = None,
+        method: str | None = None,
+        calls: int | None = None,
+        tolerance: float | None = None,
+        mean: Tensor | None = None,
+        rough: bool = False,
+        max_calls: int = MAX_CALLS,
+        end: End | None = None,
     ) -> None:
+        if rows is not None:
+            x0, cond = x0[rows], condition_rows(cond, rows)
+            if generator is not None and not isinstance(generator, torch.Generator):
+                generator = [generator[i] for i in rows.tolist()]
+        if method is not None:
+            settings = replace(settings, method=method, rtol=tolerance, atol=tolerance, end=end or settings.end)
+        settings = settings if calls is None else replace(settings, steps=calls)
         self.model, self.x0, self.settings, self.cond = model, x0, settings, cond
         self.n = x0[0].numel()
         self.divergence = default_divergence(self.n) if settings.divergence is None else settings.divergence
-        self.t_min, self.t_max = time_range(model.sde, settings.t_min, settings.t_max)
+        scale = model.known_scale()
+        finest = None if scale is None else finest_length(scale)
+        self.t_min, self.t_max = time_range(model.sde, settings.t_min, settings.t_max, finest)
         self.first, self.last = model.sde.levels(torch.tensor([self.t_min, self.t_max], dtype=torch.float64))
         network = NoiseAndTrace(model, self.divergence, settings.chunk, settings.differentiable)
-        self.traces = TraceIntegral(network, x0, cond, generator, settings.fixed_grid)
+        exact = isinstance(self.divergence, Exact)
+        self.traces = TraceIntegral(network, x0, cond, generator, settings.fixed_grid, untraced=rough and not exact)
         self.y = x0.to(self.traces.dtype)
-        self.mean: Tensor | None = None  # of each sample's data, under a condition
+        self.max_calls = max_calls
+        self.mean = mean  # of each sample's data, under a condition
 
-    def likelihood(self) -> Likelihood:
-        """Compute the result."""
+    def attempt(self) -> Attempt:
+        """Compute the result, and what is known of its error."""
         settings, moments = self.settings, self.model.moments
         multistep = settings.solver == MULTISTEP
         # 1. the mean of the data under the condition, by one call
         estimates_mean = moments is not None and settings.prior == "matched" and not self.model.knows_mean(self.cond)
-        calls, least = settings.steps or DEFAULT_CALLS, LEAST_CALLS + int(estimates_mean)
-        if multistep and calls < least:
-            raise ArgumentError("steps", settings.steps, f"{least} calls or more")
-        if estimates_mean:
+        extra = 0
+        if estimates_mean and self.mean is None:
             assert moments is not None
-            self.mean = conditional_mean(self.traces, self.y, self.model.sde, moments, self.t_max)
+            self.mean, extra = conditional_mean(self.traces, self.y, self.model.sde, moments, self.t_max), 1
         # 2. the flow from the data to t_max
-        end = self.by_multistep(calls - int(estimates_mean)) if multistep else self.by_ode_solver()
-        log_prob = self.traces.tally.integral + end.log_det
+        end = self.by_multistep(settings.steps or LEAST_CALLS) if multistep else self.by_ode_solver()
         # 3. the prior
         own = self.model.sde.prior_log_prob(end.latent)
         matched = None
         if moments is not None:
             matched = moments.log_prob(end.latent, self.last.alpha, self.last.sigma, self.mean)
-        log_prob = log_prob + (own if settings.prior == "sde" or matched is None else matched)
+        prior = own if settings.prior == "sde" or matched is None else matched
+        integral = 0.0 if self.traces.untraced else self.traces.tally.integral
+        log_prob = integral + end.log_det + prior
         # 4. checks, which wait for the device
         self.traces.check()
         finite(log_prob.detach()[:, None], "log p")
-        below = self.traces.below
+        below = self.traces.others[0]
         gap = torch.full_like(own, math.nan) if matched is None else matched - own
-        return Likelihood(
+        found = Likelihood(
             log_prob=log_prob,
-            stderr=self.traces.tally.stderr,
+            stderr=torch.zeros_like(own) if self.traces.untraced else self.traces.tally.stderr,
             latent=end.latent.to(self.x0.dtype),
-            nfe=end.nfe + int(estimates_mean),
+            nfe=end.nfe + extra,
             t_min=end.t_min,
             t_max=self.t_max,
             below=torch.zeros_like(own) if isinstance(below, float) else below.detach(),
             prior_gap=gap.detach(),
             defect=end.defect.detach(),
             method=settings.solver,
+            error=torch.full_like(own, math.nan).detach(),
         )
+        exact = isinstance(self.divergence, Exact)
+        return Attempt(found, end.low, end.high, end.rule, (end.path + prior).detach(), exact, self.mean)
 
     def by_multistep(self, calls: int) -> _FlowEnd:
         """Solve the flow by :mod:`scoresde.likelihood.gaussian_path`."""
@@ -252,6 +251,7 @@ class _Run:
         problem = FlowProblem(
             sde=self.model.sde,
             moments=moments,
+            scale=self.model.known_scale(),
             calls=calls,
             ends=Ends(
                 self.t_min,
@@ -263,7 +263,8 @@ class _Run:
             mean=self.mean,
         )
         path = solve(self.traces, self.y, problem)
-        return _FlowEnd(path.latent, path.log_det, path.defect, calls, path.t_first)
+        errors = (path.low, path.high, path.rule)
+        return _FlowEnd(path.latent, path.log_det, path.defect, calls, path.t_first, *errors, path.path)
 
     def by_ode_solver(self) -> _FlowEnd:
         """Solve the flow by a method for ordinary differential equations."""
@@ -283,7 +284,8 @@ class _Run:
             y, spent = self.with_adaptive_steps(y, start, end)
         log_det = self.n * math.log(last.alpha / alpha_start)
         latent = y[:, : self.n].reshape(self.x0.shape)
-        return _FlowEnd(latent, log_det, self.y.new_zeros(len(self.y)), calls + spent, self.t_min)
+        none = self.y.new_zeros(len(self.y))
+        return _FlowEnd(latent, log_det, none, calls + spent, self.t_min, none, none, none, none)
 
     def to_t_min(self, second_order: bool) -> tuple[Tensor, int]:
         """Carry x_0 from t = 0 to t_min; return x ``(B, n)`` and the calls spent.
@@ -296,7 +298,7 @@ class _Run:
         tau = first.rho**2
 
         def step(y: Tensor, level: HostLevel, weight: float) -> Tensor:
-            eps = self.traces.eps_and_add((level.alpha * y).reshape(self.y.shape), level, weight, weight)
+            eps = self.traces.eps_and_add((level.alpha * y).reshape(self.y.shape), level, weight, (weight,))
             return (tau * level.alpha / (2 * level.sigma)) * eps
 
         if not second_order:
@@ -329,6 +331,7 @@ class _Run:
             atol=atol,
             steps=self.settings.steps or DEFAULT_STEPS,
             norm=lambda error: torch.maximum(rms(error[:, :n]), rms(error[:, n:])),
+            max_calls=self.max_calls,
             where=on_the_flow(self.model.sde),
         )
         self.traces.tally.integrals = self.traces.tally.integrals + y[:, n:]

@@ -45,9 +45,11 @@ class Likelihood(NamedTuple):
         prior_gap: log-density of the matched prior at the latent less that of the SDE's own prior, in nats ``(B,)``.
             NaN if the model does not know the moments of its data.
         defect: correction of log p in nats ``(B,)`` for the residual of the path, already made: log p without it is
-            ``log_prob - defect``. Only the method ``"multistep"`` has one, others have 0. Once the levels are too
-            coarse, the error of log p is about as large. If it is not small, take more calls or an adaptive method.
-        method: the solver used.
+            ``log_prob - defect``. Only the method ``"multistep"`` has one, others have 0.
+        method: the solver used; ``"multistep, dopri5"`` if some samples needed both.
+        error: estimated size of the error of ``log_prob`` in nats ``(B,)``: of the path, of the stretch below the first
+            level, and of the end of the process. Probes are not in it. NaN for adaptive methods that were chosen by
+            the caller, whose tolerances bound it.
     """
 
     log_prob: Tensor
@@ -60,11 +62,12 @@ class Likelihood(NamedTuple):
     prior_gap: Tensor
     defect: Tensor
     method: str
+    error: Tensor
 
     def __repr__(self) -> str:
         return (
             f"Likelihood(log_prob {_summary(self.log_prob)} nats over {len(self.log_prob)} samples, "
-            f"stderr <= {self.stderr.max().item():.2g}, |defect| <= {self.defect.abs().max().item():.2g}, "
+            f"stderr <= {self.stderr.max().item():.2g}, error <= {self.error.max().item():.2g}, "
             f"{self.method}, {self.nfe} calls, t from {self.t_min:.3g} to {self.t_max:.3g})"
         )
 
@@ -85,7 +88,7 @@ class BitsPerDim:
         nfe: network calls per image, all draws together.
         t_min: the time at which the flow begins.
         below, prior_gap: bits/dim ``(N,)`` that are included in ``bits``, as in :class:`Likelihood`.
-        defect: bits/dim ``(N,)``, as in :class:`Likelihood`.
+        defect, error: bits/dim ``(N,)``, as in :class:`Likelihood`.
         method, accuracy: the solver, and its ``{"rtol", "atol"}`` or ``{"steps"}`` (None: its default).
         dequantization: its distribution and number of draws.
         seed: seed of the generator, None without one.
@@ -106,6 +109,7 @@ class BitsPerDim:
     below: Tensor
     prior_gap: Tensor
     defect: Tensor
+    error: Tensor
     method: str
     accuracy: dict[str, float | int | None]
     dequantization: Dequantization

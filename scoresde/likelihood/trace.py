@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -134,7 +135,8 @@ class TraceIntegral:
         sum_k w_k tr(sigma_k d eps/dx at x_k)
 
     :meth:`eps` evaluates the network alone, :meth:`eps_and_add` adds to the sum as well. The sum and its standard error
-    are in :attr:`tally`. :attr:`below` is the part of the sum that belongs to noise below t_min.
+    are in :attr:`tally`. :attr:`others` are sums of the same traces with other weights; the first is the part below the
+    first level.
 
     Args:
         network: Network calls and traces.
@@ -142,20 +144,27 @@ class TraceIntegral:
         cond: Tensors ``(B, ...)`` by name, or None.
         generator: Source of the probes, or a list of B of them, one a sample.
         fixed_grid: True where the stages and their weights are known beforehand, so that probes may be fresh.
+        untraced: True to leave out the traces, for the path alone.
     """
 
     def __init__(
-        self, network: NoiseAndTrace, x0: Tensor, cond: Condition, generator: Generators, fixed_grid: bool
+        self,
+        network: NoiseAndTrace,
+        x0: Tensor,
+        cond: Condition,
+        generator: Generators,
+        fixed_grid: bool,
+        untraced: bool = False,
     ) -> None:
         divergence, n = network.divergence, x0[0].numel()
-        self.network, self.cond = network, cond
+        self.network, self.cond, self.untraced = network, cond, untraced
         self.dtype, self.model_dtype = state_dtype(x0), network.model.dtype
         self.fresh = fixed_grid and divergence.fresh
         frame = divergence.frame(n) if self.fresh else None
         self.draws = divergence.draws(len(x0), n, generator, x0.device, self.model_dtype, frame)
         self.held = None if self.fresh else next(self.draws)  # the one draw for the whole path
         self.tally = Tally(divergence, self.dtype, self.fresh, frame)
-        self.below: Tensor | float = 0.0
+        self.others: list[Tensor | float] = [0.0, 0.0, 0.0, 0.0]
         self.sums: list[tuple[Level, Tensor]] = []  # of eps, a number a sample and call: NaN shows in them
 
     def eps(self, x: Tensor, level: Level) -> Tensor:
@@ -163,22 +172,23 @@ class TraceIntegral:
         eps, _, _ = self.network(x.to(self.model_dtype), level, self.cond, None, traced=False)
         return self._noted(eps, level)
 
-    def eps_and_add(self, x: Tensor, level: Level, weight: float, weight_below: float = 0.0) -> Tensor:
+    def eps_and_add(self, x: Tensor, level: Level, weight: float, others: Sequence[float] = ()) -> Tensor:
         """Return eps ``(B, n)`` at x ``(B, *D)``; add the trace to the sum.
 
         Args:
             x, level: the point and its noise level.
-            weight: w_k, the weight in log p. If both weights are 0, no trace is computed.
-            weight_below: the weight in :attr:`below`.
+            weight: w_k, the weight in log p. If all weights are 0, no trace is computed.
+            others: the weights in :attr:`others`.
         """
-        if weight == 0.0 and weight_below == 0.0:
+        if self.untraced or (weight == 0.0 and not any(others)):
             return self.eps(x, level)
         v = next(self.draws) if self.fresh else self.held
         eps, traces, u = self.network(x.to(self.model_dtype), level, self.cond, v)
         assert traces is not None
         self.tally.add(weight, traces, u, self.network.divergence.residual(v))
-        if weight_below:
-            self.below = self.below + weight_below * traces.detach().to(self.dtype).mean(1)
+        for i, other in enumerate(others):
+            if other:
+                self.others[i] = self.others[i] + other * traces.detach().to(self.dtype).mean(1)
         return self._noted(eps, level)
 
     def _noted(self, eps: Tensor, level: Level) -> Tensor:

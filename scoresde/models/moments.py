@@ -131,6 +131,12 @@ class Gaussian:
         widths: list[float] = self._host_values.sqrt().clamp(max=most).tolist()
         return widths
 
+    def at_least(self, variance: float) -> Gaussian:
+        """Return the Gaussian whose variances are at least ``variance``."""
+        if self.least_variance >= variance:
+            return self
+        return Gaussian(self.mean, self._host_values.clamp(min=variance), self.vectors)
+
     # ---- coordinates -------------------------------------------------------------------------------------------------
 
     def to_eigen(self, v: Tensor) -> Tensor:

@@ -38,8 +38,6 @@ from scoresde.sampling.level_plan import Plan, default_settings, lengths, plan_l
 from scoresde.sde import SDE, HostLevel
 from scoresde.sde.grids import DISCRETE, GRIDS, Grid, time_grid, time_range
 
-DETAIL_ABOVE_END = 15.0  # the finest length over the last rho, past which no level is needed
-
 
 @dataclass(frozen=True, repr=False)
 class DPMSolver(GridSampler):
@@ -142,12 +140,9 @@ class DPMSolver(GridSampler):
             plan = self._grid_plan(model.sde, steps)
             return plan, self.settings(model, len(plan.levels), cond)
         steps = whole("steps", steps)
-        t_min, t_max = time_range(model.sde, self.t_min, self.t_max)
         settings, scale = self.settings(model, steps, cond), lengths(model, steps)
+        t_min, t_max = time_range(model.sde, self.t_min, self.t_max, scale.finest)
         start, end = model.sde.levels(torch.tensor([t_max, t_min], dtype=torch.float64))
-        if self.t_min is None and scale.finest is not None and scale.finest < DETAIL_ABOVE_END * end.rho:
-            lam = torch.tensor([math.log(DETAIL_ABOVE_END / scale.finest)], dtype=torch.float64)
-            end = model.sde.levels(model.sde.time_at(lam=lam))[0]
         return plan_levels(model.sde, scale, settings, start, end), settings
 
     def _grid_plan(self, sde: SDE, steps: int | None) -> Plan:

@@ -17,21 +17,28 @@ from scoresde.sde.base import SDE
 LOG_SNR_MAX = 6 * math.log(10.0)
 #: Time ends where log-SNR = LOG_SNR_MIN, or at 1. Cosine and flow reach -inf at t = 1, where eps does not fix x_0.
 LOG_SNR_MIN = -20.0
+#: The finest length of the data over sigma/alpha at the start of time, at least.
+DETAIL_OVER_NOISE = 15.0
 
 
-def time_range(sde: SDE, t_min: float | None = None, t_max: float | None = None) -> tuple[float, float]:
+def time_range(
+    sde: SDE, t_min: float | None = None, t_max: float | None = None, finest: float | None = None
+) -> tuple[float, float]:
     """Return the ends of time ``(t_min, t_max)`` for samplers and losses.
 
     Args:
         sde: The process.
         t_min: First time. None: where log-SNR = ``LOG_SNR_MAX``, or 0.
+        finest: The finest length of the data. Where sigma/alpha would be more than a fifteenth of it at the default
+            t_min, time starts earlier. None: unknown.
         t_max: Last time. None: where log-SNR = ``LOG_SNR_MIN``, or 1.
 
     Raises:
         ArgumentError: Not 0 <= t_min < t_max <= 1.
     """
     if t_min is None:
-        t_min = sde.time_of(LOG_SNR_MAX).item()
+        clean = LOG_SNR_MAX if finest is None else max(LOG_SNR_MAX, 2 * math.log(DETAIL_OVER_NOISE / finest))
+        t_min = sde.time_of(clean).item()
     if t_max is None:
         t_max = sde.time_of(LOG_SNR_MIN).item()
     if not 0 <= t_min < t_max <= 1:
