@@ -226,7 +226,7 @@ def main(arguments: list[str] | None = None) -> None:
         text += ["## Recognised by a support-vector machine trained on real digits", common.table(rows)]
     if "bayes" in parts:
         items = held_out.take(2 if quick else options.images)
-        found = bayes(model, items, 12 if quick else options.steps)
+        found = bayes(model, items, 20 if quick else options.steps)
         rows, bins = [summary(found, items.labels)], reliability(found, items.labels)
         measured += [{"part": "bayes", **row} for row in rows] + [{"part": "reliability", **row} for row in bins]
         text += ["## Bayes by likelihoods, held-out digits", common.table(rows), common.table(bins)]

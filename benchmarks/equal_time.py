@@ -536,7 +536,7 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
 
 def quick_settings(options: argparse.Namespace) -> None:
     """Return sizes at which everything ends at once; the numbers mean nothing."""
-    small = {"minutes": 0.05, "slice": 1.0, "images": 8, "flow_calls": 12, "bound_levels": 4, "samples": 32}
+    small = {"minutes": 0.05, "slice": 1.0, "images": 8, "flow_calls": 18, "bound_levels": 4, "samples": 32}
     small |= {"calls": [5, 10], "own_calls": 12, "epochs": 1, "tolerance": 0.0}
     vars(options).update(small)
     options.set = [

@@ -410,7 +410,7 @@ def network_costs(
         "score_sde recipe": lambda calls: [field(0.3, start) for _ in range(calls)],
     }
     seconds: dict[str, list[float]] = {name: [] for name in ("forward", *runs)}
-    short, long = 10, 20
+    short, long = 18, 36
     for _ in range(rounds):
         for name, work in (("forward", lambda: [forward() for _ in range(long)]), *runs.items()):
             begun = time.perf_counter()

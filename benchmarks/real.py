@@ -98,7 +98,7 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
 
 def quick_settings(options: argparse.Namespace) -> argparse.Namespace:
     """Return sizes at which everything ends at once; the numbers mean nothing."""
-    small = {"images": 16, "flow_calls": 12, "check": 8, "samples": 48, "calls": [5, 8], "epochs": 2, "minutes": 0.05}
+    small = {"images": 16, "flow_calls": 18, "check": 8, "samples": 48, "calls": [5, 8], "epochs": 2, "minutes": 0.05}
     options.set = [
         "data.n=512",
         "net.options={channels: 16, multipliers: [1, 2], blocks: 1, dropout: 0.0}",

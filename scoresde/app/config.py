@@ -188,7 +188,12 @@ class LikelihoodConfig(Settings):
         None, "network calls (multistep), or steps of another fixed-step solver; None: as the solver sets them", ge=1
     )
     rtol: float | None = setting(None, "relative tolerance of an adaptive solver; None: as the solver sets it", gt=0)
-    atol: float | None = setting(None, "absolute tolerance of an adaptive solver; None: as the solver sets it", gt=0)
+    atol: float | None = setting(
+        None,
+        "tolerance of log p in nats a dimension (multistep), or absolute tolerance of an adaptive solver; None: as the "
+        "solver sets it",
+        gt=0,
+    )
     divergence: DivergenceName = setting(
         "auto", "trace of the Jacobian; auto: exact for few dimensions, else hutchinson"
     )

@@ -9,6 +9,7 @@ import csv
 import io
 import json
 import math
+import warnings
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -23,8 +24,11 @@ from scoresde.app.runs import RunFolder
 from scoresde.app.terminal import Update, progress, say, table
 from scoresde.data import Data, Dequantization, TruncatedNormal, Uniform, corrupt
 from scoresde.data.corruptions import CORRUPTIONS
-from scoresde.errors import ArgumentError
-from scoresde.likelihood import bits_per_dim, log_likelihood
+from scoresde.errors import ArgumentError, LikelihoodWarning
+from scoresde.likelihood import bits_per_dim
+from scoresde.likelihood.flow_settings import FlowSettings
+from scoresde.likelihood.probability_flow import solve_likelihood
+from scoresde.likelihood.refinement import warn_of
 from scoresde.models import ScoreModel
 from scoresde.models.conditions import condition_rows
 from scoresde.random import spawn_generators
@@ -42,6 +46,7 @@ class Scores:
         nats: log p of each item ``(N,)``, in nats, in the units of the raw data.
         values: the reported values ``(N,)`` in ``unit``: bits/dim (lower is better) or nats (higher is better).
         errors: standard error of each value ``(N,)``, NaN where it is unknown.
+        solver_errors: estimated error of each value from the solver ``(N,)``, NaN where it is unknown.
         unit: "bits/dim" for integer data, "nats" for continuous data.
         calls: network calls of an item.
         method: solver.
@@ -53,6 +58,7 @@ class Scores:
     nats: Tensor
     values: Tensor
     errors: Tensor
+    solver_errors: Tensor
     unit: str
     calls: int
     method: str
@@ -62,18 +68,28 @@ class Scores:
     @property
     def summary(self) -> dict[str, Any]:
         """Mean, standard error, number and values, as JSON-able numbers."""
-        return {**mean_and_error(self.values), "values": [round(v, 5) for v in self.values.tolist()]}
+        found = {"solver_error": self.solver_error, "largest_solver_error": self.solver_errors.max().item()}
+        solver = {name: None if math.isnan(value) else value for name, value in found.items()}
+        return {**mean_and_error(self.values), **solver, "values": [round(v, 5) for v in self.values.tolist()]}
+
+    @property
+    def solver_error(self) -> float:
+        """The solver's estimated error of the mean, at most."""
+        return self.solver_errors.mean().item()
 
     def csv(self) -> str:
         """Return the values as CSV, one line for each item."""
         with io.StringIO(newline="") as file:
             writer = csv.writer(file, lineterminator="\n")
             bits = self.unit == "bits/dim"
-            writer.writerow(("index", "nats", *(("bits_per_dim", "stderr_bits_per_dim") if bits else ("stderr_nats",))))
-            for i, row in enumerate(zip(self.nats.tolist(), self.values.tolist(), self.errors.tolist(), strict=True)):
-                nats, value, error = row
-                shown = "" if math.isnan(error) else f"{error:.6g}"
-                writer.writerow([i, f"{nats:.6f}", *([f"{value:.6f}"] if bits else []), shown])
+            unit = "bits_per_dim" if bits else "nats"
+            value_column = (unit,) if bits else ()
+            writer.writerow(("index", "nats", *value_column, f"stderr_{unit}", f"solver_error_{unit}"))
+            columns = (self.nats, self.values, self.errors, self.solver_errors)
+            for i, row in enumerate(zip(*(column.tolist() for column in columns), strict=True)):
+                nats, value, *errors = row
+                shown = ("" if math.isnan(error) else f"{error:.6g}" for error in errors)
+                writer.writerow([i, f"{nats:.6f}", *([f"{value:.6f}"] if bits else []), *shown])
             return file.getvalue()
 
 
@@ -111,15 +127,19 @@ def score(model: ScoreModel, data: Data, config: RunConfig, what: str = "scoring
     def work(items: range, generator: torch.Generator | None) -> Tensor:
         part = data if len(items) == len(data) else data.subset(torch.arange(items.start, items.stop))
         own.append(_score(model, part, config, generator, update))
-        columns = (own[0].nats, own[0].values, own[0].errors, torch.full((len(part),), own[0].calls))
+        mine = own[0]
+        columns = (mine.nats, mine.values, mine.errors, mine.solver_errors, torch.full((len(part),), mine.calls))
         return torch.stack([column.double() for column in columns], 1)
 
-    with progress(what, len(share_of(len(data), ranks))) as update:
+    with progress(what, len(share_of(len(data), ranks))) as update, warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always", LikelihoodWarning)
         rows = over_ranks(work, len(data), torch.Generator().manual_seed(seed))
-    nats, values, errors, calls = rows.T.contiguous()
+    for warning in caught:
+        say(f"Warning, {data.name}: {warning.message}")
+    nats, values, errors, solver_errors, calls = rows.T.contiguous()
     facts = ranks.on_first(lambda: json.dumps([own[0].unit, own[0].method, own[0].t_min, own[0].offset]))
     unit, method, t_min, offset = json.loads(facts)
-    return Scores(data.name, nats, values, errors, unit, int(calls.max()), method, t_min, offset)
+    return Scores(data.name, nats, values, errors, solver_errors, unit, int(calls.max()), method, t_min, offset)
 
 
 def _score(
@@ -156,6 +176,7 @@ def _score(
             nats=result.nats,
             values=result.bits,
             errors=result.stderr,
+            solver_errors=result.error.cpu().double(),
             unit="bits/dim",
             calls=result.nfe,
             method=result.method,
@@ -163,18 +184,22 @@ def _score(
             offset=result.offset,
         )
     # 2. continuous data: log p in the units of the raw data
-    parts = []
+    parts, flow = [], FlowSettings(**settings)
     for begin in range(0, len(data), config.batch):
         part = slice(begin, begin + config.batch)
         x = scaling.to_model(data.raw[part], dtype=model.dtype).to(model.device)
         some = condition_rows(cond, part)
-        parts.append(log_likelihood(model, x, cond=some, generator=spawn_generators(generator, len(x)), **settings))
+        parts.append(solve_likelihood(model, x, flow, spawn_generators(generator, len(x)), some))
         update(min(begin + config.batch, len(data)), "items")
+    warn_of(parts)
+    results = [part.likelihood for part in parts]
     volume = scaling.log_volume(n)
-    nats = torch.cat([part.log_prob for part in parts]).cpu().double() + volume
-    errors = torch.cat([part.stderr for part in parts]).cpu().double()
-    calls = max(part.nfe for part in parts)
-    return Scores(data.name, nats, nats, errors, "nats", calls, parts[0].method, parts[0].t_min, volume)
+    nats, errors, solver_errors = (
+        torch.cat([getattr(result, name) for result in results]).cpu().double()
+        for name in ("log_prob", "stderr", "error")
+    )
+    calls, first, nats = max(result.nfe for result in results), results[0], nats + volume
+    return Scores(data.name, nats, nats, errors, solver_errors, "nats", calls, first.method, first.t_min, volume)
 
 
 def other_data(config: RunConfig, source: str, corrupting: Data | None = None) -> Data:
@@ -254,6 +279,9 @@ def _say(scores: Scores) -> None:
         f"  {scores.method}, {scores.calls} network calls an item, t_min = {scores.t_min:.3g}, "
         f"{scores.offset:+.4f} {scores.unit} due to the scaling"
     )
+    if not math.isnan(scores.solver_error):
+        most = scores.solver_errors.max().item()
+        say(f"  estimated error of the solver: {scores.solver_error:.2g} {scores.unit} on average, at most {most:.2g}")
 
 
 def _axis(unit: str) -> str:

@@ -251,8 +251,8 @@ def _errors(path: _Path, block: _Block, z: Tensor) -> tuple[Tensor, Tensor, Tens
     moved = _combination(plan.block_rougher, block.G)
     low = (block.s_first * moved).sum(1).abs() + rougher(1, plan.rougher_below)
     end = path.step(z, plan.z_infinity[-3:])
-    beyond = path.step(torch.zeros_like(z), plan.infinity_rougher[-3:])
-    high = (end * beyond).sum(1).abs() + rougher(2, plan.rougher_above)
+    moved_above = path.step(torch.zeros_like(z), plan.infinity_rougher[-3:])
+    high = (end * moved_above).sum(1).abs() + rougher(2, plan.rougher_above)
     return low.detach(), high.detach(), rougher(3, plan.rougher_rule).detach()
 
 

@@ -254,7 +254,10 @@ def _block_weights(squares: Sequence[float], bottom: float) -> tuple[list[list[f
 
 
 def _block_rougher(squares: Sequence[float], bottom: float) -> list[float]:
-    """Return the implicit weights at the last level, less those of one order less."""
+    """Return the implicit weights at the last level, less lower ones.
+
+    The lower ones have one level less.
+    """
     full, fewer = _integral(squares, bottom, squares[-1]), np.zeros(len(squares))
     fewer[:-1] = _integral(squares[:-1], bottom, squares[-1])
     return _floats(0.5 * (full - fewer))

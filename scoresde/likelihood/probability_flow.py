@@ -123,7 +123,7 @@ def log_likelihood(
 def solve_likelihood(
     model: Model, x0: Tensor, settings: FlowSettings, generator: Generators = None, cond: Condition = None
 ) -> Estimated:
-    """Compute what :func:`log_likelihood` returns, with the parts of its error.
+    """Compute log-likelihoods, with the parts of their error.
 
     Args:
         model, x0, generator, cond: As in :func:`log_likelihood`.

@@ -167,17 +167,17 @@ def refined(run: Run, settings: FlowSettings, x0: Tensor, mean_known: bool) -> E
 
     Args:
         run: Computes rows.
-        settings: Those of the likelihood. With ``steps`` there is no refinement.
+        settings: Those of the likelihood. With ``steps`` or gradients there is no refinement.
         x0: The data.
         mean_known: Whether no call is needed for the mean of the data.
     """
-    # 1. two solutions
     calls = None if settings.steps is None else settings.steps - int(not mean_known)
+    least = 2 * LEAST_CALLS
+    if calls is not None and calls < least:
+        raise ArgumentError("steps", settings.steps, f"{least + int(not mean_known)} calls or more")
+    # 1. two solutions
     coarse_calls, fine_calls = COARSE, FINE[0]
     if calls is not None:
-        least = 2 * LEAST_CALLS + int(not mean_known)
-        if calls < 2 * LEAST_CALLS:
-            raise ArgumentError("steps", settings.steps, f"{least} calls or more")
         coarse_calls = max(LEAST_CALLS, calls // 3)
         fine_calls = calls - coarse_calls
     with torch.no_grad():
@@ -241,7 +241,7 @@ def _adaptively(
 
 
 def of_fixed_grid(run: Run, settings: FlowSettings, x0: Tensor) -> Estimated:
-    """Solve by a Runge-Kutta method on equal steps, with and without half of them.
+    """Solve by a Runge-Kutta method, on equal steps and on half of them.
 
     With random probes their noise is subtracted from the difference.
     """

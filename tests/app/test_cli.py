@@ -147,7 +147,7 @@ def test_other_data_are_scored_whole_and_in_order(run, tmp_path):
     np.save(tmp_path / "mine.npy", raw)
     np.save(tmp_path / "turned.npy", raw[::-1])
     for name in ("mine", "turned"):
-        invoke("likelihood", run, "--data", tmp_path / f"{name}.npy", "--set", "likelihood.steps=10")
+        invoke("likelihood", run, "--data", tmp_path / f"{name}.npy", "--set", "likelihood.steps=40")
     mine, turned = (
         [float(row["bits_per_dim"]) for row in csv.DictReader((run / f"likelihood-{name}.csv").open())]
         for name in ("mine", "turned")

@@ -19,7 +19,7 @@ pytestmark = pytest.mark.slow
 def quick(monkeypatch):
     monkeypatch.setattr(showing, "STRIP_STEPS", 10)
     monkeypatch.setattr(showing, "DENSITY_NODES", 12)
-    monkeypatch.setattr(showing, "DENSITY_STEPS", 3)
+    monkeypatch.setattr(showing, "DENSITY_CALLS", 18)
     monkeypatch.setattr(baselines, "COMPONENTS", 5)
 
 

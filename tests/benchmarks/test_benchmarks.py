@@ -12,7 +12,8 @@ from benchmarks import common, overhead, peers, quality
 from scoresde import VPSDE
 from scoresde.errors import UnknownNameError
 
-pytestmark = pytest.mark.slow
+# networks that are hardly trained, and few calls
+pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore::scoresde.errors.ScoreSDEWarning")]
 
 
 def rows_of(path):

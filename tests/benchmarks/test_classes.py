@@ -11,6 +11,9 @@ import torch
 from benchmarks import classes
 from scoresde.likelihood import Classification
 
+# networks that are hardly trained, and few calls
+pytestmark = pytest.mark.filterwarnings("ignore::scoresde.errors.ScoreSDEWarning")
+
 
 @pytest.mark.slow
 def test_it_writes_its_tables(tmp_path):

@@ -16,7 +16,8 @@ from scoresde.data import Scaling
 from scoresde.errors import UnknownNameError
 from scoresde.models import Moments
 
-pytestmark = pytest.mark.slow
+# networks that are hardly trained, and few calls
+pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore::scoresde.errors.ScoreSDEWarning")]
 
 
 def rows_of(results, part):

@@ -19,6 +19,9 @@ GAUSSIAN = S.GaussianMixture(torch.zeros(1, 1, 2, 3), 0.2)
 MODEL = GAUSSIAN.model(S.VPSDE())
 IMAGES = torch.randint(0, K, (11, 1, 2, 3), generator=generator())
 
+# fewer calls than log p needs
+pytestmark = pytest.mark.filterwarnings("ignore::scoresde.errors.LikelihoodWarning")
+
 
 def test_bits_per_dim_is_the_closed_form():
     """Compare with -log2 of the scaled Gaussian density at raw + u.
@@ -65,7 +68,7 @@ def test_the_batch_does_not_change_the_results():
 
     Each image has its own dequantisation and probes.
     """
-    settings = {"scaling": SCALING, "divergence": S.Hutchinson(2), "steps": 16}
+    settings = {"scaling": SCALING, "divergence": S.Hutchinson(2), "steps": 24}
     whole, some, single = (
         S.bits_per_dim(MODEL, IMAGES, generator=generator(), batch=batch, **settings).bits for batch in (11, 4, 1)
     )
@@ -80,7 +83,7 @@ def test_the_standard_error_of_several_draws():
 
     One image 300 times, 4 draws each: they agree within 20 %.
     """
-    settings = {"scaling": SCALING, "divergence": S.Exact(), "steps": 16, "batch": 300}
+    settings = {"scaling": SCALING, "divergence": S.Exact(), "steps": 24, "batch": 300}
     result = S.bits_per_dim(
         MODEL, IMAGES[:1].expand(300, -1, -1, -1), S.data.Uniform(4), generator=generator(), **settings
     )
@@ -96,7 +99,7 @@ def test_standard_errors_of_probes_and_draws_add_up():
 
     With one draw that of the draws is unknown and the total is the probes'.
     """
-    settings = {"scaling": SCALING, "divergence": S.Hutchinson(2, "gaussian"), "steps": 16}
+    settings = {"scaling": SCALING, "divergence": S.Hutchinson(2, "gaussian"), "steps": 24}
     several = S.bits_per_dim(MODEL, IMAGES, S.data.Uniform(6), generator=generator(), **settings)
     assert (several.stderr_probes > 0).all()
     known = several.stderr_draws > 0  # 0: the draws' share drowned in the probes'
@@ -165,8 +168,8 @@ def test_the_models_own_scaling_is_used():
     net = S.UNet((1, 4, 4), channels=8, multipliers=(1,), attention=())
     model = S.ScoreModel(net, S.VPSDE(), scaling=SCALING)
     images = torch.randint(0, K, (3, 1, 4, 4), generator=generator())
-    own = S.bits_per_dim(model, images, generator=generator(), steps=16)
-    given = S.bits_per_dim(model, images, scaling=SCALING, generator=generator(), steps=16)
+    own = S.bits_per_dim(model, images, generator=generator(), steps=24)
+    given = S.bits_per_dim(model, images, scaling=SCALING, generator=generator(), steps=24)
     assert torch.equal(own.bits, given.bits)
 
 
@@ -175,13 +178,13 @@ def test_the_result_states_its_settings():
 
     It states N, dequantisation, solver, accuracy, calls, t_min and seed.
     """
-    result = S.bits_per_dim(MODEL, IMAGES, S.data.Uniform(2), scaling=SCALING, steps=16, generator=generator(9))
+    result = S.bits_per_dim(MODEL, IMAGES, S.data.Uniform(2), scaling=SCALING, steps=24, generator=generator(9))
     assert result.COLUMNS == ("index", "nats", "bits_per_dim", "stderr")
     rows = result.rows()
     assert [row[0] for row in rows] == list(range(11))
     assert rows[3][1:] == (result.nats[3].item(), result.bits[3].item(), result.stderr[3].item())
-    assert (result.seed, result.accuracy, result.dequantization) == (9, {"steps": 16}, S.data.Uniform(2))
-    for word in ("N = 11", "Uniform(samples=2)", result.method, "steps = 16", f"{result.nfe} calls", "seed 9"):
+    assert (result.seed, result.accuracy, result.dequantization) == (9, {"steps": 24}, S.data.Uniform(2))
+    for word in ("N = 11", "Uniform(samples=2)", result.method, "steps = 24", f"{result.nfe} calls", "seed 9"):
         assert word in str(result)
     adaptive = S.bits_per_dim(
         MODEL, IMAGES[:1], scaling=SCALING, method="dopri5", rtol=1e-3, atol=1e-4, generator=generator(9)
@@ -225,14 +228,14 @@ def test_num_values_that_do_not_fit_are_refused():
         S.bits_per_dim(MODEL, few, scaling=S.data.Scaling.for_integers(256))
     with pytest.raises(DataError, match=r"`images` must be integers 0\.\.15.*, got values 0\.\.240"):
         S.bits_per_dim(MODEL, many, scaling=S.data.Scaling.for_integers(16))
-    dark = S.bits_per_dim(MODEL, few, scaling=S.data.Scaling.for_integers(256), check_num_values=False, steps=16)
+    dark = S.bits_per_dim(MODEL, few, scaling=S.data.Scaling.for_integers(256), check_num_values=False, steps=24)
     assert dark.bits.isfinite().all()
-    single = S.bits_per_dim(MODEL, few[:1], scaling=S.data.Scaling.for_integers(256), steps=16)
+    single = S.bits_per_dim(MODEL, few[:1], scaling=S.data.Scaling.for_integers(256), steps=24)
     assert single.n == 1
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("num_values", "reaches"), [(17, False), (256, True)])
+@pytest.mark.parametrize(("num_values", "reaches"), [(5, False), (256, True)])
 def test_the_flow_begins_below_the_width_of_the_bins(num_values, reaches):
     """Check that the first level lies below the width of 8-bit bins.
 

@@ -11,6 +11,9 @@ from scoresde.likelihood import classify
 from scoresde.nets import build_net
 from scoresde.random import spawn_generators
 
+# fewer calls than log p needs
+pytestmark = pytest.mark.filterwarnings("ignore::scoresde.errors.LikelihoodWarning")
+
 
 @pytest.fixture(scope="module")
 def mixture():

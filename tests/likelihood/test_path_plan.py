@@ -5,11 +5,9 @@ Extrapolation from them does not amplify a network's roughness.
 
 import itertools
 
-import torch
-
 from scoresde import VPSDE
 from scoresde.likelihood.path_plan import Ends, choose_levels, make_plan
-from scoresde.models import Moments
+from scoresde.models import DataScale
 from tests.marks import first_fast
 
 
@@ -21,9 +19,9 @@ def test_weights_do_not_amplify_a_rough_network(calls):
     times their sum. Through 0.1 beside 0.025, those of the slopes are 10^4 times. A U-Net's bits/dim on 8-bit images
     was then wrong by .5 at 200 calls and by 26 at 400.
     """
-    moments = Moments(torch.zeros(4, dtype=torch.float64), torch.full((4,), 0.5, dtype=torch.float64))
+    scale = DataScale(0.5**0.5, 0.5**0.5)
     ends = Ends(1e-5, 1.0, data_at_t_min=False, noise_to_infinity=True)
-    lams, rounds = (grid := choose_levels(VPSDE(), moments, calls, ends, 2 / 255 / 12**0.5)).lams, grid.rounds
+    lams, rounds = (grid := choose_levels(VPSDE(), scale, calls, ends, 2 / 255 / 12**0.5)).lams, grid.rounds
     found = make_plan(lams, bottom=0.0, top=-20.0, decay=3)
     assert all(a > b for a, b in itertools.pairwise(lams))
     assert len(lams) == calls - 4 * (rounds - 1)
