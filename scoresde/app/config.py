@@ -166,9 +166,14 @@ class SampleConfig(Settings):
     )
     seed: int = setting(0, "seed of the draw", ge=0)
     batch: int = setting(CHUNK, "samples drawn at a time; does not change the samples", ge=1)
+    calibration_paths: int = setting(
+        16, "paths on which the default sampler is fitted to the model after training; 0: it is not", ge=0
+    )
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if self.calibration_paths in (1, 2):
+            raise ArgumentError("calibration_paths", self.calibration_paths, "0, or 3 or more")
         if self.interval is not None and not self.interval[0] < self.interval[1]:
             raise ArgumentError("interval", list(self.interval), "two log-SNRs [low, high] with low < high, or None")
         for name in ("interval", "rescale"):

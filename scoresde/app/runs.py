@@ -29,12 +29,12 @@ from typing import TYPE_CHECKING, Any
 
 from scoresde.app.config import RunConfig
 from scoresde.app.config_files import load_config, save_config
-from scoresde.errors import CheckpointError, RunFolderError
+from scoresde.errors import CheckpointError, RunFolderError, ScoreSDEError
 from scoresde.files import read_json, write_atomically
 from scoresde.version import __version__
 
 if TYPE_CHECKING:
-    from scoresde.models import ScoreModel
+    from scoresde.models import Calibration, ScoreModel
 
 FORMAT = "scoresde-run-1"
 
@@ -179,7 +179,29 @@ class RunFolder:
         from scoresde.training.checkpoints import latest_checkpoint
         from scoresde.training.devices import pick_device
 
-        return ScoreModel.from_pretrained(latest_checkpoint(self.checkpoints), pick_device(device))
+        model = ScoreModel.from_pretrained(latest_checkpoint(self.checkpoints), pick_device(device))
+        model.calibration = self.calibration()
+        return model
+
+    def calibration(self) -> Calibration | None:
+        """Return what was measured on the newest checkpoint, if anything.
+
+        Raises:
+            CheckpointError: ``calibration.json`` is damaged.
+        """
+        from scoresde.models import Calibration
+
+        path = self.path / "calibration.json"
+        if not path.exists():
+            return None
+        found = read_json(path, "run")
+        if found.pop("step", None) != self.step:
+            return None
+        try:
+            return Calibration.from_config(found)
+        except (TypeError, AttributeError, ScoreSDEError) as error:
+            expected = "a calibration that this version can read; delete the file to go on without"
+            raise CheckpointError("run", f"{path} ({error})", expected) from error
 
     # ---- the log ---------------------------------------------------------------------------------------------------
 

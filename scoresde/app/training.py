@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from scoresde.app import build
+from scoresde.app.calibrating import calibrate_run
 from scoresde.app.config import SampleConfig
 from scoresde.app.runs import Interrupted, RunFolder
 from scoresde.app.terminal import duration, progress, say
@@ -125,6 +126,7 @@ def train(run: RunFolder, command: str = "train") -> None:
             raise NonFiniteError(f"{error}; {kept}; a smaller train.lr may help") from error
     if signals or not trainer.finished:  # a signal to this process, or to another
         raise Interrupted(signals[0] if signals else signal.SIGTERM, resume_command(run, command))
+    calibrate_run(run, config, ranks)
 
 
 def _done(trainer: Trainer) -> int:

@@ -68,7 +68,7 @@ class FlowProblem:
         scale: lengths of the data, if known.
         calls: network calls to spend.
         ends: where the path begins and ends; to infinite noise only with moments.
-        bin_std: as in :func:`~scoresde.likelihood.path_plan.choose_levels`.
+        bin_std, reach: as in :func:`~scoresde.likelihood.path_plan.choose_levels`.
         mean: mean ``(B, n)`` of each sample's data, where it is not that of the moments.
     """
 
@@ -79,6 +79,7 @@ class FlowProblem:
     ends: Ends
     bin_std: float | None = None
     mean: Tensor | None = None
+    reach: float = 0.0
 
     def gaussian(self, x: Tensor) -> Gaussian:
         """Return N(m, C) for data like x ``(B, *D)``; N(0, I) without moments."""
@@ -96,6 +97,23 @@ class FlowProblem:
         return LEAST_STD * end.rho
 
 
+class PathErrors(NamedTuple):
+    """Estimated errors of log p ``(B,)``, without that of the path.
+
+    Attributes:
+        low, high: Below the first level and above the last one, by polynomials of one order less.
+        rule: Of the trace's integral, by a rule of lower degree.
+        hidden_low, hidden_high: What no method between t_min and t_max can see: finer detail than the noise at t_min,
+            and data that are not Gaussian at t_max.
+    """
+
+    low: Tensor
+    high: Tensor
+    rule: Tensor
+    hidden_low: Tensor
+    hidden_high: Tensor
+
+
 class PathSolution(NamedTuple):
     """The end of the path, and what it adds to log p.
 
@@ -106,20 +124,16 @@ class PathSolution(NamedTuple):
             ratio between p_{t_max} and the Gaussian of its moments.
         defect: as in :class:`~scoresde.likelihood.results.Likelihood`; included in ``log_det``.
         t_first: time of the first level.
-        low, high: estimated errors of log p ``(B,)`` from the stretch below the first level and above the last one, by
-            polynomials of one order less.
         path: what log p has from the path's points alone, ``(B,)``: the defect and the ratio at infinite noise.
-        rule: estimated error of the trace's integral ``(B,)``, by a rule of lower degree.
+        errors: estimated errors of log p.
     """
 
     latent: Tensor
     log_det: Tensor
     defect: Tensor
     t_first: float
-    low: Tensor
-    high: Tensor
     path: Tensor
-    rule: Tensor
+    errors: PathErrors
 
 
 @dataclass
@@ -200,7 +214,7 @@ def solve(traces: TraceIntegral, x0: Tensor, problem: FlowProblem) -> PathSoluti
     References: `docs/likelihood_solver.md`.
     """
     ends = problem.ends
-    grid = choose_levels(problem.sde, problem.scale, problem.calls, ends, problem.bin_std)
+    grid = choose_levels(problem.sde, problem.scale, problem.calls, ends, problem.bin_std, problem.reach)
     *levels, top = _levels_of(problem.sde, grid.lams, ends.t_max)
     lams = tuple(level.lam for level in levels)
     first, decay = levels[0], 3 if problem.mean is None else 2
@@ -229,12 +243,15 @@ def solve(traces: TraceIntegral, x0: Tensor, problem: FlowProblem) -> PathSoluti
         ratio = (z_top.square() - path.step(z, plan.z_infinity[-3:]).square()).sum(1) / 2
     latent = (top.alpha * gaussian.unwhiten(z_top, top.rho)).reshape(x0.shape)
     low, high, rule = _errors(path, block, z)
+    # 6. what t_min and t_max themselves hide
+    hidden_low = hidden_high = torch.zeros_like(low)
     if grid.coarse and problem.scale is not None and problem.scale.finest is not None:
         r = plan.rhos[0] / problem.scale.finest
-        low = low + z.shape[1] * min(COARSE_ERROR * r**4, math.log1p(r))
+        hidden_low = hidden_low + z.shape[1] * min(COARSE_ERROR * r**4, math.log1p(r))
     if grid.cut:  # the stretch to infinite noise is too long to be extrapolated
-        high = high + ratio.abs().detach()
-    return PathSolution(latent, defect + (known + ratio), defect, first.t, low, high, defect + ratio, rule)
+        hidden_high = high + ratio.abs().detach()
+    errors = PathErrors(low + hidden_low, torch.maximum(high, hidden_high), rule, hidden_low, hidden_high)
+    return PathSolution(latent, defect + (known + ratio), defect, first.t, defect + ratio, errors)
 
 
 def _errors(path: _Path, block: _Block, z: Tensor) -> tuple[Tensor, Tensor, Tensor]:

@@ -137,7 +137,9 @@ class Plan:
 # ---- levels ----------------------------------------------------------------------------------------------------------
 
 
-def choose_levels(sde: SDE, scale: DataScale | None, calls: int, ends: Ends, bin_std: float | None = None) -> Grid:
+def choose_levels(
+    sde: SDE, scale: DataScale | None, calls: int, ends: Ends, bin_std: float | None = None, reach: float = 0.0
+) -> Grid:
     """Choose the levels of a number of network calls, denser in the middle.
 
     With a known scale the grid begins where rho is e^{-2.8} times the finest length of the data, and ends where rho is
@@ -151,6 +153,7 @@ def choose_levels(sde: SDE, scale: DataScale | None, calls: int, ends: Ends, bin
         ends: With ``data_at_t_min`` the grid begins at t_min, without ``noise_to_infinity`` it ends at t_max.
         bin_std: Standard deviation within the bins of dequantised integers. The flow bends where rho is as narrow as
             the bins, and is smooth in rho^2 only below. The grid begins below. None: other data.
+        reach: By how much the last level's lambda is lower than usual.
 
     Returns:
         The grid. The first levels take two rounds, or four if t_min keeps them from the data.
@@ -167,7 +170,7 @@ def choose_levels(sde: SDE, scale: DataScale | None, calls: int, ends: Ends, bin
         if ends.noise_to_infinity:
             wanted = LAST_LEVEL - LAST_LEVEL_GROWTH * growth - math.log(scale.largest)
             cut = last > wanted + COARSE_START
-            last = min(max(last, wanted), first - LEAST_RANGE)
+            last = min(max(last, wanted - reach), first - LEAST_RANGE)
     count = calls - BLOCK_LEVELS * (rounds - 1)
     gaps = [] if ends.data_at_t_min else _block_gaps((first - last) / count * (1 + DENSITY_SWING), bin_std is not None)
     head = first - np.cumsum([0.0, *gaps])

@@ -17,7 +17,7 @@ from scoresde.flow.problem import MAX_CALLS, rms
 from scoresde.flow.tableaux import TABLEAUX
 from scoresde.likelihood.divergence import Divergence, Exact, default_divergence
 from scoresde.likelihood.flow_settings import DEFAULT_STEPS, MULTISTEP, End, FlowSettings, Prior
-from scoresde.likelihood.gaussian_path import FlowProblem, conditional_mean, solve
+from scoresde.likelihood.gaussian_path import FlowProblem, PathErrors, conditional_mean, solve
 from scoresde.likelihood.inputs import check_data
 from scoresde.likelihood.path_plan import LEAST_CALLS, Ends, finest_length
 from scoresde.likelihood.refinement import Attempt, Estimated, of_fixed_grid, refined
@@ -149,7 +149,7 @@ class _FlowEnd(NamedTuple):
     """The end of the flow, and what it took.
 
     The latent ``(B, *D)``, the log-determinant without traces, the defect, the calls and the earliest time; the
-    errors at the ends and of the trace's rule, and the part of log p from the path alone.
+    part of log p from the path alone, and the errors.
     """
 
     latent: Tensor
@@ -157,10 +157,8 @@ class _FlowEnd(NamedTuple):
     defect: Tensor
     nfe: int
     t_min: float
-    low: Tensor
-    high: Tensor
-    rule: Tensor
     path: Tensor
+    errors: PathErrors
 
 
 class _Run:
@@ -181,6 +179,7 @@ class _Run:
         rough: bool = False,
         max_calls: int = MAX_CALLS,
         end: End | None = None,
+        reach: float = 0.0,
     ) -> None:
         if rows is not None:
             x0, cond = x0[rows], condition_rows(cond, rows)
@@ -200,7 +199,7 @@ class _Run:
         exact = isinstance(self.divergence, Exact)
         self.traces = TraceIntegral(network, x0, cond, generator, settings.fixed_grid, untraced=rough and not exact)
         self.y = x0.to(self.traces.dtype)
-        self.max_calls = max_calls
+        self.max_calls, self.reach = max_calls, reach
         self.mean = mean  # of each sample's data, under a condition
 
     def attempt(self) -> Attempt:
@@ -242,7 +241,7 @@ class _Run:
             error=torch.full_like(own, math.nan).detach(),
         )
         exact = isinstance(self.divergence, Exact)
-        return Attempt(found, end.low, end.high, end.rule, (end.path + prior).detach(), exact, self.mean)
+        return Attempt(found, end.errors, (end.path + prior).detach(), exact, self.mean)
 
     def by_multistep(self, calls: int) -> _FlowEnd:
         """Solve the flow by :mod:`scoresde.likelihood.gaussian_path`."""
@@ -261,10 +260,10 @@ class _Run:
             ),
             bin_std=scaling.scale / math.sqrt(12) if scaling is not None and integers else None,
             mean=self.mean,
+            reach=self.reach,
         )
         path = solve(self.traces, self.y, problem)
-        errors = (path.low, path.high, path.rule)
-        return _FlowEnd(path.latent, path.log_det, path.defect, calls, path.t_first, *errors, path.path)
+        return _FlowEnd(path.latent, path.log_det, path.defect, calls, path.t_first, path.path, path.errors)
 
     def by_ode_solver(self) -> _FlowEnd:
         """Solve the flow by a method for ordinary differential equations."""
@@ -285,7 +284,7 @@ class _Run:
         log_det = self.n * math.log(last.alpha / alpha_start)
         latent = y[:, : self.n].reshape(self.x0.shape)
         none = self.y.new_zeros(len(self.y))
-        return _FlowEnd(latent, log_det, none, calls + spent, self.t_min, none, none, none, none)
+        return _FlowEnd(latent, log_det, none, calls + spent, self.t_min, none, PathErrors(*[none] * 5))
 
     def to_t_min(self, second_order: bool) -> tuple[Tensor, int]:
         """Carry x_0 from t = 0 to t_min; return x ``(B, n)`` and the calls spent.

@@ -23,11 +23,13 @@ from torch import Tensor
 
 from scoresde.errors import ArgumentError, LikelihoodWarning, NonFiniteError, ToleranceError
 from scoresde.likelihood.flow_settings import DEFAULT_STEPS, End, FlowSettings
+from scoresde.likelihood.gaussian_path import PathErrors
 from scoresde.likelihood.path_plan import LEAST_CALLS
 from scoresde.likelihood.results import Likelihood
 
 COARSE, FINE = 33, (67, 134, 268)  # calls of the solutions, where the caller does not fix them
 DEFAULT_ATOL = 1e-3  # in nats a dimension
+REACH = 1.2  # by which the last level's lambda is lower at each refinement: a network is not Gaussian at high noise
 ADAPTIVE = "dopri5"
 ADAPTIVE_TOLERANCES = (1e-5, 1e-7)
 ADAPTIVE_CALLS = 2500  # most calls of it, with either tolerance
@@ -53,17 +55,14 @@ class Attempt(NamedTuple):
 
     Attributes:
         likelihood: The result.
-        low, high: Estimated errors ``(B,)`` below the first level and above the last one.
-        rule: Estimated error ``(B,)`` of the trace's integral.
+        errors: Estimated errors, without that of the path.
         path: The part of log p that depends on the path alone, ``(B,)``.
         exact: Whether the traces are exact.
         mean: Mean of the data under the condition, if it was estimated.
     """
 
     likelihood: Likelihood
-    low: Tensor
-    high: Tensor
-    rule: Tensor
+    errors: PathErrors
     path: Tensor
     exact: bool
     mean: Tensor | None
@@ -75,7 +74,7 @@ class Attempt(NamedTuple):
         """
         if self.exact:
             return SHRINKAGE * (self.likelihood.log_prob - other.likelihood.log_prob).detach().abs()
-        return SHRINKAGE * (self.path - other.path).abs() + self.rule
+        return SHRINKAGE * (self.path - other.path).abs() + self.errors.rule
 
 
 #: computes some rows (None: all) with further arguments of one run
@@ -106,7 +105,7 @@ class Estimated:
         if path_error is None:
             parts = torch.full((3, len(x0)), math.nan, dtype=found.stderr.dtype, device=found.stderr.device)
         else:
-            parts = torch.stack([path_error, attempt.low, attempt.high])
+            parts = torch.stack([path_error, attempt.errors.low, attempt.errors.high])
         atol = DEFAULT_ATOL if settings.atol is None else settings.atol
         made = cls(found, parts, atol * dims if path_error is not None else math.inf, dims)
         made.total()
@@ -189,33 +188,42 @@ def refined(run: Run, settings: FlowSettings, x0: Tensor, mean_known: bool) -> E
     if calls is not None or settings.differentiable:
         return found
     # 2. more calls for the samples that need them
-    rows, before = torch.arange(len(x0), device=x0.device), fine
+    rows, before, reach = torch.arange(len(x0), device=x0.device), fine, 0.0
     for more in FINE[1:]:
         missing = found.missing
         if not len(missing):
             return found
         where = torch.searchsorted(rows, missing)
-        fine = run(missing, calls=more, mean=None if mean is None else mean[missing])
+        reach += REACH
+        fine = run(missing, calls=more, mean=None if mean is None else mean[missing], reach=reach)
         distance = fine.distance(_rows_of(before, where))
         found.take(missing, Estimated.of(fine, settings, x0[missing], distance), found.likelihood.method)
         rows, before = missing, fine
     # 3. an adaptive method for those that are left
     missing = found.missing
     if len(missing):
-        _adaptively(run, settings, x0, found, missing, mean)
+        hidden = _rows_of(before, torch.searchsorted(rows, missing)).errors
+        _adaptively(run, settings, x0, found, missing, mean, hidden)
         found.parts[:, found.missing] *= UNRESOLVED
         found.total()
     return found
 
 
 def _rows_of(attempt: Attempt, rows: Tensor) -> Attempt:
-    """Return a solution's numbers at some rows, for a distance."""
+    """Return a solution's numbers at some rows, for a distance or errors."""
     likelihood = attempt.likelihood._replace(log_prob=attempt.likelihood.log_prob[rows])
-    return attempt._replace(likelihood=likelihood, path=attempt.path[rows])
+    errors = PathErrors(*(error[rows] for error in attempt.errors))
+    return attempt._replace(likelihood=likelihood, path=attempt.path[rows], errors=errors)
 
 
 def _adaptively(
-    run: Run, settings: FlowSettings, x0: Tensor, found: Estimated, rows: Tensor, mean: Tensor | None
+    run: Run,
+    settings: FlowSettings,
+    x0: Tensor,
+    found: Estimated,
+    rows: Tensor,
+    mean: Tensor | None,
+    hidden: PathErrors,
 ) -> None:
     """Solve some rows by an adaptive method, with two tolerances.
 
@@ -234,7 +242,7 @@ def _adaptively(
     if not tight.exact:
         noise = loose.likelihood.stderr.square() + tight.likelihood.stderr.square()
         difference = (difference.square() - noise).clamp(min=0).sqrt()
-    tight = tight._replace(low=found.parts[1][rows].clone(), high=found.parts[2][rows].clone())
+    tight = tight._replace(errors=hidden._replace(low=hidden.hidden_low, high=hidden.hidden_high))
     better = Estimated.of(tight, settings, x0[rows], difference.detach().abs())
     better.likelihood = better.likelihood._replace(nfe=loose.likelihood.nfe + tight.likelihood.nfe)
     found.take(rows, better, f"{found.likelihood.method}, {ADAPTIVE}")

@@ -90,7 +90,7 @@ def check_scale(model: Model, record: Record, last: State, *, unit: bool) -> Non
         f"{where}. The solver diverged, or the guidance is too strong. Take more steps, a lower order "
         "(DPMSolver(order=1, corrector=False)), or less guidance.",
         SamplingWarning,
-        stacklevel=4,
+        stacklevel=5,
     )
 
 
@@ -103,5 +103,5 @@ def _check_unit_scale(x: Tensor, sizes: Tensor) -> None:
             f"the model does not know its data's scale, for which 1 was assumed, but the samples have {spread:.3g}. "
             "Set `model.moments` or `model.data_scale`, or run `scoresde.calibrate(model, shape)`.",
             SamplingWarning,
-            stacklevel=5,
+            stacklevel=6,
         )

@@ -11,6 +11,7 @@ TINY = [
     *("--set", "train.checkpoint_every=2"),
     *("--set", "train.warmup=0"),
     *("--set", "sample.steps=3"),
+    *("--set", "sample.calibration_paths=0"),
 ]
 TINY_POINTS = [
     *("--batch-size", "16"),
@@ -19,6 +20,7 @@ TINY_POINTS = [
     *("--set", "train.log_every=2"),
     *("--set", "net.options={width: 8, blocks: 1}"),
     *("--set", "sample.steps=3"),
+    *("--set", "sample.calibration_paths=0"),
 ]
 QUICK_SCORES = ["--set", "likelihood.method=rk4", "--set", "likelihood.steps=2"]
 
