@@ -1,11 +1,11 @@
-"""The default sampler and likelihood on families of problems, beside peers.
+"""The default sampler and likelihood, beside peers, on families.
 
 Samplers: the mean distance over sqrt(d) of the end points from the flow's, from the same noise, over the typical length
 of the data. A peer's figure is that of its best setting in each cell of family, seed, variant and calls. Our default
 and the calibrated one are single settings.
 
-Likelihoods: the error of log p in nats a dimension, at points of the data and at points 3 standard deviations off them,
-with its estimate and what was warned of; beside dopri5.
+Likelihoods: the error of log p in nats a dimension, beside its estimate and dopri5. The points are those of the data,
+and others 3 standard deviations off them.
 
 Seeds are odd by default. Even ones served to choose the defaults.
 """

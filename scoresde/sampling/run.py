@@ -143,6 +143,8 @@ def sample(
         chunk: Largest number of samples in one network call; it does not change the samples. None: no limit.
         autocast: Dtype in which the network runs, ``torch.bfloat16`` or ``torch.float16``; the sampler keeps ``dtype``.
             None: the model's.
+        prior: Law of the start where none is given. ``"matched"`` (default): the Gaussian with the mean and covariance
+            of p_{t_max}, where the model knows them and there is no condition. ``"sde"``: that of the process.
         progress: Whether to show a line with steps and network calls, default False.
         callback: Function called with each :class:`State`, without autograd. None: no call.
 
@@ -154,10 +156,13 @@ def sample(
         ToleranceError: An adaptive method cannot reach its tolerance; names t, the step and the calls.
         NonFiniteError: The network gave NaN or infinity; names the first step that shows it, and the samples.
 
+    Warns:
+        SamplingWarning: Samples left the scale of the data, or show that an assumed scale is wrong.
+
     Notes:
         The default takes 20 network calls along the probability flow. On the mixtures of 8 Gaussians of
-        benchmarks/quality.py its endpoint error over sqrt(d) is 3e-4 in 2 dimensions and 1.5e-3 in 64. With 50 calls it
-        is 9e-6 and 9e-5.
+        benchmarks/quality.py its endpoint error over sqrt(d) is 7e-4 in 2 dimensions and 3e-3 in 64. With 50 calls it
+        is 2e-5 and 3e-4. Calibrated (:func:`scoresde.calibrate`) it is 4e-4 and 1e-3, and 8e-6 and 4e-5.
     """
     with evaluation(model, autograd=False):
         run = Run(
