@@ -14,7 +14,8 @@ can send one to its parent.
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+import math
+from collections.abc import Iterable, Sequence
 
 
 class ScoreSDEError(Exception):
@@ -145,4 +146,34 @@ class SamplingWarning(ScoreSDEWarning):
 
 
 class LikelihoodWarning(ScoreSDEWarning):
-    """Log-likelihoods that may be off by more than their tolerance."""
+    """Log-likelihoods that may be off by more than their tolerance.
+
+    Attributes:
+        missed, total: samples above the tolerance, and all samples.
+        atol: the tolerance, in nats a dimension.
+        largest: the largest estimated error, in nats a dimension. NaN: unknown.
+        cause: the commonest cause, and what to change.
+    """
+
+    def __init__(self, missed: int, total: int, atol: float, largest: float, cause: str):
+        super().__init__(missed, total, atol, largest, cause)
+        self.missed, self.total, self.atol, self.largest, self.cause = missed, total, atol, largest, cause
+
+    def __str__(self) -> str:
+        size = "an unknown amount" if math.isnan(self.largest) else f"up to {self.largest:.2g}"
+        return (
+            f"log p of {self.missed} of {self.total} samples may be off by more than {self.atol:g} nats a dimension, "
+            f"by {size}: {self.cause}"
+        )
+
+    def joined(self, others: Sequence[LikelihoodWarning], total: int) -> LikelihoodWarning:
+        """Return one warning for this one's samples and those of others.
+
+        Args:
+            others: warnings about other samples of one set.
+            total: number of samples of the set.
+        """
+        every = [self, *others]
+        cause = max(every, key=lambda warning: warning.missed).cause
+        largest = max((warning.largest for warning in every), key=lambda size: (math.isnan(size), size))
+        return LikelihoodWarning(sum(warning.missed for warning in every), total, self.atol, largest, cause)

@@ -154,7 +154,7 @@ def likelihood():
     traces = TraceIntegral(NoiseAndTrace(model, S.Hutchinson(2), chunk=1), x, None, None, fixed_grid=True)
     moments = S.models.Moments(torch.zeros(1, 8, 8), torch.eye(64))
     ends = Ends(*time_range(model.sde), data_at_t_min=False, noise_to_infinity=True)
-    path = solve(traces, x, FlowProblem(model.sde, moments, calls=9, ends=ends))
+    path = solve(traces, x, FlowProblem(model.sde, moments, None, calls=9, ends=ends))
     assert path.latent.device.type == path.log_det.device.type == traces.tally.integral.device.type == DEVICE
 
 

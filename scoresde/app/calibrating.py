@@ -21,14 +21,17 @@ CALLS = (5, 10, 20, 50)
 def calibrate_run(run: RunFolder, config: RunConfig, ranks: Ranks) -> None:
     """Fit the default sampler on the first rank, and keep the result.
 
-    A network with classes is fitted for runs with a label and without, each class in turn.
+    A network with classes is fitted for runs with a label and without, each class in turn. The other ranks wait.
     """
-    paths = config.sample.calibration_paths
-    if not paths or not ranks.first:
-        return
+    if config.sample.calibration_paths:
+        ranks.on_first(lambda: _calibrate(run, config))
+
+
+def _calibrate(run: RunFolder, config: RunConfig) -> str:
+    """Fit the sampler; return what was said."""
     begun = time.monotonic()
     with run.stage("calibrate"):
-        model = run.model(config.train.device)
+        model, paths = run.model(config.train.device), config.sample.calibration_paths
         cond = None
         if model.classes is not None:
             cond = build.cond(model, torch.arange(paths) % (model.classes + 1) - 1)
@@ -36,8 +39,11 @@ def calibrate_run(run: RunFolder, config: RunConfig, ranks: Ranks) -> None:
         try:
             calibrate(model, cond=cond, calls=CALLS, paths=paths, generator=generator)
         except ToleranceError as error:
-            say(f"The default sampler was not fitted to the model: {error}")
-            return
+            said = f"The default sampler was not fitted to the model: {error}"
+            say(said)
+            return said
         assert model.calibration is not None
         run.write("calibration.json", json.dumps({"step": run.step, **model.calibration.config}, indent=1) + "\n")
-    say(f"The default sampler was fitted to the model in {time.monotonic() - begun:.0f} s.")
+    said = f"The default sampler was fitted to the model in {time.monotonic() - begun:.0f} s."
+    say(said)
+    return said

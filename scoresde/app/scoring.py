@@ -134,8 +134,15 @@ def score(model: ScoreModel, data: Data, config: RunConfig, what: str = "scoring
     with progress(what, len(share_of(len(data), ranks))) as update, warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always", LikelihoodWarning)
         rows = over_ranks(work, len(data), torch.Generator().manual_seed(seed))
-    for warning in caught:
-        say(f"Warning, {data.name}: {warning.message}")
+    warned = []
+    for message in (warning.message for warning in caught):
+        if isinstance(message, LikelihoodWarning):
+            warned.append(message)
+        else:
+            warnings.warn(message, stacklevel=2)
+    draws = 1 if data.num_values is None else config.likelihood.dequantizations or 1
+    if warned := [warning for some in ranks.gather_objects(warned) for warning in some]:
+        say(f"Warning, {data.name}: {warned[0].joined(warned[1:], draws * len(data))}")
     nats, values, errors, solver_errors, calls = rows.T.contiguous()
     facts = ranks.on_first(lambda: json.dumps([own[0].unit, own[0].method, own[0].t_min, own[0].offset]))
     unit, method, t_min, offset = json.loads(facts)

@@ -19,7 +19,7 @@ from scoresde.likelihood.divergence import Divergence, Exact, default_divergence
 from scoresde.likelihood.flow_settings import DEFAULT_STEPS, MULTISTEP, End, FlowSettings, Prior
 from scoresde.likelihood.gaussian_path import FlowProblem, PathErrors, conditional_mean, solve
 from scoresde.likelihood.inputs import check_data
-from scoresde.likelihood.path_plan import LEAST_CALLS, Ends, finest_length
+from scoresde.likelihood.path_plan import LEAST_CALLS, Ends
 from scoresde.likelihood.refinement import Attempt, Estimated, of_fixed_grid, refined
 from scoresde.likelihood.results import Likelihood
 from scoresde.likelihood.trace import Gradients, NoiseAndTrace, TraceIntegral
@@ -194,8 +194,7 @@ class _Run:
         self.model, self.x0, self.settings, self.cond = model, x0, settings, cond
         self.n = x0[0].numel()
         self.divergence = default_divergence(self.n) if settings.divergence is None else settings.divergence
-        scale = model.known_scale()
-        finest = None if scale is None else finest_length(scale)
+        finest = model.detail()
         self.t_min, self.t_max = time_range(model.sde, settings.t_min, settings.t_max, finest)
         self.first, self.last = model.sde.levels(torch.tensor([self.t_min, self.t_max], dtype=torch.float64))
         network = NoiseAndTrace(model, self.divergence, settings.chunk, settings.differentiable)

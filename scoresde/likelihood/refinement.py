@@ -153,10 +153,9 @@ def warn_of(parts: list[Estimated]) -> None:
         return
     most = int(causes[:, wrong].nan_to_num(nan=math.inf).argmax(0).mode().values)
     cause = (PATH, LOW, HIGH)[most].format(t_min=parts[0].likelihood.t_min)
+    largest = errors.max().item()
     warnings.warn(
-        f"log p of {int(wrong.sum())} of {len(errors)} samples may be off by more than {tolerance:g} nats a dimension, "
-        f"by up to {errors.max().item():.2g}: {cause}",
-        LikelihoodWarning,
+        LikelihoodWarning(int(wrong.sum()), len(errors), tolerance, largest, cause),
         stacklevel=4,
     )
 
@@ -242,8 +241,11 @@ def _adaptively(
     if not tight.exact:
         noise = loose.likelihood.stderr.square() + tight.likelihood.stderr.square()
         difference = (difference.square() - noise).clamp(min=0).sqrt()
-    tight = tight._replace(errors=hidden._replace(low=hidden.hidden_low, high=hidden.hidden_high))
-    better = Estimated.of(tight, settings, x0[rows], difference.detach().abs())
+    difference = difference.detach().abs()
+    at_end = hidden.hidden_low > 0  # the first level is coarse: the solutions differ by their orders below it
+    low = hidden.hidden_low + torch.where(at_end, difference, 0.0)
+    tight = tight._replace(errors=hidden._replace(low=low, high=hidden.hidden_high))
+    better = Estimated.of(tight, settings, x0[rows], torch.where(at_end, 0.0, difference))
     better.likelihood = better.likelihood._replace(nfe=loose.likelihood.nfe + tight.likelihood.nfe)
     found.take(rows, better, f"{found.likelihood.method}, {ADAPTIVE}")
 

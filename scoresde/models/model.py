@@ -31,6 +31,7 @@ class Model(nn.Module):
         data_scale: The lengths of the data, in the model's units. None: those that the moments tell, if any.
         scaling: The map from the data's units to the model's. None: unknown.
         calibration: What the default sampler measured on this model (:func:`scoresde.calibrate`). None: nothing.
+        any_noise: Whether the estimate is valid at less noise than at the default t_min, where no network is trained.
         guidance: Scale w by which the estimate goes past that of the plain model, 1 for none. Samplers are more careful
             where it is large.
     """
@@ -39,6 +40,7 @@ class Model(nn.Module):
     moments: Moments | None = None
     data_scale: DataScale | None = None
     calibration: Calibration | None = None
+    any_noise: bool = True
     guidance: float = 1.0
     scaling: Scaling | None = None
 
@@ -91,6 +93,14 @@ class Model(nn.Module):
             return self.data_scale
         return DataScale.of_moments(self.moments)
 
+    def detail(self) -> float | None:
+        """Return the finest length for which time may start earlier than usual.
+
+        None: it is unknown, or the model is not valid there.
+        """
+        scale = self.known_scale()
+        return None if scale is None or not self.any_noise else scale.finest
+
     def with_sde(self, sde: SDE) -> Model:
         """Return this model under another SDE, by matching log-SNR.
 
@@ -141,6 +151,7 @@ class Wrapper(Model):
         super().__init__()
         self.model, self.sde = model, model.sde
         self.moments, self.data_scale, self.scaling = model.moments, model.known_scale(), model.scaling
+        self.any_noise = model.any_noise
         self.guidance, self.calibration = model.guidance, model.calibration if self.same_flow else None
 
     def knows_mean(self, cond: Condition = None) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Protocol, cast
 
@@ -16,6 +17,7 @@ from scoresde.errors import ArgumentError, CheckpointError, ScoreSDEError, Shape
 from scoresde.files import atomic_folder, load_tensors, read_json, save_tensors
 from scoresde.models.calibration import Calibration
 from scoresde.models.conditions import Condition
+from scoresde.models.data_scale import DataScale
 from scoresde.models.estimate import Estimate
 from scoresde.models.model import Model
 from scoresde.models.moments import Moments
@@ -40,6 +42,23 @@ class Network(Protocol):
         """
 
 
+MEASURED = 8192  # most items whose lengths are measured
+
+
+def measured_scale(data: Data) -> DataScale | None:
+    """Measure the lengths of data in the model's units.
+
+    Integers are dequantised. At most 8192 items are used, evenly spaced.
+
+    Args:
+        data: The data; of mapped ones, the sample.
+    """
+    data = getattr(data, "sample", data)
+    raw = data.raw[:: -(-len(data) // MEASURED)]
+    x = data.scaling.to_model(raw, torch.Generator().manual_seed(0), torch.float64)
+    return DataScale.of(x, None if data.num_values is None else data.scaling.scale)
+
+
 class ScoreModel(Model):
     """A network ``net(x, time_input, **cond)`` as a score model (P11, E6).
 
@@ -53,7 +72,9 @@ class ScoreModel(Model):
         scale_input: Whether to divide the network's input by S = sqrt(alpha^2 s_d^2 + sigma^2), so that it has unit
             variance at every level (EDM's c_in). None: only for ``"edm"``.
         scaling: Map from the data's units to the model's, kept for bits/dim and samples.
-        moments: Mean and covariance of the data, kept for the prior of the likelihood.
+        moments: Mean and covariance of the data, kept for the prior.
+        data_scale: Lengths of the data, kept for the noise levels of samplers and likelihoods. None: those that the
+            moments tell.
         learned_variance: Whether the output has twice the channels (dimension 1). The second half u, in [-1, 1], then
             gives P7's v = (u + 1)/2, the convention of Nichol & Dhariwal (2021). Default False.
 
@@ -61,6 +82,8 @@ class ScoreModel(Model):
         UnknownNameError: ``predicts`` or ``time_input`` is an unknown name.
         ArgumentError: ``data_std`` is not positive.
     """
+
+    any_noise = False
 
     def __init__(
         self,
@@ -73,6 +96,7 @@ class ScoreModel(Model):
         scale_input: bool | None = None,
         scaling: Scaling | None = None,
         moments: Moments | None = None,
+        data_scale: DataScale | None = None,
         learned_variance: bool = False,
     ):
         super().__init__()
@@ -83,6 +107,7 @@ class ScoreModel(Model):
         self.data_std = positive("data_std", data_std)
         self.scale_input = predicts == "edm" if scale_input is None else scale_input
         self.scaling, self.moments, self.learned_variance = scaling, moments, learned_variance
+        self.data_scale = data_scale
 
     @classmethod
     def for_data(
@@ -97,7 +122,7 @@ class ScoreModel(Model):
     ) -> ScoreModel:
         """Return a model that knows the statistics of its training data.
 
-        These are their scaling, moments and standard deviation.
+        These are their scaling, moments, standard deviation and lengths.
 
         Args:
             net, sde, predicts, time_input: As for the class, but with defaults ``"edm"`` and ``"log_snr"``.
@@ -106,6 +131,8 @@ class ScoreModel(Model):
         """
         moments = Moments(*data.moments())
         measured: dict[str, Any] = {"data_std": moments.std, "scaling": data.scaling, "moments": moments}
+        if "data_scale" not in settings:
+            measured["data_scale"] = measured_scale(data)
         return cls(net, sde, predicts, time_input=time_input, **(measured | settings))
 
     @property
@@ -185,6 +212,7 @@ class ScoreModel(Model):
             "scale_input": self.scale_input,
             "learned_variance": self.learned_variance,
             "scaling": None if self.scaling is None else self.scaling.config,
+            "data_scale": None if self.data_scale is None else asdict(self.data_scale),
         } | calibration
 
     def save_pretrained(self, folder: str | Path) -> None:
@@ -244,11 +272,13 @@ class ScoreModel(Model):
             if "moments.mean" in tensors:
                 moments = Moments(tensors.pop("moments.mean"), tensors.pop("moments.covariance"))
             scaling, calibration = config.pop("scaling"), config.pop("calibration", None)
+            lengths = config.pop("data_scale", None)
             model = cls(
                 build_net(config.pop("net")),
                 build_sde(config.pop("sde")),
                 scaling=None if scaling is None else Scaling.from_config(scaling),
                 moments=moments,
+                data_scale=None if lengths is None else DataScale(**lengths),
                 **config,
             )
             if calibration is not None:

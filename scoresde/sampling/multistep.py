@@ -141,7 +141,7 @@ class DPMSolver(GridSampler):
             return plan, self.settings(model, len(plan.levels), cond)
         steps = whole("steps", steps)
         settings, scale = self.settings(model, steps, cond), lengths(model, steps)
-        t_min, t_max = time_range(model.sde, self.t_min, self.t_max, scale.finest)
+        t_min, t_max = time_range(model.sde, self.t_min, self.t_max, scale.finest if model.any_noise else None)
         start, end = model.sde.levels(torch.tensor([t_max, t_min], dtype=torch.float64))
         return plan_levels(model.sde, scale, settings, start, end), settings
 

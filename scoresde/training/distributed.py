@@ -12,7 +12,7 @@ import re
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import torch
 from torch import Tensor, distributed
@@ -21,6 +21,8 @@ from scoresde.errors import ArgumentError, LostRankError
 
 if TYPE_CHECKING:
     from torch.distributed import ProcessGroup
+
+T = TypeVar("T")
 
 _LOST = re.compile(r"gloo|nccl|connection|peer|socket|timed? ?out|store", re.IGNORECASE)
 
@@ -65,6 +67,14 @@ class Ranks:
         parts = [torch.empty_like(padded) for _ in sizes]
         distributed.all_gather(parts, padded.contiguous(), group=self.control)
         return [part[:size].movedim(0, dim) for part, size in zip(parts, sizes, strict=True)]
+
+    def gather_objects(self, value: T) -> list[T]:
+        """Return every rank's value in order; it is pickled."""
+        if self.world == 1:
+            return [value]
+        values: list[Any] = [None] * self.world
+        distributed.all_gather_object(values, value, group=self.control)
+        return values
 
     def on_first(self, work: Callable[[], str]) -> str:
         """Run ``work`` on rank 0 alone, and return its text on every rank.
@@ -193,8 +203,7 @@ def over_ranks(
         return cast(Tensor, rows)
     with ranks.watched():
         shape = None if rows is None else (str(rows.dtype).removeprefix("torch."), *rows.shape[1:])
-        shapes: list[Any] = [None] * ranks.world
-        distributed.all_gather_object(shapes, shape, group=ranks.control)
+        shapes = ranks.gather_objects(shape)
         if rows is None:
             dtype, *rest = next(shape for shape in shapes if shape is not None)
             rows = torch.empty(0, *rest, dtype=getattr(torch, dtype))
