@@ -23,6 +23,7 @@ from scoresde.models.conditions import Condition, of_class
 from scoresde.models.estimate import Estimate
 from scoresde.models.model import Model, Wrapper
 from scoresde.sde import Level
+from scoresde.sde.grids import LOG_SNR_MIN
 
 #: log p(y | x_t) ``(B,)``, or logits of all classes ``(B, K)``, from x_t ``(B, *D)``, t ``(B,)`` and y ``(B,)``
 LogProbOfClass = Callable[[Tensor, Tensor, Tensor], Tensor]
@@ -52,14 +53,28 @@ class _ClassifierGuided(Wrapper):
         estimate = self.model.estimate(x, level, cond if self.conditional else without_labels(cond))
         if not self.scale:
             return estimate
-        g = self.scale * self.gradient(x, level, y)
-        alpha, sigma = level.alpha, level.sigma
-        ratio: float | Tensor
-        if isinstance(alpha, Tensor):
-            ratio = torch.where(alpha > 0, sigma**2 / alpha, 0.0)
-        else:
-            ratio = sigma**2 / alpha if alpha > 0 else 0.0  # at alpha = 0, x_t does not depend on y: g = 0
-        return Estimate(estimate.x0 + ratio * g, estimate.eps - sigma * g, level, estimate.v)
+        signal = self.with_signal(level)
+        shift = (self.scale * signal.sigma**2 / signal.alpha) * self.gradient(x, signal, y)
+        return Estimate(estimate.x0 + shift, estimate.eps - level.ratio * shift, level, estimate.v)
+
+    def with_signal(self, level: Level) -> Level:
+        """Return the level, or where alpha = 0 the noisiest of the default levels.
+
+        At alpha = 0 g vanishes like alpha, and (sigma^2/alpha) g has a limit, which is taken there.
+        """
+        if not isinstance(level.alpha, Tensor) and level.alpha > 0:
+            return level
+        last = self.sde.levels(self.sde.time_of(LOG_SNR_MIN).reshape(1))[0]
+        if not isinstance(level.alpha, Tensor):
+            return last
+        none = level.alpha <= 0
+        times = none.reshape(-1) if none.ndim else none
+        return Level(
+            torch.where(times, last.t, torch.as_tensor(level.t)),
+            torch.where(none, last.alpha, level.alpha),
+            torch.where(none, last.sigma, torch.as_tensor(level.sigma)),
+            torch.where(times, last.log_snr, torch.as_tensor(level.log_snr)),
+        )
 
     def gradient(self, x: Tensor, level: Level, y: Tensor) -> Tensor:
         """Return grad log p(y | x_t) ``(B, *D)``.

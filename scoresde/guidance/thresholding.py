@@ -18,8 +18,14 @@ from scoresde.sde import Level
 class _Limited(Wrapper):
     """A model whose x0 is limited.
 
-    eps changes with it, so that x = alpha x0 + sigma eps holds.
+    Args:
+        model: The model.
+        keep_eps: Whether eps stays as it is. Otherwise it changes, so that x = alpha x0 + sigma eps holds.
     """
+
+    def __init__(self, model: Model, keep_eps: bool):
+        super().__init__(model)
+        self.keep_eps = keep_eps
 
     @abstractmethod
     def limit(self, x0: Tensor) -> Tensor:
@@ -28,13 +34,15 @@ class _Limited(Wrapper):
     def estimate(self, x: Tensor, level: Level, cond: Condition = None) -> Estimate:
         estimate = self.model.estimate(x, level, cond)
         x0 = self.limit(estimate.x0)
+        if self.keep_eps:
+            return estimate._replace(x0=x0)
         # the difference, not (x - alpha x0)/sigma: it is exact where nothing is limited
-        return Estimate(x0, estimate.eps + level.ratio * (estimate.x0 - x0), level, estimate.v)
+        return estimate._replace(x0=x0, eps=estimate.eps + level.ratio * (estimate.x0 - x0))
 
 
 class _Clipped(_Limited):
-    def __init__(self, model: Model, low: float, high: float):
-        super().__init__(model)
+    def __init__(self, model: Model, low: float, high: float, keep_eps: bool):
+        super().__init__(model, keep_eps)
         self.low, self.high = low, high
 
     def limit(self, x0: Tensor) -> Tensor:
@@ -45,8 +53,8 @@ class _Clipped(_Limited):
 
 
 class _DynamicThreshold(_Limited):
-    def __init__(self, model: Model, percentile: float, bound: float):
-        super().__init__(model)
+    def __init__(self, model: Model, percentile: float, bound: float, keep_eps: bool):
+        super().__init__(model, keep_eps)
         self.percentile, self.bound = percentile, bound
 
     def limit(self, x0: Tensor) -> Tensor:
@@ -60,7 +68,7 @@ class _DynamicThreshold(_Limited):
         return f"percentile={self.percentile}, bound={self.bound}"
 
 
-def clipped(model: Model, low: float = -1.0, high: float = 1.0) -> Model:
+def clipped(model: Model, low: float = -1.0, high: float = 1.0, *, keep_eps: bool = False) -> Model:
     """Return the model with x0 clipped to [low, high], in the model's units.
 
     eps becomes (x - alpha x0)/sigma, so that x = alpha x0 + sigma eps holds. At sigma = 0 eps stays as it is.
@@ -68,6 +76,8 @@ def clipped(model: Model, low: float = -1.0, high: float = 1.0) -> Model:
     Args:
         model: The model.
         low, high: Range of the data, low < high, default [-1, 1].
+        keep_eps: Whether eps stays that of the network, default False. True is the default of diffusers' DDIM
+            (``use_clipped_model_output=False``). x is then no longer alpha x0 + sigma eps.
 
     Raises:
         ArgumentError: ``low`` is not below ``high``.
@@ -76,10 +86,10 @@ def clipped(model: Model, low: float = -1.0, high: float = 1.0) -> Model:
     """
     if not low < high:
         raise ArgumentError("low, high", (low, high), "two numbers with low < high")
-    return _Clipped(model, float(low), float(high))
+    return _Clipped(model, float(low), float(high), keep_eps)
 
 
-def dynamic_threshold(model: Model, percentile: float = 99.5, bound: float = 1.0) -> Model:
+def dynamic_threshold(model: Model, percentile: float = 99.5, bound: float = 1.0, *, keep_eps: bool = False) -> Model:
     """Return the model with dynamic thresholding of x0, sample by sample.
 
         x0 <- clip(x0, -s, s) bound/s
@@ -91,6 +101,7 @@ def dynamic_threshold(model: Model, percentile: float = 99.5, bound: float = 1.0
         model: The model.
         percentile: In (0, 100], default 99.5.
         bound: The data lie in [-bound, bound], default 1.
+        keep_eps: As for :func:`clipped`.
 
     Raises:
         ArgumentError: A number is out of range.
@@ -99,4 +110,4 @@ def dynamic_threshold(model: Model, percentile: float = 99.5, bound: float = 1.0
     """
     if not 0 < percentile <= 100:
         raise ArgumentError("percentile", percentile, "a number in (0, 100]")
-    return _DynamicThreshold(model, float(percentile), positive("bound", bound))
+    return _DynamicThreshold(model, float(percentile), positive("bound", bound), keep_eps)

@@ -19,7 +19,6 @@ from scoresde.likelihood.refinement import Estimated, warn_of
 from scoresde.likelihood.results import BitsPerDim, Likelihood, mean_and_stderr, seed_of
 from scoresde.models import Model
 from scoresde.models.conditions import Condition
-from scoresde.sde.grids import time_range
 
 
 def bits_per_dim(
@@ -85,7 +84,7 @@ def bits_per_dim(
             raise ArgumentError("end", repr(end), f"None or 'none', as {dequantization} begins at t_min")
         end = "none"
         t_min = model.sde.time_of(log_snr).item() if t_min is None else t_min
-    level = model.sde.levels(torch.tensor([time_range(model.sde, t_min)[0]], dtype=torch.float64))[0]
+    level = model.sde.levels(torch.tensor([model.time_range(t_min)[0]], dtype=torch.float64))[0]
 
     # 2. log-densities of each batch and each draw
     settings = FlowSettings(divergence, rtol, atol, method, steps, t_min, None, end or "heun", prior, chunk)

@@ -40,7 +40,6 @@ from scoresde.models.conditions import Condition, condition_rows
 from scoresde.models.evaluation import evaluation
 from scoresde.models.kernels import EXPONENTS, VARIANCES
 from scoresde.sde import HostLevel
-from scoresde.sde.grids import time_range
 from scoresde.sde.tensors import state_dtype
 
 Reconstruction = Literal["discretised", "gaussian"]
@@ -256,7 +255,7 @@ def _ends(
     else:
         if t_min is None and binned is not None:
             t_min = sde.time_of(TruncatedNormal().log_snr(binned)).item()
-        t_min, t_max = time_range(sde, t_min, settings.t_max)
+        t_min, t_max = model.time_range(t_min, settings.t_max)
     first, last = sde.levels(torch.tensor([t_min, t_max], dtype=torch.float64))
     if not first.sigma > 0:
         raise ArgumentError("t_min", t_min, "a time with noise, sigma(t_min) > 0")

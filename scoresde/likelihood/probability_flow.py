@@ -28,7 +28,7 @@ from scoresde.models.conditions import Condition, condition_rows
 from scoresde.models.evaluation import evaluation
 from scoresde.random import Generators
 from scoresde.sde import HostLevel
-from scoresde.sde.grids import time_range
+from scoresde.sde.grids import check_finite_log_snr
 from scoresde.sde.tensors import flat
 
 
@@ -195,7 +195,10 @@ class _Run:
         self.n = x0[0].numel()
         self.divergence = default_divergence(self.n) if settings.divergence is None else settings.divergence
         finest = model.detail()
-        self.t_min, self.t_max = time_range(model.sde, settings.t_min, settings.t_max, finest)
+        self.t_min, self.t_max = model.time_range(settings.t_min, settings.t_max, finest)
+        check_finite_log_snr(model.sde, None, self.t_max)
+        if settings.end == "none" or settings.solver != MULTISTEP:
+            check_finite_log_snr(model.sde, self.t_min, None)
         self.first, self.last = model.sde.levels(torch.tensor([self.t_min, self.t_max], dtype=torch.float64))
         network = NoiseAndTrace(model, self.divergence, settings.chunk, settings.differentiable)
         exact = isinstance(self.divergence, Exact)

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from scoresde.errors import ArgumentError, DTypeError, ShapeError
+from scoresde.sde.times import is_concrete
 
 #: tensors ``(B, ...)`` by the names of the network's arguments; None for no condition
 Condition = Mapping[str, Tensor] | None
@@ -42,7 +43,7 @@ def check_labels(y: Tensor, batch: int, classes: int | None = None, name: str = 
         raise DTypeError(name, getattr(y, "dtype", type(y).__name__), "a tensor of class labels, torch.int64")
     if tuple(y.shape) != (batch,):
         raise ShapeError(name, tuple(y.shape), f"of shape ({batch},), one class for each sample")
-    if classes is not None and y.device.type == "cpu" and bool((y >= classes).any()):
+    if classes is not None and is_concrete(y) and bool((y >= classes).any()):
         expected = f"class labels from 0 to {classes - 1}, or {NO_CLASS} for no class"
         raise ArgumentError(name, y.max().item(), expected)
     return y

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+import torch
 from torch import Tensor
 
+from scoresde.errors import ArgumentError
 from scoresde.sde import Level
+from scoresde.sde.times import is_concrete
 
 
 class Unguided(NamedTuple):
@@ -46,5 +49,21 @@ class Estimate(NamedTuple):
 
     @property
     def score(self) -> Tensor:
-        """grad log p_t(x_t) = -eps / sigma."""
-        return self.eps / -self.level.sigma
+        """grad log p_t(x_t) = -eps / sigma.
+
+        Raises:
+            ArgumentError: sigma = 0, where eps does not determine it. Times on an accelerator are not checked.
+        """
+        sigma = self.level.sigma
+        none = is_concrete(sigma) and not bool((sigma > 0).all()) if isinstance(sigma, Tensor) else not sigma > 0
+        if none:
+            raise ArgumentError("t", "a time where sigma = 0", "a time with noise, where eps determines the score")
+        return self.eps / -sigma
+
+    def to(self, dtype: torch.dtype) -> Estimate:
+        """Return the estimate in another floating dtype."""
+        unguided = self.unguided
+        if unguided is not None:
+            unguided = Unguided(unguided.x0.to(dtype), unguided.eps.to(dtype), unguided.log_p.to(dtype))
+        v = None if self.v is None else self.v.to(dtype)
+        return Estimate(self.x0.to(dtype), self.eps.to(dtype), self.level, v, unguided)

@@ -284,7 +284,7 @@ class GaussianMixtureModel(Model):
         if not x.is_floating_point():
             raise DTypeError("x", x.dtype, "a floating-point tensor")
         alpha, sigma = (v.reshape(-1, 1, 1) if isinstance(v, Tensor) else v for v in (alpha, sigma))
-        z = x.reshape(len(x), 1, -1) - alpha * self.means.to(x)
+        z = x.reshape(x.shape[0], 1, -1) - alpha * self.means.to(x)
         if self.vectors is not None:
             z = torch.einsum("bki,kij->bkj", z, self.vectors.to(x))
         c = alpha**2 * self.values.to(x) + sigma**2

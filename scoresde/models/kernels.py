@@ -20,7 +20,7 @@ from scoresde.data import Scaling
 from scoresde.errors import ArgumentError
 from scoresde.sde import SDE
 from scoresde.sde.tensors import as_column, flat, log1mexp
-from scoresde.sde.times import as_time
+from scoresde.sde.times import as_time, is_concrete
 
 #: v by the name of a variance; of a learned one, the v that the control variate takes for it
 EXPONENTS = {"posterior": 0.0, "forward": 1.0, "learned": 0.5}
@@ -71,7 +71,7 @@ def ddim_weight(sde: SDE, s: float | Tensor, t: float | Tensor, eta: float = 1.0
     """
     log_r = sde.log_snr(t) - sde.log_snr(s)
     r, q = torch.exp(log_r), -torch.expm1(log_r)
-    if not eta > 0 or (q.device.type == "cpu" and not bool((eta**2 * q <= 1).all())):
+    if not eta > 0 or (is_concrete(q) and not bool((eta**2 * q <= 1).all())):
         raise ArgumentError("eta", eta, "a number with 0 < eta <= sigma_t / sigma_{t|s}")
     return q * (1 / r + eta**2) ** 2 / (2 * eta**2 * (r**-0.5 + (1 - eta**2 * q).sqrt()) ** 2)
 

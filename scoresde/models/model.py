@@ -18,6 +18,10 @@ from scoresde.models.data_scale import DataScale
 from scoresde.models.estimate import Estimate
 from scoresde.models.moments import Moments
 from scoresde.sde import SDE, Level
+from scoresde.sde.grids import time_range
+from scoresde.sde.times import is_concrete
+
+REACHED = 1e-4, 1e-3  # relative and absolute distance of log-SNRs that count as equal, in float32
 
 
 class Model(nn.Module):
@@ -101,6 +105,23 @@ class Model(nn.Module):
         scale = self.known_scale()
         return None if scale is None or not self.any_noise else scale.finest
 
+    @property
+    def first_time(self) -> float | None:
+        """The earliest time that the network knows. None: there is no such limit."""
+        return None
+
+    def time_range(
+        self, t_min: float | None = None, t_max: float | None = None, finest: float | None = None
+    ) -> tuple[float, float]:
+        """Return the ends of time for this model.
+
+        The arguments and the errors are those of :func:`scoresde.sde.time_range`. The default t_min is not before
+        ``first_time``.
+        """
+        if t_min is None and self.first_time is not None:
+            t_min = max(self.first_time, time_range(self.sde, None, t_max, finest)[0])
+        return time_range(self.sde, t_min, t_max, finest)
+
     def with_sde(self, sde: SDE) -> Model:
         """Return this model under another SDE, by matching log-SNR.
 
@@ -158,6 +179,10 @@ class Wrapper(Model):
         return self.moments is not None and self.model.knows_mean(cond)
 
     @property
+    def first_time(self) -> float | None:
+        return self.model.first_time
+
+    @property
     def classes(self) -> int | None:
         return self.model.classes
 
@@ -183,8 +208,8 @@ class Rescheduled(Wrapper):
         sde: The other process.
 
     Raises:
-        ArgumentError: When called at a time whose log-SNR the model's process does not reach. Only times known to the
-            host are checked.
+        ArgumentError: When called at a time whose log-SNR the model's process does not reach. Times on an accelerator
+            are not checked, as that would wait for it.
 
     References: Song et al. (2021, appendix); Karras et al. (2022).
     """
@@ -195,18 +220,34 @@ class Rescheduled(Wrapper):
         super().__init__(model)
         self.sde = sde
 
+    @property
+    def first_time(self) -> float | None:
+        first = self.model.first_time
+        return None if first is None else self.sde.time_of(self.model.sde.log_snr(first)).item()
+
     def estimate(self, x: Tensor, level: Level, cond: Condition = None) -> Estimate:
         inner = self.model.sde
         if isinstance(level.log_snr, Tensor):
             own = inner.level_at(inner.time_of(level.log_snr), x)
+            if is_concrete(level.log_snr):
+                found = torch.as_tensor(own.log_snr)
+                wrong = ~torch.isclose(found, level.log_snr, rtol=REACHED[0], atol=REACHED[1]).reshape(-1)
+                if wrong.any():
+                    worst = int(wrong.nonzero()[0])
+                    self._refuse(*(torch.as_tensor(v).reshape(-1)[worst].item() for v in (level.t, level.log_snr)))
         else:
             own = inner.level(inner.time_of(level.log_snr), x)
             if not math.isclose(float(own.log_snr), level.log_snr, rel_tol=1e-6, abs_tol=1e-6):
-                low, high = inner.log_snr(1.0).item(), inner.log_snr(0.0).item()
-                raise ArgumentError(
-                    "t",
-                    f"{level.t:.6g}, where log-SNR is {level.log_snr:.6g}",
-                    f"a time with log-SNR in [{low:.6g}, {high:.6g}], the range of the model's own {inner!r}",
-                )
+                self._refuse(float(level.t), level.log_snr)
         estimate = self.model.estimate(x * (own.alpha / level.alpha), own, cond)
-        return Estimate(estimate.x0, estimate.eps, level, estimate.v)
+        return estimate._replace(level=level)
+
+    def _refuse(self, t: float, log_snr: float) -> None:
+        """Raise the error of a time that the model's process does not reach."""
+        inner = self.model.sde
+        low, high = inner.log_snr(1.0).item(), inner.log_snr(0.0).item()
+        raise ArgumentError(
+            "t",
+            f"{t:.6g}, where log-SNR is {log_snr:.6g}",
+            f"a time with log-SNR in [{low:.6g}, {high:.6g}], the range of the model's own {inner!r}",
+        )

@@ -55,6 +55,10 @@ PREDICTIONS: dict[str, Callable[[Coefficient, Coefficient, float], tuple[Coeffic
 }
 
 
+#: what must not be 0 where a prediction is to determine both x0 and eps
+NEEDED: dict[str, tuple[str, ...]] = {"noise": ("alpha",), "data": ("sigma",), "score": ("alpha", "sigma")}
+
+
 def prediction_row(
     name: str, alpha: Coefficient, sigma: Coefficient, data_std: float = 1.0
 ) -> tuple[Coefficient, Coefficient]:

@@ -21,11 +21,12 @@ from scoresde.models.data_scale import DataScale
 from scoresde.models.estimate import Estimate
 from scoresde.models.model import Model
 from scoresde.models.moments import Moments
-from scoresde.models.predictions import prediction_row, solve, total_std
+from scoresde.models.predictions import NEEDED, prediction_row, solve, total_std
 from scoresde.models.pretrained import FILES, FORMAT, locate, refuse_other_files
-from scoresde.models.time_inputs import TimeInput, resolve_time_input
+from scoresde.models.time_inputs import COUNTED, TimeInput, resolve_time_input
 from scoresde.nets import build_net
 from scoresde.sde import SDE, Level, build_sde
+from scoresde.sde.times import is_concrete
 
 
 class Network(Protocol):
@@ -141,6 +142,15 @@ class ScoreModel(Model):
         config: Mapping[str, Any] = getattr(self.net, "config", {})
         return config.get("classes")
 
+    @property
+    def first_time(self) -> float | None:
+        """The time of the cleanest level, for networks that know levels only.
+
+        These have a time input that counts the levels of a discrete process.
+        """
+        times = self.sde.times
+        return None if times is None or self.time_input not in COUNTED else times[0].item()
+
     def predict(self, x: Tensor, level: Level, cond: Condition = None) -> Tensor:
         """Return the network's output F = p x_0 + q eps at a level.
 
@@ -157,9 +167,9 @@ class ScoreModel(Model):
         time_input = self._time_input(level, self.sde)
         time_dtype = torch.promote_types(x.dtype, torch.float32)
         if isinstance(time_input, Tensor):
-            time_input = time_input.to(time_dtype).expand(len(x))
+            time_input = time_input.to(time_dtype).expand(x.shape[0])
         else:
-            time_input = torch.full((len(x),), time_input, dtype=time_dtype, device=x.device)
+            time_input = torch.full(x.shape[:1], time_input, dtype=time_dtype, device=x.device)
         if self.scale_input:
             x = x / total_std(level.alpha, level.sigma, self.data_std)
         output: Tensor = self.net(x, time_input, **(cond or {}))
@@ -178,15 +188,24 @@ class ScoreModel(Model):
         if self.learned_variance:
             F, u = F.chunk(2, dim=1)
             v = (u + 1) / 2
-        try:
-            p, q = prediction_row(self.predicts, level.alpha, level.sigma, self.data_std)
-            return Estimate(*solve(F, x, level.alpha, level.sigma, p, q), level, v)
-        except ZeroDivisionError:
-            raise ArgumentError(
-                "t",
-                f"{level.t}, where alpha = {level.alpha:g} and sigma = {level.sigma:g}",
-                f"a time at which {self.predicts!r} determines both x0 and eps",
-            ) from None
+        self._check_determined(level)
+        p, q = prediction_row(self.predicts, level.alpha, level.sigma, self.data_std)
+        return Estimate(*solve(F, x, level.alpha, level.sigma, p, q), level, v)
+
+    def _check_determined(self, level: Level) -> None:
+        """Raise an error where the prediction leaves x0 or eps open.
+
+        Times on an accelerator are not checked, as that would wait for it.
+        """
+        for name in NEEDED.get(self.predicts, ()):
+            value = getattr(level, name)
+            if isinstance(value, Tensor):
+                if not is_concrete(value) or bool((value > 0).all()):
+                    continue
+            elif value > 0:
+                continue
+            expected = f"times at which {self.predicts!r} determines both x0 and eps"
+            raise ArgumentError("t", f"one where {name} = 0", expected)
 
     # ---- saving ----------------------------------------------------------------------------------------------------
 

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from scoresde.errors import ArgumentError, UnknownNameError
 from scoresde.sde import SDE, Level
+from scoresde.sde.grids import LOG_SNR_MAX, LOG_SNR_MIN
 
 TimeInput = Callable[[Level, SDE], float | Tensor]
 
@@ -30,7 +31,11 @@ def _time(level: Level, sde: SDE) -> float | Tensor:
 
 
 def _log_snr(level: Level, sde: SDE) -> float | Tensor:
-    return level.log_snr
+    """Return log-SNR, finite at both ends of time too."""
+    low, high = LOG_SNR_MIN, 2 * LOG_SNR_MAX
+    if isinstance(level.log_snr, Tensor):
+        return level.log_snr.clamp(low, high)
+    return min(max(level.log_snr, low), high)
 
 
 def _sigma(level: Level, sde: SDE) -> float | Tensor:
@@ -59,8 +64,11 @@ def _score_sde_vp(level: Level, sde: SDE) -> float | Tensor:
 
 def _edm(level: Level, sde: SDE) -> float | Tensor:
     """Return log(sigma / alpha) / 4 (Karras et al. 2022)."""
-    return level.log_snr / -8
+    return _log_snr(level, sde) / -8
 
+
+#: those that count the levels of a discrete process, which is all that networks with them know
+COUNTED = ("ddpm", "improved_ddpm", "ncsn")
 
 #: module-level functions, so that a model that holds one can be pickled
 TIME_INPUTS: dict[str, TimeInput] = {

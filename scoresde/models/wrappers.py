@@ -8,7 +8,7 @@ from torch import Tensor
 from scoresde.checks import whole
 from scoresde.errors import ArgumentError, DTypeError
 from scoresde.models.conditions import Condition, condition_rows
-from scoresde.models.estimate import Estimate
+from scoresde.models.estimate import Estimate, Unguided
 from scoresde.models.model import Model, Wrapper
 from scoresde.sde import Level
 
@@ -31,7 +31,10 @@ class _Chunked(Wrapper):
             parts.append(self.model.estimate(x[rows], level.rows(rows), condition_rows(cond, rows)))
         learned = [part.v for part in parts if part.v is not None]
         v = torch.cat(learned) if learned else None
-        return Estimate(torch.cat([part.x0 for part in parts]), torch.cat([part.eps for part in parts]), level, v)
+        plain = [part.unguided for part in parts if part.unguided is not None]
+        unguided = Unguided(*(torch.cat(values) for values in zip(*plain, strict=True))) if plain else None
+        x0, eps = torch.cat([part.x0 for part in parts]), torch.cat([part.eps for part in parts])
+        return Estimate(x0, eps, level, v, unguided)
 
     def extra_repr(self) -> str:
         return f"chunk={self.chunk}"
@@ -47,8 +50,7 @@ class _Autocast(Wrapper):
     def estimate(self, x: Tensor, level: Level, cond: Condition = None) -> Estimate:
         with torch.autocast(x.device.type, dtype=self.low):
             estimate = self.model.estimate(x.to(self.high), level, cond)
-        v = None if estimate.v is None else estimate.v.to(x.dtype)
-        return Estimate(estimate.x0.to(x.dtype), estimate.eps.to(x.dtype), level, v)
+        return estimate.to(x.dtype)
 
     def extra_repr(self) -> str:
         return f"dtype={self.low}"
@@ -59,8 +61,7 @@ class _InOwnDtype(Wrapper):
 
     def estimate(self, x: Tensor, level: Level, cond: Condition = None) -> Estimate:
         estimate = self.model.estimate(x.to(self.dtype), level, cond)
-        v = None if estimate.v is None else estimate.v.to(x.dtype)
-        return estimate._replace(x0=estimate.x0.to(x.dtype), eps=estimate.eps.to(x.dtype), level=level, v=v)
+        return estimate.to(x.dtype)
 
 
 def chunked(model: Model, chunk: int) -> Model:

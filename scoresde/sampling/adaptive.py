@@ -26,14 +26,14 @@ import torch
 from torch import Tensor
 
 from scoresde.checks import positive, whole
-from scoresde.errors import ArgumentError, NonFiniteError, ToleranceError
+from scoresde.errors import NonFiniteError, ToleranceError
 from scoresde.flow.problem import rms
 from scoresde.models import Model
 from scoresde.models.conditions import Condition, condition_rows
 from scoresde.random import Generators
 from scoresde.sampling.base import Sampler, State
 from scoresde.sampling.brownian import BrownianPaths
-from scoresde.sde.grids import time_range
+from scoresde.sde.grids import check_finite_log_snr
 from scoresde.sde.tensors import broadcast, flat, state_dtype
 
 # Largest ratio of theta + 1/v at the ends of a step. Over larger steps Euler's and the improved one always agree.
@@ -110,10 +110,9 @@ class AdaptiveSDE(Sampler):
         self, model: Model, x: Tensor, steps: int | None, cond: Condition, generator: Generators
     ) -> Iterator[State]:
         sde, steps = model.sde, 1 if steps is None else steps
-        t_min, t_max = time_range(sde, self.t_min, self.t_max)
+        t_min, t_max = model.time_range(self.t_min, self.t_max)
+        check_finite_log_snr(sde, t_min, t_max)
         start, end = (sde.log_snr(t).item() for t in (t_max, t_min))
-        if not math.isfinite(start) or not math.isfinite(end):
-            raise ArgumentError("t_min, t_max", (t_min, t_max), "times where sigma and alpha are not zero")
         grid = torch.linspace(start, end, steps + 1, dtype=torch.float64)
         levels = sde.levels(torch.tensor([t_max, *sde.time_of(grid[1:-1]).tolist(), t_min], dtype=torch.float64))
         yield State(x, t_max, None, 0, steps, 0)

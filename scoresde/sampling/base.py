@@ -24,7 +24,7 @@ from scoresde.models.conditions import Condition
 from scoresde.random import Generators, randn
 from scoresde.sampling.frozen import Frozen
 from scoresde.sde import SDE, Level
-from scoresde.sde.grids import DISCRETE, GRIDS, Grid, explicit_times, fixes_steps, time_range
+from scoresde.sde.grids import DISCRETE, GRIDS, Grid, explicit_times, fixes_steps, time_grid, time_range
 
 #: a function that draws standard normal noise of the shape of x
 Draw = Callable[[], Tensor]
@@ -277,3 +277,10 @@ class GridSampler(Sampler):
     def default_steps(self) -> int | None:
         """The default number of steps. None: it follows from the grid."""
         return None if fixes_steps(self.grid) else self.usual_steps
+
+    def times(self, model: Model, steps: int | None) -> Tensor:
+        """Return the times of a run on a model, ``steps + 1`` from t_max down."""
+        ends = self.t_min, self.t_max
+        if isinstance(self.grid, str) and self.grid not in DISCRETE:
+            ends = model.time_range(*ends)
+        return time_grid(model.sde, steps, self.grid, *ends)

@@ -72,12 +72,14 @@ def multistep_table(
     """Return the steps between the levels.
 
     Args:
-        levels: Noise levels of the calls, from the noisiest on.
+        levels: Noise levels of the calls, from the noisiest on. alpha may be 0 at the first.
         order: Number of estimates that a step uses, where there are as many.
         tau: Noise of the process.
         corrector: Whether to give the corrector's weights, one estimate more than the predictor's.
         above: Lambda of an estimate from before the first level. None: there is none.
     """
+    if levels[0].alpha == 0 and len(levels) > 1:
+        return (_from_pure_noise(levels[1], tau), *multistep_table(levels[1:], order, tau, corrector=corrector))
     lams = [level.lam for level in levels]
     nodes = lams if above is None else [above, *lams]
     steps = []
@@ -92,6 +94,16 @@ def multistep_table(
         correct = weights(known - order, known + 1) if corrector else ()
         steps.append(Step(x, z, weights(known - order, known), correct))
     return tuple(steps)
+
+
+def _from_pure_noise(end: HostLevel, tau: float) -> Step:
+    """Return the step from a level with alpha = 0, where sigma is 1.
+
+    There lambda is infinite, so that the estimate is a constant along the step and serves no later one.
+    """
+    if tau:
+        return Step(0.0, end.sigma, (end.alpha,), ())
+    return Step(end.sigma, 0.0, (end.alpha,), ())
 
 
 def combine(x: Tensor, weights: Sequence[float], estimates: Sequence[Tensor]) -> Tensor:

@@ -35,8 +35,8 @@ from scoresde.sampling.exponential import MAX_ORDER, combine, multistep_table
 from scoresde.sampling.gaussian_start import GaussianStart
 from scoresde.sampling.last_stretch import END_LEVELS, to_data
 from scoresde.sampling.level_plan import Plan, default_settings, lengths, plan_levels
-from scoresde.sde import SDE, HostLevel
-from scoresde.sde.grids import DISCRETE, GRIDS, Grid, time_grid, time_range
+from scoresde.sde import HostLevel
+from scoresde.sde.grids import DISCRETE, GRIDS, Grid, check_finite_log_snr, time_grid
 
 
 @dataclass(frozen=True, repr=False)
@@ -137,23 +137,25 @@ class DPMSolver(GridSampler):
             cond: Condition of the run.
         """
         if self.grid != "data":
-            plan = self._grid_plan(model.sde, steps)
+            plan = self._grid_plan(model, steps)
             return plan, self.settings(model, len(plan.levels), cond)
         steps = whole("steps", steps)
         settings, scale = self.settings(model, steps, cond), lengths(model, steps)
-        t_min, t_max = time_range(model.sde, self.t_min, self.t_max, scale.finest if model.any_noise else None)
+        t_min, t_max = model.time_range(self.t_min, self.t_max, scale.finest if model.any_noise else None)
+        check_finite_log_snr(model.sde, None, t_max)
         start, end = model.sde.levels(torch.tensor([t_max, t_min], dtype=torch.float64))
         return plan_levels(model.sde, scale, settings, start, end), settings
 
-    def _grid_plan(self, sde: SDE, steps: int | None) -> Plan:
+    def _grid_plan(self, model: Model, steps: int | None) -> Plan:
         """Plan calls at given times, or at those of a named grid."""
+        sde = model.sde
         if not isinstance(self.grid, str):
             times = torch.as_tensor(self.grid, dtype=torch.float64)
         elif self.grid in DISCRETE:
             times = time_grid(sde, steps, self.grid, self.t_min, self.t_max)
             times = times[:-1] if times[-1] == 0 else times  # the last step goes there without a call
         else:
-            ends = time_range(sde, self.t_min, self.t_max)
+            ends = model.time_range(self.t_min, self.t_max)
             steps = whole("steps", steps)
             times = time_grid(sde, steps - 1, self.grid, *ends) if steps > 1 else torch.tensor(ends[1:])
         levels = sde.levels(times)
@@ -170,9 +172,9 @@ class DPMSolver(GridSampler):
         # 1. the noise levels, and the weights of the steps between them
         plan, settings = self.plan(model, steps, cond)
         start, levels, jump = plan
-        steps, order, corrector = len(levels), settings.order, settings.corrector
+        steps, order = len(levels), settings.order
         above = levels[0].log_snr - levels[1].lam if jump and steps > 1 else None
-        table = multistep_table(levels, order, self.tau, corrector=corrector, above=above)
+        table = multistep_table(levels, order, self.tau, corrector=settings.corrector, above=above)
         draw = noise_like(x, generator)
         yield State(x, start.t, None, 0, steps, 0)
 
@@ -199,7 +201,7 @@ class DPMSolver(GridSampler):
                 x = combine(moved, step.predict, history)
                 x0 = model.estimate(x, level, cond).x0
             history = [*history[-order:], x0]
-            if i and corrector:
+            if i and table[i - 1].correct:
                 x = combine(moved, step.correct, history)
             visited = [*visited[1 - END_LEVELS :], (level, x, x0)]
             yield State(x, level.t, x0, i, steps, i + 1)

@@ -11,6 +11,7 @@ The method is Wu et al.'s (2023, twisted diffusion), with steps of the multistep
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import ClassVar
@@ -19,15 +20,20 @@ import torch
 from torch import Tensor
 
 from scoresde.checks import number, whole
-from scoresde.errors import ArgumentError
+from scoresde.errors import ArgumentError, SamplingWarning
 from scoresde.models import Estimate, Model, Unguided
 from scoresde.models.conditions import Condition
 from scoresde.random import Generators, rand
 from scoresde.sampling.base import GridSampler, State, noise_like
 from scoresde.sampling.exponential import MAX_ORDER, combine, multistep_table
 from scoresde.sde import HostLevel
-from scoresde.sde.grids import Grid, time_grid
+from scoresde.sde.grids import Grid
 from scoresde.sde.tensors import flat
+
+# Over a run of 60 steps on mixtures in 2 to 32 dimensions, the median over the samples of the smallest effective number
+# was 2.6 or more of 8 particles, and .2 P or more, with pigdm and moment_matching. With dps it was below the limits.
+LEAST_SIZE, LEAST_SHARE = 2.0, 1 / 6
+FEWEST_JUDGED = 8
 
 
 @dataclass(frozen=True, repr=False)
@@ -58,7 +64,9 @@ class Particles(GridSampler):
 
     Raises:
         ArgumentError: A setting is out of its range. At the first step: the model is not guided by an observation.
-            Chunks and low precision belong inside the guidance, as in ``pigdm(chunked(model, 64), ...)``.
+
+    Warns:
+        SamplingWarning: One particle took nearly all of the weight in most samples.
 
     Notes:
         With few particles a single sample is biased, but weighted averages are not. ``log_weight`` of the last
@@ -88,7 +96,7 @@ class Particles(GridSampler):
     def states(
         self, model: Model, x: Tensor, steps: int | None, cond: Condition, generator: Generators
     ) -> Iterator[State]:
-        times = time_grid(model.sde, steps, self.grid, self.t_min, self.t_max)
+        times = self.times(model, steps)
         levels = [level for level in model.sde.levels(times) if level.sigma > 0]
         B, P, steps = len(x), self.particles, len(levels) - 1
         table = multistep_table(tuple(levels), self.order, 1.0, corrector=False)
@@ -120,6 +128,7 @@ class Particles(GridSampler):
             # 4. show the first particle of each sample; at the end one drawn by its weight
             shown = choice.by_weight(log_w) if i == steps else choice.first[:, 0]
             yield State(x[shown], target.t, estimate.x0[shown], i, steps, i + 1, log_z + _log_mean(log_w))
+        choice.warn_of_collapse()
 
 
 class _Choice:
@@ -132,12 +141,14 @@ class _Choice:
 
     Attributes:
         first: Row of the first particle of each sample among the B P rows, ``(B, 1)``.
+        smallest: Smallest effective size of each sample's particles so far, ``(B,)``.
     """
 
     def __init__(self, x: Tensor, particles: int, generator: Generators) -> None:
         self.x, self.particles, self.generator = x, particles, generator
         self.first = torch.arange(len(x), device=x.device)[:, None] * particles
         self.even = torch.arange(particles, device=x.device, dtype=x.dtype)
+        self.smallest = x.new_full((len(x),), float(particles))
 
     def _uniform(self) -> Tensor:
         return rand((len(self.x), 1), self.generator, self.x.device, self.x.dtype)
@@ -150,10 +161,26 @@ class _Choice:
             ``(B, 1)``.
         """
         w = log_w.softmax(1)
-        few = (w.square().sum(1, keepdim=True) * (fraction * self.particles)) > 1
+        inverse = w.square().sum(1, keepdim=True)
+        self.smallest = torch.minimum(self.smallest, 1 / inverse[:, 0])
+        few = (inverse * (fraction * self.particles)) > 1
         u = (self._uniform() + self.even) / self.particles
         ancestors = torch.searchsorted(w.cumsum(1), u).clamp(max=self.particles - 1)
         return (self.first + torch.where(few, ancestors, self.even.long())).flatten(), few
+
+    def warn_of_collapse(self) -> None:
+        """Warn if one particle took nearly all of the weight in most samples; waits for the device."""
+        if self.particles < FEWEST_JUDGED or self.smallest.is_meta:
+            return
+        size = self.smallest.median().item()
+        if size < max(LEAST_SIZE, LEAST_SHARE * self.particles):
+            warnings.warn(
+                f"the {self.particles} particles of most samples collapsed: their effective number fell to {size:.2g}. "
+                "The guidance is a poor proposal, and neither samples nor `log_weight` can be relied upon. Take "
+                "pigdm or moment_matching, or more steps.",
+                SamplingWarning,
+                stacklevel=4,
+            )
 
     def by_weight(self, log_w: Tensor) -> Tensor:
         """Return the row of one particle a sample, drawn by its weight, ``(B,)``."""

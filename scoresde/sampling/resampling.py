@@ -16,7 +16,6 @@ from scoresde.models.conditions import Condition
 from scoresde.random import Generators
 from scoresde.sampling.base import GridSampler, State, noise_like
 from scoresde.sampling.steps import Ancestral, Predictor
-from scoresde.sde.grids import time_grid
 
 
 @dataclass(frozen=True, repr=False)
@@ -53,7 +52,7 @@ class Resampling(GridSampler):
     def states(
         self, model: Model, x: Tensor, steps: int | None, cond: Condition, generator: Generators
     ) -> Iterator[State]:
-        times = time_grid(model.sde, steps, self.grid, self.t_min, self.t_max)
+        times = self.times(model, steps)
         levels, t, s = model.sde.levels(times), times[:-1], times[1:]
         rows = self.predictor.coefficients(model.sde, t, s).rows()
         forward = zip(*(c.tolist() for c in model.sde.transition(s, t)), strict=True)

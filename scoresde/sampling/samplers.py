@@ -29,7 +29,7 @@ from scoresde.random import Generators
 from scoresde.sampling.base import Draw, GridSampler, Sampler, State, noise_like, undo_last
 from scoresde.sampling.steps import Corrector, Implicit, Predictor, ReverseDiffusion
 from scoresde.sde import SDE, HostLevel
-from scoresde.sde.grids import time_grid, time_range
+from scoresde.sde.grids import check_finite_log_snr
 from scoresde.sde.tensors import flat, state_dtype
 
 
@@ -46,6 +46,9 @@ class PredictorCorrector(GridSampler):
         corrector: Step of a Markov chain at s, such as :class:`Langevin`. None (default): predictor alone.
         corrector_steps: Corrector steps at each level, default 1.
         corrector_first: Whether to correct at t before the predictor's step, as the paper's code does, default False.
+        last_noise: Whether a last step that ends at the data adds its noise, default False. The paper's code returns
+            the mean of that step. :class:`ReverseDiffusion` and :class:`EulerMaruyama` would leave the noise of the
+            first level in the samples, of std .01 for DDPM's 1000 levels. :class:`Ancestral` has none there.
         grid: See :class:`GridSampler`, default ``"time"``.
         t_min, t_max, last: See :class:`Sampler`.
 
@@ -61,6 +64,7 @@ class PredictorCorrector(GridSampler):
     corrector: Corrector | None = None
     corrector_steps: int = field(default=1, kw_only=True)
     corrector_first: bool = field(default=False, kw_only=True)
+    last_noise: bool = field(default=False, kw_only=True)
 
     usual_steps: ClassVar[int] = 500
 
@@ -73,7 +77,7 @@ class PredictorCorrector(GridSampler):
     def states(
         self, model: Model, x: Tensor, steps: int | None, cond: Condition, generator: Generators
     ) -> Iterator[State]:
-        times = time_grid(model.sde, steps, self.grid, self.t_min, self.t_max)
+        times = self.times(model, steps)
         levels, t, s = model.sde.levels(times), times[:-1], times[1:]
         alphas = model.sde.transition(s, t)[0].tolist()
         correct = _Correction(self, model, levels, cond, noise_like(x, generator))
@@ -82,6 +86,8 @@ class PredictorCorrector(GridSampler):
             return
 
         rows = self.predictor.coefficients(model.sde, t, s).rows()
+        if not levels[-1].sigma > 0 and not self.last_noise:
+            rows[-1] = rows[-1]._replace(z=0.0)
         yield State(x, levels[0].t, None, 0, len(rows), 0)
         calls = 0
         for i, ((level, target), row, alpha) in enumerate(
@@ -189,7 +195,7 @@ class DDIM(GridSampler):
         """
         if not self.deterministic:
             return super().inverse(model, x0, steps, cond)
-        times = time_grid(model.sde, self.steps_for(steps), self.grid, self.t_min, self.t_max)
+        times = self.times(model, self.steps_for(steps))
         levels = model.sde.levels(times.flip(0))
         x = undo_last(model, x0, levels[0], self.last, cond)
         for level, target in itertools.pairwise(levels):
@@ -240,10 +246,11 @@ class ProbabilityFlow(Sampler):
         """Whether the samples are a function of the start alone."""
         return True
 
-    def _ends(self, sde: SDE) -> tuple[tuple[float, float], tuple[float, float]]:
+    def _ends(self, model: Model) -> tuple[tuple[float, float], tuple[float, float]]:
         """Return the run's ends, ``(t_max, t_min)``, as times and as lambdas."""
-        t_min, t_max = time_range(sde, self.t_min, self.t_max)
-        start, end = (sde.log_snr(t).item() / 2 for t in (t_max, t_min))
+        t_min, t_max = model.time_range(self.t_min, self.t_max)
+        check_finite_log_snr(model.sde, t_min, t_max)
+        start, end = (model.sde.log_snr(t).item() / 2 for t in (t_max, t_min))
         return (t_max, t_min), (start, end)
 
     def _settings(self, sde: SDE) -> dict[str, Any]:
@@ -254,7 +261,7 @@ class ProbabilityFlow(Sampler):
 
         It starts at the x that the last step takes to x0 ``(B, *D)``.
         """
-        (_, t_min), (start, end) = self._ends(model.sde)
+        (_, t_min), (start, end) = self._ends(model)
         level = model.sde.levels(torch.tensor([t_min], dtype=torch.float64))[0]
         x = undo_last(model, x0, level, self.last, cond)
         field = ProbabilityFlowField(model, x.shape[1:], cond)
@@ -266,7 +273,7 @@ class ProbabilityFlow(Sampler):
         self, model: Model, x: Tensor, steps: int | None, cond: Condition, generator: Generators
     ) -> Iterator[State]:
         steps = self.default_steps if steps is None else steps
-        (t_max, t_min), (start, end) = self._ends(model.sde)
+        (t_max, t_min), (start, end) = self._ends(model)
         grid = torch.linspace(start, end, steps + 1, dtype=torch.float64).tolist()
         times = [t_max, *model.sde.time_at(lam=torch.tensor(grid[1:-1], dtype=torch.float64)).tolist(), t_min]
         field, settings = ProbabilityFlowField(model, x.shape[1:], cond), self._settings(model.sde)

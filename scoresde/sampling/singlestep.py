@@ -29,7 +29,7 @@ from scoresde.models.conditions import Condition
 from scoresde.random import Generators
 from scoresde.sampling.base import GridSampler, State, noise_like
 from scoresde.sde import SDE, HostLevel
-from scoresde.sde.grids import Grid, fixes_steps, time_grid, time_range
+from scoresde.sde.grids import Grid, check_finite_log_snr, fixes_steps, time_grid
 
 #: by order the moves (r, c) of one step: from lambda_t to lambda_t + r h, with x0 a straight line through its values at
 #: lambda_t and lambda_t + c h, the end of the move before (c = 0: a constant)
@@ -133,9 +133,10 @@ class SingleStep(GridSampler):
         self, model: Model, x: Tensor, steps: int | None, cond: Condition, generator: Generators
     ) -> Iterator[State]:
         sde = model.sde
-        ends = time_range(sde, self.t_min, self.t_max) if isinstance(self.grid, str) else (None, None)
+        ends = model.time_range(self.t_min, self.t_max) if isinstance(self.grid, str) else (None, None)
         times = time_grid(sde, self._whole_steps(steps), self.grid, *ends)
         levels = sde.levels(times)
+        check_finite_log_snr(sde, None, levels[0].t)
         if not levels[-1].sigma > 0:
             raise ArgumentError("grid", f"one that ends at t = {levels[-1].t:g}", "one that ends with noise")
         moves = self._moves(sde, times)
@@ -215,7 +216,8 @@ class Heun(GridSampler):
     def states(
         self, model: Model, x: Tensor, steps: int | None, cond: Condition, generator: Generators
     ) -> Iterator[State]:
-        levels = model.sde.levels(time_grid(model.sde, steps, self.grid, self.t_min, self.t_max))
+        levels = model.sde.levels(self.times(model, steps))
+        check_finite_log_snr(model.sde, None, levels[0].t)
         raised, steps = self._raised(model.sde, levels), len(levels) - 1
         y, calls, draw = x / levels[0].alpha, 0, noise_like(x, generator)
         yield State(x, levels[0].t, None, 0, steps, calls)

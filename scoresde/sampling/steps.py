@@ -29,6 +29,7 @@ from scoresde.models.kernels import VARIANCES
 from scoresde.sampling.base import Draw
 from scoresde.sampling.frozen import Frozen
 from scoresde.sde import SDE, HostLevel
+from scoresde.sde.grids import check_finite_log_snr
 
 
 def norms(x: Tensor) -> Tensor:
@@ -190,10 +191,14 @@ class EulerMaruyama(Predictor):
         Steps must be small against the rates f/x and g^2/sigma^2. With fewer than about 20 steps uniform in t, samples
         are finite but up to a thousand times too wide. :class:`Ancestral` is sound from one step on.
 
+    Raises:
+        ArgumentError: In a run, alpha = 0 at its first time, where f and g are infinite.
+
     References: Song et al. 2021, appendix G.
     """
 
     def coefficients(self, sde: SDE, t: Tensor, s: Tensor) -> Coefficients:
+        check_finite_log_snr(sde, None, t.max().item())
         h, g2 = t - s, sde.squared_diffusion(t)
         return Coefficients(1 - sde.log_alpha_rate(t) * h, torch.zeros_like(t), -g2 * h / sde.sigma(t), (g2 * h).sqrt())
 

@@ -26,7 +26,7 @@ from scoresde.random import Generators, randn
 from scoresde.sde.level import HostLevel, Level
 from scoresde.sde.schedules import invert_monotone
 from scoresde.sde.tensors import broadcast
-from scoresde.sde.times import as_time, is_host_scalar
+from scoresde.sde.times import as_time, is_concrete, is_host_scalar
 
 
 class SDE(ABC):
@@ -130,7 +130,7 @@ class SDE(ABC):
         """
         if not isinstance(log_snr, Tensor):
             log_snr = torch.tensor(float(log_snr), dtype=torch.float64)
-        if log_snr.device.type == "cpu" and log_snr.isnan().any():
+        if is_concrete(log_snr) and log_snr.isnan().any():
             raise ArgumentError("log_snr", "NaN", "log signal-to-noise ratios")
         return self._time_of(log_snr).clamp(0, 1)
 
@@ -225,7 +225,7 @@ class SDE(ABC):
                 raise ShapeError("s", tuple(s.shape), f"of shape () or the shape of t, {tuple(t.shape)}")
             if s.device != t.device:
                 raise DeviceError("s", s.device, f"on the device of t, {t.device}")
-        if s.device.type == t.device.type == "cpu" and not (s < t).all():
+        if is_concrete(s) and is_concrete(t) and not (s < t).all():
             raise ArgumentError("s", s.tolist(), f"earlier than t = {t.tolist()}")
         log_alpha = self.log_alpha(t) - self.log_alpha(s)
         log_ratio = 2 * (self.log_alpha(t) - self.log_sigma(t) - self.log_alpha(s) + self.log_sigma(s))
@@ -258,7 +258,7 @@ class SDE(ABC):
         sigma_s, sigma_t = self.log_sigma(s).exp(), self.log_sigma(t).exp()
         snr_ratio = torch.exp(2 * (self.log_alpha(t) - self.log_sigma(t) - self.log_alpha(s) + self.log_sigma(s)))
         square = 1 - eta**2 + eta**2 * snr_ratio
-        if not eta >= 0 or (square.device.type == "cpu" and not (square > -1e-12).all()):
+        if not eta >= 0 or (is_concrete(square) and not (square > -1e-12).all()):
             raise ArgumentError("eta", eta, "in 0 <= eta <= sigma_t / sigma_{t|s}, so that std <= sigma_s")
         c_eps = sigma_s * square.clamp(min=0).sqrt()
         return self.log_alpha(s).exp(), c_eps, eta * sigma_ts * sigma_s / sigma_t

@@ -47,17 +47,21 @@ class DDPM(VPSDE):
     At ``times[i-1]`` = i/N, i = 1..N, alpha and sigma equal sqrt(abar_i) and sqrt(1 - abar_i) to the last digit.
     Being an SDE, it works with every sampler, likelihood and loss.
 
+    The last variance may be 1: zero terminal SNR, alpha(1) = 0 (Lin et al. 2024). There only the noise is left, and a
+    network must predict ``"velocity"``, ``"data"``, ``"flow"`` or ``"edm"``; between the last two levels alpha^2 falls
+    linearly in t.
+
     Args:
-        betas: Variances beta_1..beta_N, each in (0, 1).
+        betas: Variances beta_1..beta_N, each in (0, 1). beta_N may be 1.
 
     Attributes:
         betas, alphas_bar, times: float64 CPU tensors ``(N,)``.
 
     Raises:
         ShapeError: ``betas`` is not a vector.
-        ArgumentError: A variance outside (0, 1).
+        ArgumentError: A variance outside (0, 1), but for a last one of 1.
 
-    References: Ho et al. 2020.
+    References: Ho et al. 2020; Lin et al. 2024.
     """
 
     name = "ddpm"
@@ -67,9 +71,12 @@ class DDPM(VPSDE):
     def __init__(self, betas: Sequence[float] | Tensor):
         betas = _vector("betas", betas, "variances in (0, 1)")
         wrong = ~((betas > 0) & (betas < 1))
+        wrong[-1] &= betas[-1] != 1
         if wrong.any():
             i = int(wrong.nonzero()[0, 0])
-            raise ArgumentError(f"betas[{i}]", betas[i].item(), "a variance strictly between 0 and 1")
+            raise ArgumentError(
+                f"betas[{i}]", betas[i].item(), "a variance strictly between 0 and 1 (the last one may be 1)"
+            )
         self._set(betas, -torch.log1p(-betas))
 
     def _set(self, betas: Tensor, steps: Tensor) -> None:
@@ -133,13 +140,30 @@ class DDPM(VPSDE):
 
         Raises:
             ShapeError: ``alphas_bar`` is not a vector.
-            ArgumentError: Products that are not positive, below 1 and strictly decreasing.
+            ArgumentError: Products that are not positive, below 1 and strictly decreasing. The last one may be 0.
         """
         alphas_bar = _vector("alphas_bar", alphas_bar, "products in (0, 1)")
         steps = -torch.cat([alphas_bar.new_ones(1), alphas_bar]).log().diff()
-        if not bool(((alphas_bar > 0) & (steps > 0)).all()):
-            raise ArgumentError("alphas_bar", alphas_bar.tolist()[:SHOWN], "positive, below 1 and strictly decreasing")
+        positive_but_last = bool((alphas_bar[:-1] > 0).all()) and bool(alphas_bar[-1] >= 0)
+        if not (positive_but_last and bool((steps > 0).all())):
+            expected = "positive, below 1 and strictly decreasing (the last one may be 0)"
+            raise ArgumentError("alphas_bar", alphas_bar.tolist()[:SHOWN], expected)
         return cls._from_steps(steps)
+
+    def rescale_zero_terminal_snr(self) -> DDPM:
+        """Return this DDPM with its alphas shifted, so that the last is 0.
+
+            alpha'_i = (alpha_i - alpha_N) alpha_1/(alpha_1 - alpha_N),    alpha_i = sqrt(abar_i)
+
+        Raises:
+            ArgumentError: A DDPM of one level.
+
+        References: Lin et al. 2024, algorithm 1.
+        """
+        if self.N < 2:
+            raise ArgumentError("ddpm", repr(self), "a DDPM of two levels or more")
+        alphas = self.alphas_bar.sqrt()
+        return self.from_alphas_bar(((alphas - alphas[-1]) * (alphas[0] / (alphas[0] - alphas[-1]))) ** 2)
 
     @classmethod
     def from_sde(cls, sde: SDE, N: int) -> DDPM:
@@ -148,15 +172,13 @@ class DDPM(VPSDE):
             abar_i = alpha(i/N)^2
 
         Raises:
-            ArgumentError: A process that does not preserve variance (alpha^2 + sigma^2 is not 1), or alpha(1) = 0.
+            ArgumentError: A process that does not preserve variance (alpha^2 + sigma^2 is not 1).
         """
         t = _times(whole("N", N))
         log_alpha = sde.log_alpha(t)
         total = (2 * log_alpha).exp() + (2 * sde.log_sigma(t)).exp()
         if not bool(((total - 1).abs() < 1e-9).all()):
             raise ArgumentError("sde", repr(sde), "a variance-preserving process, alpha^2 + sigma^2 = 1")
-        if log_alpha[-1] == -math.inf:
-            raise ArgumentError("sde", repr(sde), "a process with alpha(1) > 0 (DDPM.cosine limits beta instead)")
         return cls._from_steps(-2 * torch.cat([log_alpha.new_zeros(1), log_alpha]).diff())
 
     @property
@@ -186,7 +208,7 @@ class DDPM(VPSDE):
             raise ArgumentError("indices", "none", f"a non-empty list of levels in 1..{self.N}")
         if chosen[0] < 1 or chosen[-1] > self.N or not bool((chosen.diff() > 0).all()):
             raise ArgumentError("indices", chosen.tolist()[:SHOWN], f"increasing levels in 1..{self.N}")
-        b = self.schedule.b.knots.values
+        b = self.schedule.knots
         return self._from_steps(torch.cat([b[:1], b[chosen]]).diff())
 
     @property

@@ -46,6 +46,23 @@ def time_range(
     return t_min, t_max
 
 
+def check_finite_log_snr(sde: SDE, t_min: float | None, t_max: float | None) -> None:
+    """Raise an error where log-SNR is infinite at an end of time.
+
+    Args:
+        sde: The process.
+        t_min, t_max: The ends that need a finite log-SNR. None: one that does not.
+
+    Raises:
+        ArgumentError: sigma(t_min) = 0 or alpha(t_max) = 0; names the argument.
+    """
+    if t_min is not None and sde.log_snr(t_min).item() == math.inf:
+        raise ArgumentError("t_min", t_min, f"a time with noise under {sde!r}, above 0 (None: the default)")
+    if t_max is not None and sde.log_snr(t_max).item() == -math.inf:
+        expected = f"a time with alpha > 0 under {sde!r}, below 1 (None: where log-SNR is {LOG_SNR_MIN:g})"
+        raise ArgumentError("t_max", t_max, expected)
+
+
 # ---- grids of any process: u in [0, 1] and the first and last time give the times ----------------------------------
 
 
@@ -160,8 +177,8 @@ def time_grid(
         Times, float64 on the CPU.
 
     Raises:
-        ArgumentError: No steps, ends out of order, steps that do not fit the given times or levels, times that do not
-            decrease, or a process without levels.
+        ArgumentError: No steps, ends out of order, an end where log-SNR is infinite on a grid that needs it, steps that
+            do not fit the given times or levels, times that do not decrease, or a process without levels.
         UnknownNameError: A name of no grid.
     """
     grid = check_grid(kind)
@@ -184,6 +201,8 @@ def time_grid(
     # 3. a grid in continuous time
     t_min, t_max = time_range(sde, t_min, t_max)
     start, end = torch.tensor(t_max, dtype=torch.float64), torch.tensor(t_min, dtype=torch.float64)
+    if grid in ("log_snr", "karras"):
+        check_finite_log_snr(sde, t_min if grid == "log_snr" else None, t_max)
     times = CONTINUOUS[grid](sde, torch.linspace(0, 1, whole("steps", steps) + 1, dtype=torch.float64), start, end)
     times[0], times[-1] = start, end
     return times

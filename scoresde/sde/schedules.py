@@ -159,8 +159,12 @@ class CosineRate(RateSchedule):
 class PiecewiseRate(RateSchedule):
     """beta(t) = -N log(1 - beta_i) on ((i-1)/N, i/N]: a discrete DDPM (E4).
 
+    If the last step is infinite (beta_N = 1, zero terminal SNR), alpha^2 falls linearly to 0 in the last piece:
+
+        B(t) = B((N-1)/N) - log(1 - f),  f = N t - (N - 1)
+
     Args:
-        steps: B(i/N) - B((i-1)/N) = -log(1 - beta_i), i = 1..N.
+        steps: B(i/N) - B((i-1)/N) = -log(1 - beta_i), i = 1..N. The last one may be infinite.
     """
 
     steps: Sequence[float]
@@ -168,17 +172,45 @@ class PiecewiseRate(RateSchedule):
 
     def __post_init__(self) -> None:
         steps = tuple(self.steps)
-        values = torch.tensor(steps, dtype=torch.float64)
+        finite = [*steps[:-1], 1.0 if math.isinf(steps[-1]) else steps[-1]]
+        values = torch.tensor(finite, dtype=torch.float64)
         _set(self, steps=steps, b=Piecewise(torch.cat([values.new_zeros(1), values.cumsum(0)])))
 
+    @property
+    def ends(self) -> bool:
+        """Whether alpha(1) = 0."""
+        return math.isinf(self.steps[-1])
+
+    @property
+    def knots(self) -> Tensor:
+        """B(i/N), i = 0..N, in float64."""
+        return torch.tensor([0.0, *self.steps], dtype=torch.float64).cumsum(0)
+
+    def _in_last(self, t: Tensor) -> tuple[Tensor, Tensor]:
+        """Return which times are in the last piece, and f there."""
+        index, fraction = self.b.piece(t)
+        return index == self.b.pieces - 1, fraction.clamp(0, 1)
+
     def integral(self, t: Tensor) -> Tensor:
-        return self.b.value(t)
+        value = self.b.value(t)
+        if not self.ends:
+            return value
+        last, f = self._in_last(t)
+        return torch.where(last, self.b.knots.like(t)[-2] - torch.log1p(-f), value)
 
     def rate(self, t: Tensor) -> Tensor:
-        return self.b.slope(t)
+        slope = self.b.slope(t)
+        if not self.ends:
+            return slope
+        last, f = self._in_last(t)
+        return torch.where(last, self.b.pieces / (1 - f), slope)
 
     def inverse(self, integral: Tensor) -> Tensor:
-        return self.b.inverse(integral)
+        if not self.ends:
+            return self.b.inverse(integral)
+        start, N = self.b.knots.like(integral)[-2], self.b.pieces
+        f = -torch.expm1(start - integral.clamp(min=start))
+        return torch.where(integral > start, (N - 1 + f) / N, self.b.inverse(integral.clamp(max=start)))
 
 
 @dataclass(frozen=True)

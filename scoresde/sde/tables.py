@@ -36,7 +36,8 @@ class Piecewise:
         self.pieces = len(knots) - 1
         self.knots, self.steps = Table(knots), Table(knots.diff())
 
-    def _piece(self, t: Tensor) -> tuple[Tensor, Tensor]:
+    def piece(self, t: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the index of the piece of each time, and where t is in it."""
         position = t * self.pieces
         # (i/N) N may round to just above i: a knot, to a few last digits, belongs to the piece on its left
         index = (torch.ceil(position * (1 - 4 * torch.finfo(t.dtype).eps)) - 1).clamp(0, self.pieces - 1).long()
@@ -44,16 +45,17 @@ class Piecewise:
 
     def value(self, t: Tensor) -> Tensor:
         """Return the function at the times ``t``."""
-        index, fraction = self._piece(t)
-        knots = self.knots.like(t)
-        return torch.where(fraction >= 1, knots[index + 1], knots[index] + fraction * self.steps.like(t)[index])
+        index, fraction = self.piece(t)
+        knots, steps = self.knots.like(t), self.steps.like(t)
+        inside = knots.take(index) + fraction * steps.take(index)  # `take` also works under torch.func
+        return torch.where(fraction >= 1, knots.take(index + 1), inside)
 
     def slope(self, t: Tensor) -> Tensor:
         """Return the slope; at a knot, that of the piece on its left."""
-        return self.pieces * self.steps.like(t)[self._piece(t)[0]]
+        return self.pieces * self.steps.like(t).take(self.piece(t)[0])
 
     def inverse(self, value: Tensor) -> Tensor:
         """Return the times at which the function has the given values."""
         knots = self.knots.like(value)
         index = (torch.searchsorted(knots, value.contiguous()) - 1).clamp(0, self.pieces - 1)
-        return (index + (value - knots[index]) / self.steps.like(value)[index]) / self.pieces
+        return (index + (value - knots.take(index)) / self.steps.like(value).take(index)) / self.pieces

@@ -12,7 +12,7 @@ from scoresde.errors import DeviceError, ShapeError
 
 def flat(x: Tensor) -> Tensor:
     """Return ``x`` ``(B, *D)`` as ``(B, n)``, n = prod(D)."""
-    return x.reshape(len(x), -1)
+    return x.reshape(x.shape[0], -1)
 
 
 def broadcast(value: Tensor, x: Tensor, name: str = "t") -> Tensor:

@@ -11,9 +11,10 @@ from scoresde.errors import ArgumentError, DTypeError
 
 
 def as_time(t: float | Tensor, name: str = "t") -> Tensor:
-    """Return ``t`` as a floating-point tensor of its shape, in [0, 1].
+    """Return ``t`` as a tensor of its shape, in float32 at least, in [0, 1].
 
-    The range is checked on the CPU only, since on an accelerator the check would wait for the device.
+    The range is checked on the CPU only, since on an accelerator the check would wait for the device. Half precision
+    would not resolve the noise levels.
 
     Args:
         t: Number, which becomes a float64 scalar on the CPU, or a floating-point tensor.
@@ -31,15 +32,27 @@ def as_time(t: float | Tensor, name: str = "t") -> Tensor:
         raise DTypeError(name, type(t).__name__, "a number or a floating-point tensor of times in [0, 1]")
     if not t.is_floating_point():
         raise DTypeError(name, t.dtype, "a floating-point tensor of times in [0, 1]")
-    if t.device.type == "cpu" and not torch.compiler.is_compiling() and not ((t >= 0) & (t <= 1)).all():
+    t = t.to(torch.promote_types(t.dtype, torch.float32))
+    if is_concrete(t) and not ((t >= 0) & (t <= 1)).all():
         wrong = t[~((t >= 0) & (t <= 1))].flatten()[0].item()
         raise ArgumentError(name, wrong, "times in [0, 1] (data at 0)")
     return t
 
 
-def is_host_scalar(t: object) -> bool:
-    """Return whether the host knows the one time ``t``.
+def is_concrete(value: Tensor) -> bool:
+    """Return whether the values of a tensor can be looked at without a wait.
 
-    True for a number and for a scalar tensor on the CPU.
+    True on the CPU, but not while torch traces a function or transforms it (``torch.compile``, ``torch.func``).
     """
-    return isinstance(t, Real) or (isinstance(t, Tensor) and t.ndim == 0 and t.device.type == "cpu")
+    traced = torch.compiler.is_compiling() or torch._C._functorch.is_functorch_wrapped_tensor(value)
+    return value.device.type == "cpu" and not traced
+
+
+def is_host_scalar(t: object) -> bool:
+    """Return whether ``t`` is one time that the host knows.
+
+    True for a number, and for a scalar tensor on the CPU through which no derivative is taken.
+    """
+    if not isinstance(t, Tensor):
+        return isinstance(t, Real)
+    return t.ndim == 0 and not t.requires_grad and is_concrete(t)

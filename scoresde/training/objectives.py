@@ -22,6 +22,7 @@ from scoresde.models.conditions import Condition
 from scoresde.random import Generators, randn
 from scoresde.sde import Level
 from scoresde.sde.tensors import flat
+from scoresde.sde.times import is_concrete
 from scoresde.training.named_time_samplings import resolve_time_sampling
 from scoresde.training.time_sampling import Draws, TimeSampling, refuse_state
 from scoresde.training.weightings import WeightFunction, Weighting, resolve_weighting
@@ -146,6 +147,10 @@ class ScoreMatching(TimedObjective):
             ``"simple"``.
         time_sampling: See :class:`TimedObjective`. None: the one that suits the weighting.
         t_min, t_max: Ends of the times. None: those of the SDE.
+
+    Raises:
+        ArgumentError: When called on the CPU at a time where the weight is infinite, or where the network's prediction
+            does not determine x0 and eps.
     """
 
     weighting: str | Weighting | WeightFunction = "simple"
@@ -165,8 +170,13 @@ class ScoreMatching(TimedObjective):
         """Return l sigma^2 ``(B,)``, the loss of w = 1."""
 
     def values(self, model: Model, x0: Tensor, at: Perturbed, cond: Condition, generator: Generators) -> Tensor:
-        weighting = cast(Weighting, self.weighting)
-        return weighting(model, cast(Tensor, at.level.t)) * self.error(model, at, cond, generator)
+        weighting, t = cast(Weighting, self.weighting), cast(Tensor, at.level.t)
+        w = weighting(model, t)
+        if is_concrete(w) and not bool(w.isfinite().all()):
+            where = t[~w.isfinite()][0].item()
+            expected = f"times where the weight of {self.weighting!r} is finite, with alpha and sigma above 0"
+            raise ArgumentError("t_min, t_max", f"a time of {where:g}", expected)
+        return w * self.error(model, at, cond, generator)
 
 
 @dataclass(frozen=True)

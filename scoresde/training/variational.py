@@ -88,7 +88,13 @@ def log_variances(sde: SDE, grid: LevelGrid) -> tuple[float, float]:
     """Return ``(log beta_1, log beta~_2)`` as Python floats.
 
     With a single level both are log beta_1.
+
+    Raises:
+        ArgumentError: alpha = 0 at the last level, where the terms are not finite.
     """
+    end = grid.time(torch.tensor(grid.last), torch.float64).item()
+    if sde.alpha(end) == 0:
+        raise ArgumentError("t_max", end, f"a level with alpha > 0: the bound of {sde!r} ends before its last level")
     times = grid.time(torch.arange(1, min(grid.count, 2) + 1), torch.float64)
     log_beta = 2 * sde.log_sigma(times[0]).item()
     return log_beta, 2 * sde.posterior_coefficients(*times)[2].log().item() if len(times) == 2 else log_beta
@@ -119,7 +125,7 @@ class VLB(_Bound):
 
     Raises:
         UnknownNameError: an unknown variance or time sampling.
-        ArgumentError: when called, learned variances with a model that has none.
+        ArgumentError: when called, learned variances with a model that has none, or alpha = 0 at the last level.
 
     References: Ho et al. 2020, eq. 5; Nichol & Dhariwal 2021, section 3.
     """

@@ -34,7 +34,7 @@ from scoresde.guidance import (
     with_likelihood,
 )
 from scoresde.models import chunked
-from scoresde.sampling import Particles, Resampling
+from scoresde.sampling import AdaptiveSDE, Particles, Resampling
 from tests.families import FAMILIES, SMOOTH
 from tests.generators import generator
 from tests.marks import first_fast
@@ -378,11 +378,52 @@ def test_chunks_and_low_precision(problem):
     assert x.shape == (3, 16)
     low = sample(pigdm(plain, operator, y, 0.1), (5, 16), DDIM(), 6, generator=generator(), dtype=torch.float32)
     assert low.dtype == torch.float32
-    with pytest.raises(ArgumentError, match=r"`model` must be .*, got"):
-        sample(pigdm(plain, operator, y, 0.1), (3, 16), Particles(4), 6, generator=generator(), chunk=2)
+    whole, cut, other, limited = (
+        sample(model, (3, 16), Particles(4), 6, generator=generator(), chunk=chunk)
+        for model, chunk in (
+            (pigdm(plain, operator, y, 0.1), None),
+            (pigdm(plain, operator, y, 0.1), 2),
+            (pigdm(plain, operator, y, 0.1).with_sde(VPSDE(0.1, 15.0)), None),
+            (clipped(pigdm(plain, operator, y, 0.1), -9.0, 9.0), None),
+        )
+    )
+    torch.testing.assert_close(whole, cut, rtol=1e-9, atol=1e-9)
+    torch.testing.assert_close(whole, limited, rtol=1e-9, atol=1e-9)
+    assert other.isfinite().all()
     for model in (clipped(plain), replacement(plain, operator, y), dps(plain, operator, y, 0.1, scale=1.0)):
         with pytest.raises(ArgumentError, match=r"`model` must be .*, got"):
             sample(model, (3, 16), Particles(4), 6, generator=generator())
+
+
+@pytest.mark.parametrize("sampler", [DDIM(), AdaptiveSDE(rtol=0.1, atol=0.1), Particles(4)], ids=repr)
+def test_observations_that_differ_by_sample_follow_their_samples(problem, sampler):
+    """Guide each sample to its own y; chunks change nothing."""
+    mixture, operator, _ = problem
+    ys = random(5, *operator.y_shape)
+
+    def log_p(x0, y):
+        return -(y - operator(x0)).square().sum(1) / (2 * 0.5**2)
+
+    plain = mixture.model(VPSDE())
+    for model, cond in (
+        (with_likelihood(plain, log_p, ("y",)), {"y": ys}),
+        (dps(plain, operator, None, None), {"observation": ys, "observation_noise": torch.full((5,), 0.5)}),
+    ):
+        whole, cut = (
+            sample(
+                model,
+                (5, 16),
+                sampler,
+                None if isinstance(sampler, AdaptiveSDE) else 8,
+                cond=cond,
+                generator=[generator(i) for i in range(5)],
+                chunk=chunk,
+            )
+            for chunk in (None, 2)
+        )
+        torch.testing.assert_close(whole, cut, rtol=1e-6, atol=1e-6)
+    with pytest.raises(ArgumentError, match=r"cond\['y'\]"):
+        sample(with_likelihood(plain, log_p, ("y",)), (5, 16), DDIM(), 2, generator=generator())
 
 
 # ---- refusals --------------------------------------------------------------------------------------------------------

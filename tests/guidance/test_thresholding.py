@@ -95,3 +95,21 @@ def test_bad_ranges_are_refused():
             S.guidance.dynamic_threshold(model, percentile)
     with pytest.raises(ArgumentError, match="bound"):
         S.guidance.dynamic_threshold(model, 99.0, 0.0)
+
+
+@pytest.mark.parametrize("limit", LIMITS)
+def test_keep_eps_is_the_default_of_diffusers(limit):
+    """Take a DDIM step by its own formula, with the network's eps kept."""
+    make = {
+        "clipped": lambda model: S.guidance.clipped(model, -0.7, 0.9, keep_eps=True),
+        "dynamic": lambda model: S.guidance.dynamic_threshold(model, 60.0, 0.8, keep_eps=True),
+    }[limit]
+    model, x = WIDE.model(S.VPSDE()), draw()
+    kept, limited, plain = make(model)(x, 0.6), LIMITS[limit](model)(x, 0.6), model(x, 0.6)
+    assert torch.equal(kept.eps, plain.eps)
+    assert torch.equal(kept.x0, limited.x0)
+    assert not torch.equal(limited.eps, plain.eps)
+    sampler = S.DDIM(grid=(0.6, 0.4), last="none")
+    x_s = S.sample(make(model), x.shape, sampler, start=x)
+    alpha, sigma = model.sde.alpha(0.4), model.sde.sigma(0.4)
+    torch.testing.assert_close(x_s, alpha * limited.x0 + sigma * plain.eps)

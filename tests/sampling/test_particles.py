@@ -1,11 +1,13 @@
 """Samplers for guided models: weighted particles and repeated steps."""
 
+import warnings
+
 import pytest
 import torch
 
 from scoresde import VPSDE, Ancestral, GaussianMixture, PredictorCorrector, sample, trajectory
-from scoresde.errors import ArgumentError
-from scoresde.guidance import Inpainting, Matrix, pigdm, replacement
+from scoresde.errors import ArgumentError, SamplingWarning
+from scoresde.guidance import Inpainting, Matrix, dps, pigdm, replacement
 from scoresde.models import Estimate, Unguided
 from scoresde.models.wrappers import Wrapper
 from scoresde.sampling import Particles, Resampling
@@ -109,3 +111,15 @@ def test_resampling_keeps_the_marginals():
     model = GaussianMixture(torch.zeros(1, 1), 1.0).model(VPSDE())
     x = sample(model, (3000, 1), Resampling(4, Ancestral("forward")), 40, generator=generator())
     assert abs(x.square().mean() - 1) < 0.13
+
+
+def test_a_collapse_is_warned_of(mixture_16d):
+    """Guide by pigdm and by dps, whose particles collapse."""
+    operator, y = Inpainting(torch.arange(16) % 2 == 0), torch.full((8,), 0.5).double()
+    model = mixture_16d.model(VPSDE())
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        sample(pigdm(model, operator, y, 0.2), (40, 16), Particles(16), 60, generator=generator())
+        sample(dps(model, operator, y, 0.2), (40, 16), Particles(4), 20, generator=generator())  # too few to judge
+    with pytest.warns(SamplingWarning, match=r"the 16 particles of most samples collapsed"):
+        sample(dps(model, operator, y, 0.2), (40, 16), Particles(16), 60, generator=generator())

@@ -8,7 +8,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from scoresde import DDPM, VPSDE, ScoreModel, SubVPSDE
+from scoresde import DDPM, VPSDE, FlowSDE, ScoreModel, SubVPSDE
 from tests.reference import ddim as ddim_paper
 from tests.reference import ddpm as paper
 from tests.reference import song_sde
@@ -309,7 +309,7 @@ def test_E4_a_ddpm_made_from_an_sde_has_its_marginals(sde):
 
 
 def test_E4_other_processes_have_no_ddpm():
-    for sde in (SubVPSDE(), VPSDE.cosine()):
+    for sde in (SubVPSDE(), FlowSDE()):
         with pytest.raises(ValueError, match=r"`sde` must be .*, got"):
             DDPM.from_sde(sde, 10)
 
