@@ -266,12 +266,10 @@ class Hutchinson(Divergence):
 class HutchPP(Divergence):
     """Hutch++: exact on a random subspace, Hutchinson's on its complement.
 
-        tr A = c n + tr(Q' (A - c) Q) + tr(P (A - c) P),    P = I - Q Q'
+        tr A = tr(Q' A Q) + tr(P A P),    P = I - Q Q'
 
-    Q is an orthonormal basis of the span of ``rank`` products (A - c)' s, with c n = s' A s on average over the probes
-    s. The multiple c of the identity has a known trace. It is subtracted, as A = sigma d eps/dx is nearly the identity
-    where the noise is large. What is left is small if the Jacobian has a few large directions. An evaluation costs
-    ``2 rank + probes`` vector-Jacobian products.
+    Q is an orthonormal basis of the span of ``rank`` products A' s. The second part is small if the Jacobian has a few
+    large directions. An evaluation costs ``2 rank + probes`` vector-Jacobian products.
 
     Args:
         rank: Dimension of the subspace, at most that of the data, default 2.
@@ -314,15 +312,12 @@ class HutchPP(Divergence):
         self, F: Tensor, x: Tensor, v: Tensor | None, differentiable: bool = False
     ) -> tuple[Tensor, Tensor | None]:
         assert v is not None
-        with torch.no_grad():  # the estimate is unbiased for any subspace and any c, so both may be constants
-            s = v[:, : self.rank]
-            seen, n = vector_jacobian(F, x, s), s.shape[2]
-            c = (seen * s).mean((1, 2))[:, None, None]
-            Q = torch.linalg.qr((seen - c * s).mT)[0].mT
+        with torch.no_grad():  # the estimate is unbiased for any subspace, so Q may be a constant
+            Q = torch.linalg.qr(vector_jacobian(F, x, v[:, : self.rank]).mT)[0].mT
         g = v[:, self.rank :]
         w = g - (g @ Q.mT) @ Q
         u = vector_jacobian(F, x, torch.cat([Q, w], 1), differentiable, keep=False)
-        known, u = (u[:, : self.rank] * Q).sum((1, 2)) + (n - self.rank) * c[:, 0, 0], u[:, self.rank :] - c * w
+        known, u = (u[:, : self.rank] * Q).sum((1, 2)), u[:, self.rank :]
         return known[:, None] + (u * w).sum(2), u - (u @ Q.mT) @ Q
 
     def residual(self, v: Tensor | None) -> Tensor | None:

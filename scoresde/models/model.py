@@ -107,7 +107,7 @@ class Model(nn.Module):
 
     @property
     def first_time(self) -> float | None:
-        """The earliest time that the network knows. None: there is no such limit."""
+        """The earliest time that the network knows. None: there is no limit."""
         return None
 
     def time_range(

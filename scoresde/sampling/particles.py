@@ -169,7 +169,10 @@ class _Choice:
         return (self.first + torch.where(few, ancestors, self.even.long())).flatten(), few
 
     def warn_of_collapse(self) -> None:
-        """Warn if one particle took nearly all of the weight in most samples; waits for the device."""
+        """Warn if one particle took nearly all of the weight in most samples.
+
+        This waits for the device.
+        """
         if self.particles < FEWEST_JUDGED or self.smallest.is_meta:
             return
         size = self.smallest.median().item()

@@ -26,6 +26,8 @@ pytestmark = pytest.mark.slow
 
 QUICK = ["--samples", 2, "--limit", 3, "--steps", 3]
 
+pytestmark = pytest.mark.filterwarnings("ignore::scoresde.errors.SamplingWarning")
+
 
 @pytest.fixture(scope="module")
 def digits(tmp_path_factory):

@@ -8,6 +8,8 @@ import torch
 from benchmarks import inverse
 from scoresde import GaussianMixture
 
+pytestmark = pytest.mark.filterwarnings("ignore::scoresde.errors.SamplingWarning")
+
 
 @pytest.mark.slow
 def test_particles_come_nearer_than_guidance(tmp_path):

