@@ -177,8 +177,8 @@ def time_grid(
         Times, float64 on the CPU.
 
     Raises:
-        ArgumentError: No steps, ends out of order, times that do not decrease, or a process without levels. Steps that do
-            not fit the given times or levels. On a grid that needs log-SNR, an end where it is infinite.
+        ArgumentError: No steps, ends out of order, times that do not decrease, or a process without levels. Steps that
+            do not fit the given times or levels. On a grid that needs log-SNR, an end where it is infinite.
         UnknownNameError: A name of no grid.
     """
     grid = check_grid(kind)
