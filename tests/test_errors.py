@@ -6,7 +6,14 @@ import pickle
 import pytest
 
 from scoresde import errors
-from scoresde.errors import ArgumentError, LostRankError, MissingExtraError, ScoreSDEError, UnknownNameError
+from scoresde.errors import (
+    ArgumentError,
+    LikelihoodWarning,
+    LostRankError,
+    MissingExtraError,
+    ScoreSDEError,
+    UnknownNameError,
+)
 
 CLASSES = [e for _, e in inspect.getmembers(errors, inspect.isclass) if issubclass(e, ScoreSDEError)]
 EXAMPLES = [
@@ -51,3 +58,15 @@ def test_errors_pickle_with_their_attributes(error):
     assert type(again) is type(error)
     assert str(again) == str(error)
     assert vars(again) == vars(error)
+
+
+def test_likelihood_warnings_of_several_parts_are_joined():
+    """Add the counts; keep the commonest cause and the largest error."""
+    few = LikelihoodWarning(1, 10, 1e-3, 0.5, "one cause")
+    many = LikelihoodWarning(4, 10, 1e-3, 0.2, "another")
+    joined = few.joined([many], 25)
+    assert (joined.missed, joined.total, joined.largest, joined.cause) == (5, 25, 0.5, "another")
+    expected = "log p of 5 of 25 samples may be off by more than 0.001 nats a dimension, by up to 0.5: another"
+    assert str(joined) == str(pickle.loads(pickle.dumps(joined))) == expected
+    unknown = few.joined([LikelihoodWarning(1, 5, 1e-3, float("nan"), "a cause")], 15)
+    assert "by an unknown amount" in str(unknown)

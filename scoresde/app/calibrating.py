@@ -24,11 +24,11 @@ def calibrate_run(run: RunFolder, config: RunConfig, ranks: Ranks) -> None:
     A network with classes is fitted for runs with a label and without, each class in turn. The other ranks wait.
     """
     if config.sample.calibration_paths:
-        ranks.on_first(lambda: _calibrate(run, config))
+        say(ranks.on_first(lambda: _calibrate(run, config)))
 
 
 def _calibrate(run: RunFolder, config: RunConfig) -> str:
-    """Fit the sampler; return what was said."""
+    """Fit the sampler; return what to say of it."""
     begun = time.monotonic()
     with run.stage("calibrate"):
         model, paths = run.model(config.train.device), config.sample.calibration_paths
@@ -39,11 +39,7 @@ def _calibrate(run: RunFolder, config: RunConfig) -> str:
         try:
             calibrate(model, cond=cond, calls=CALLS, paths=paths, generator=generator)
         except ToleranceError as error:
-            said = f"The default sampler was not fitted to the model: {error}"
-            say(said)
-            return said
+            return f"The default sampler was not fitted to the model: {error}"
         assert model.calibration is not None
         run.write("calibration.json", json.dumps({"step": run.step, **model.calibration.config}, indent=1) + "\n")
-    said = f"The default sampler was fitted to the model in {time.monotonic() - begun:.0f} s."
-    say(said)
-    return said
+    return f"The default sampler was fitted to the model in {time.monotonic() - begun:.0f} s."

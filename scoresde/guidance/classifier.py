@@ -43,6 +43,7 @@ class _ClassifierGuided(Wrapper):
         super().__init__(model)
         self.log_p_y, self.scale, self.conditional = log_p_y, scale, conditional
         self.guidance = max(abs(scale), 1.0)
+        self.last = self.sde.levels(self.sde.time_of(LOG_SNR_MIN).reshape(1))[0]  # with a signal
 
     def knows_mean(self, cond: Condition = None) -> bool:
         unguided = not self.scale and not self.conditional
@@ -64,7 +65,7 @@ class _ClassifierGuided(Wrapper):
         """
         if not isinstance(level.alpha, Tensor) and level.alpha > 0:
             return level
-        last = self.sde.levels(self.sde.time_of(LOG_SNR_MIN).reshape(1))[0]
+        last = self.last
         if not isinstance(level.alpha, Tensor):
             return last
         none = level.alpha <= 0

@@ -218,11 +218,12 @@ class DPMSolver(GridSampler):
         level, x, x0 = visited[-1]
         if self.last == "none":
             return x
-        if self.last == "tweedie":
+        if self.last == "tweedie" or level.alpha == 0:  # without a signal the flow leads to the estimate
             return x0
         if self.last == "half-tweedie":
             return (x / level.alpha + x0) / 2
         used = visited if self.deterministic else visited[-1:]  # noise makes earlier estimates no guide
+        used = [point for point in used if point[0].alpha > 0]
         scale = lengths(model, len(visited))
         assert scale.finest is not None
         gaussian = None if model.moments is None else model.moments.gaussian(x)

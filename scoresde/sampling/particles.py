@@ -179,8 +179,8 @@ class _Choice:
         if size < max(LEAST_SIZE, LEAST_SHARE * self.particles):
             warnings.warn(
                 f"the {self.particles} particles of most samples collapsed: their effective number fell to {size:.2g}. "
-                "The guidance is a poor proposal, and neither samples nor `log_weight` can be relied upon. Take "
-                "pigdm or moment_matching, or more steps.",
+                "The guidance is a poor proposal. Samples may be biased, and `log_weight` is dominated by chance. Take "
+                "pigdm or moment_matching, more particles or more steps.",
                 SamplingWarning,
                 stacklevel=4,
             )

@@ -17,6 +17,8 @@ class Table:
 
     def like(self, t: Tensor) -> Tensor:
         """Return the table with the device and dtype of ``t``."""
+        if torch.compiler.is_compiling():  # what a trace makes must not outlive it
+            return self.values.to(device=t.device, dtype=t.dtype)
         key = (t.device, t.dtype)
         if key not in self._cast:
             self._cast[key] = self.values.to(device=t.device, dtype=t.dtype)
@@ -24,6 +26,14 @@ class Table:
 
     def __getstate__(self) -> dict[str, Any]:  # the casts are a cache, of devices that a reader may lack
         return {"values": self.values, "_cast": {}}
+
+
+def _at(table: Tensor, index: Tensor) -> Tensor:
+    """Return the entries at ``index`` of any shape.
+
+    The vector of indices also works under ``torch.func``, where a scalar one does not.
+    """
+    return table[index.reshape(-1)].reshape(index.shape)
 
 
 class Piecewise:
@@ -47,15 +57,15 @@ class Piecewise:
         """Return the function at the times ``t``."""
         index, fraction = self.piece(t)
         knots, steps = self.knots.like(t), self.steps.like(t)
-        inside = knots.take(index) + fraction * steps.take(index)  # `take` also works under torch.func
-        return torch.where(fraction >= 1, knots.take(index + 1), inside)
+        inside = _at(knots, index) + fraction * _at(steps, index)
+        return torch.where(fraction >= 1, _at(knots, index + 1), inside)
 
     def slope(self, t: Tensor) -> Tensor:
         """Return the slope; at a knot, that of the piece on its left."""
-        return self.pieces * self.steps.like(t).take(self.piece(t)[0])
+        return self.pieces * _at(self.steps.like(t), self.piece(t)[0])
 
     def inverse(self, value: Tensor) -> Tensor:
         """Return the times at which the function has the given values."""
         knots = self.knots.like(value)
         index = (torch.searchsorted(knots, value.contiguous()) - 1).clamp(0, self.pieces - 1)
-        return (index + (value - knots.take(index)) / self.steps.like(value).take(index)) / self.pieces
+        return (index + (value - _at(knots, index)) / _at(self.steps.like(value), index)) / self.pieces

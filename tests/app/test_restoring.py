@@ -22,11 +22,9 @@ from scoresde.errors import RunFolderError
 from scoresde.guidance import Inpainting
 from tests.app.runs_for_tests import TINY_POINTS, error, invoke, train
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore::scoresde.errors.SamplingWarning")]
 
 QUICK = ["--samples", 2, "--limit", 3, "--steps", 3]
-
-pytestmark = pytest.mark.filterwarnings("ignore::scoresde.errors.SamplingWarning")
 
 
 @pytest.fixture(scope="module")

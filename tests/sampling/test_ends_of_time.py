@@ -88,6 +88,18 @@ def test_zero_terminal_snr_samples_from_its_own_levels(sampler):
     torch.testing.assert_close(x.std(0), exact.std(0), rtol=0, atol=0.05)
 
 
+@pytest.mark.parametrize("last", ["flow", "half-tweedie", "tweedie"])
+@pytest.mark.parametrize("steps", [1, 2, 3, 4, 5])
+def test_few_calls_from_pure_noise(steps, last):
+    """Check the means of 2000 samples; one call gives the mean of the data."""
+    sde = S.DDPM.linear().rescale_zero_terminal_snr()
+    sampler = S.DPMSolver(grid="trailing", last=last)
+    x = S.sample(MIXTURE.model(sde), (2000, 2), sampler, steps, generator=generator())
+    torch.testing.assert_close(x.mean(0), torch.tensor([0.65, 0.4]).to(x), rtol=0, atol=0.05)
+    if steps == 1:
+        assert x.std(0).max() < 1e-3
+
+
 def test_zero_terminal_snr_likelihood_is_exact():
     x = MIXTURE.sample(20, generator())
     model = MIXTURE.model(S.DDPM.linear().rescale_zero_terminal_snr())
@@ -126,7 +138,7 @@ class Recorded(torch.nn.Module):
         return 0.1 * x
 
 
-@pytest.mark.parametrize(("time_input", "low", "high"), [("ddpm", 0, 999), ("improved_ddpm", 0, 999)])
+@pytest.mark.parametrize("time_input", ["ddpm", "improved_ddpm"])
 @pytest.mark.parametrize(
     "sampler",
     [
@@ -140,13 +152,13 @@ class Recorded(torch.nn.Module):
     ],
     ids=repr,
 )
-def test_networks_that_know_levels_are_not_called_below_the_first(sampler, time_input, low, high):
+def test_networks_that_know_levels_are_not_called_below_the_first(sampler, time_input):
     net = Recorded()
     model = S.ScoreModel(net, S.DDPM.linear(), "noise", time_input=time_input)
     assert model.time_range()[0] == pytest.approx(1e-3)
     S.sample(model, (4, 2), sampler, 30, generator=generator())
-    assert low - 1e-3 <= min(net.seen)
-    assert max(net.seen) <= high + 1e-3
+    assert min(net.seen) >= -1e-3
+    assert max(net.seen) <= 999 + 1e-3
     other = model.with_sde(S.VPSDE())
     assert other.sde.log_snr(other.first_time).item() == pytest.approx(model.sde.log_snr(1e-3).item(), rel=1e-9)
 
@@ -182,9 +194,8 @@ def test_networks_are_finite_at_the_ends_or_refuse_them(predicts, time_input):
     """Numbers and tensors of times agree; none gives NaN in silence."""
     model = S.ScoreModel(S.ResidualMLP((2,), width=8, blocks=1), S.FlowSDE(), predicts, time_input=time_input)
     x = torch.randn(2, 2, generator=generator())
-    for end, (t, fine) in enumerate(zip((0.0, 1.0), PREDICTIONS[predicts], strict=True)):
-        other = 0.5
-        for times in (t, torch.tensor([t, other]), torch.tensor(t)):
+    for t, fine in zip((0.0, 1.0), PREDICTIONS[predicts], strict=True):
+        for times in (t, torch.tensor([t, 0.5]), torch.tensor(t)):
             if fine:
                 estimate = model(x, times)
                 assert estimate.x0.isfinite().all()
@@ -192,7 +203,6 @@ def test_networks_are_finite_at_the_ends_or_refuse_them(predicts, time_input):
             else:
                 with pytest.raises(ArgumentError, match="`t` must be times at which"):
                     model(x, times)
-        assert end in (0, 1)
 
 
 def test_the_score_without_noise_is_refused():

@@ -119,6 +119,7 @@ def test_a_collapse_is_warned_of(mixture_16d):
     model = mixture_16d.model(VPSDE())
     with warnings.catch_warnings():
         warnings.simplefilter("error")
+        sample(pigdm(model, operator, y, 0.2), (40, 16), Particles(16), 60, generator=generator())
         sample(dps(model, operator, y, 0.2), (40, 16), Particles(4), 20, generator=generator())  # too few to judge
     with pytest.warns(SamplingWarning, match=r"the 16 particles of most samples collapsed"):
         sample(dps(model, operator, y, 0.2), (40, 16), Particles(16), 60, generator=generator())
