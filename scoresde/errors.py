@@ -141,6 +141,10 @@ class ScoreSDEWarning(UserWarning):
     """A result that may not be what it seems; the base of all warnings."""
 
 
+class DataWarning(ScoreSDEWarning):
+    """A process that does not suit the data."""
+
+
 class SamplingWarning(ScoreSDEWarning):
     """Samples that cannot be right, though they are finite."""
 

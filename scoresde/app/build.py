@@ -41,7 +41,7 @@ from scoresde.sampling import (
     ReverseDiffusion,
     Sampler,
 )
-from scoresde.sde import DDPM, SDE, build_sde
+from scoresde.sde import DDPM, SDE, VESDE, build_sde
 from scoresde.training import (
     DenoisingScoreMatching,
     NoiseAwareClassifier,
@@ -106,8 +106,10 @@ def all_data(config: DataConfig) -> Data:
     )
 
 
-def sde(config: SDEConfig) -> SDE:
+def sde(config: SDEConfig, train: Data | Mapped) -> SDE:
     """Return the forward process, with its own defaults for None.
+
+    VE is the exception: the training data choose its noise (:meth:`scoresde.VESDE.for_data`).
 
     Raises:
         ConfigError: settings that the process cannot have; names the key.
@@ -116,6 +118,8 @@ def sde(config: SDEConfig) -> SDE:
     values = given(**{key: getattr(config, key) for key in options})
     arguments = {options[key]: value for key, value in values.items()}
     try:
+        if config.name == "ve":
+            return VESDE.for_data(train, **arguments)
         return DDPM.linear(**arguments) if config.name == "ddpm" else build_sde({"name": config.name, **arguments})
     except ArgumentError as error:
         shown = ", ".join(f"{value:g}" for value in values.values())
@@ -143,9 +147,7 @@ def net(config: RunConfig, train: Data | Mapped) -> torch.nn.Module:
 def model(config: RunConfig, train: Data | Mapped) -> ScoreModel:
     """Return an untrained model with the training data's scaling and moments."""
     settings = given(time_input=config.model.time_input, data_std=config.model.data_std)
-    return ScoreModel.for_data(
-        net(config, train), sde(config.sde), cast(Data, train), config.model.predicts, **settings
-    )
+    return ScoreModel.for_data(net(config, train), sde(config.sde, train), train, config.model.predicts, **settings)
 
 
 def dequantization(config: RunConfig, model: ScoreModel) -> tuple[Dequantization | None, float | None]:

@@ -41,7 +41,7 @@ def train_classifier(
         NonFiniteError: the loss turned NaN or infinite.
     """
     train, held_out = build.data(config.data)
-    sde, device, folder = build.sde(config.sde), pick_device(config.train.device), out or run.path / "classifier"
+    sde, device, folder = build.sde(config.sde, train), pick_device(config.train.device), out or run.path / "classifier"
     with run.stage("classifier"):
         with progress("training a classifier", steps) as update:
             classifier = fit_classifier(

@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import difflib
 import errno
+import warnings
 from typing import Any
 
 import click
 
-from scoresde.errors import ArgumentError, ScoreSDEError
+from scoresde.errors import ArgumentError, ScoreSDEError, ScoreSDEWarning
 
 BAD_INPUT, FAILURE = 2, 1
 
@@ -26,6 +27,13 @@ def exit_code(error: Exception) -> int:
     return BAD_INPUT if isinstance(error, ArgumentError) and not broken else FAILURE
 
 
+def _in_one_line(message: Warning | str, category: type[Warning], *place: Any, **more: Any) -> None:
+    """Print a warning of ours as one line, and others as Python does."""
+    ours = issubclass(category, ScoreSDEWarning)
+    text = f"Warning: {message}" if ours else warnings.formatwarning(message, category, *place[:2])
+    click.echo(text, err=True, nl=ours)
+
+
 class Command(click.Command):
     """A command whose errors are one line, or a traceback with ``--debug``."""
 
@@ -33,7 +41,9 @@ class Command(click.Command):
         from scoresde.app.runs import Interrupted
 
         try:
-            return super().invoke(ctx)
+            with warnings.catch_warnings():
+                warnings.showwarning = _in_one_line
+                return super().invoke(ctx)
         except Interrupted as stopped:
             click.echo(str(stopped))
             ctx.exit(stopped.exit_code)

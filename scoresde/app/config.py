@@ -67,10 +67,10 @@ class SDEConfig(Settings):
     )
     levels: int | None = setting(None, "number of noise levels (ddpm); None: as the process sets it", ge=2)
     sigma_min: float | None = setting(
-        None, "noise standard deviation at t = 0 (ve); None: as the process sets it", gt=0
+        None, "noise standard deviation at t = 0 (ve); None: a tenth of the finest length of the data", gt=0
     )
     sigma_max: float | None = setting(
-        None, "noise standard deviation at t = 1 (ve); None: as the process sets it", gt=0
+        None, "noise standard deviation at t = 1 (ve); None: above all lengths of the data", gt=0
     )
 
 

@@ -192,7 +192,7 @@ def _training(page: Report, run: RunFolder, config: RunConfig, model: ScoreModel
     length = f"{c.train.steps} steps" if c.train.minutes is None else f"{c.train.minutes:g} minutes"
     rows = [
         ["data", f"{c.data.source}, split with seed {c.data.seed}"],
-        ["process", repr(build.sde(c.sde))],
+        ["process", repr(model.sde)],
         ["network", type(model.net).__name__ + (f", {note['weights']:,} weights" if "weights" in note else "")],
         ["network predicts", c.model.predicts],
         ["length", f"{length}, {c.train.batch_size} items a step"],

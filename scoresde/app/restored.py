@@ -75,7 +75,7 @@ def peak_of(data: Data) -> float | None:
     if not data.is_image:
         return None
     raw = data.num_values - 1.0 if data.num_values is not None else (data.raw.max() - data.raw.min()).item()
-    return data.scaling.scale * raw
+    return torch.as_tensor(data.scaling.scale).mean().item() * raw
 
 
 def pack(problem: Problem, data: Data, truth: Tensor, y: Tensor, x: Tensor, record: dict[str, Any]) -> bytes:

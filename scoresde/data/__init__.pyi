@@ -5,6 +5,7 @@ from .batches import StreamBatches as StreamBatches
 from .batches import stream_batches as stream_batches
 from .corruptions import CORRUPTIONS as CORRUPTIONS
 from .corruptions import corrupt as corrupt
+from .data_scale import DataScale as DataScale
 from .dataset import Data as Data
 from .dequantization import Dequantization as Dequantization
 from .dequantization import TruncatedNormal as TruncatedNormal

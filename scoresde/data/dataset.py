@@ -25,15 +25,17 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from scoresde.checks import whole
+from scoresde.data.data_scale import MOST_DIMENSIONS, DataScale
 from scoresde.data.scaling import Scaling
 from scoresde.errors import ArgumentError, DataError, DTypeError, ShapeError
 from scoresde.random import Generators
 
 MAX_VALUES = 2**16
-FULL_COVARIANCE = 1024  # dimensions up to which `moments` gives the full covariance matrix
 CHUNK = 4096  # items that `moments` holds in float64 at a time
 CHANNELS = (1, 3, 4)
-NORMALIZATIONS = ("standard", "none", "given")
+NORMALIZATIONS = ("features", "standard", "none", "given")
+MEASURED = 8192  # most items whose lengths are measured
+CONSTANT = 64 * torch.finfo(torch.float64).eps  # std over |mean| of a feature that does not vary
 
 
 @dataclasses.dataclass(frozen=True, eq=False, repr=False)
@@ -46,17 +48,19 @@ class Data(Dataset[dict[str, Tensor]]):
         labels: class of each item, integers ``(N,)``. None: unlabelled.
         num_values: K, from 2 to 65536, for integers. None: floats.
         scale, shift: the map to model space, x = scale * y + shift. None: derived. Integers always have scale = 2/K
-            and shift = -1. Floats have 1/std and -mean/std, with one std for all dimensions. Their mean is one number,
-            or one for each feature of vectors (D of rank 1), and shift is then a ``(D,)`` tensor.
-        normalize: how floats get their map. "standard": measured, and by :meth:`split` measured again on the training
-            part. "none": x = raw. "given": scale and shift never change.
+            and shift = -1. Floats have 1/std and -mean/std.
+        normalize: how floats get their map. "features": each feature of vectors (D of rank 1) has a mean and a std of
+            its own, and ``scale`` and ``shift`` are tensors ``(D,)``; features that do not vary keep the scale 1.
+            "standard": one std for all entries, and one mean, or one for each feature of vectors. By :meth:`split`
+            both are measured again on the training part. "none": x = raw. "given": scale and shift never change. None:
+            "features" for vectors, else "standard".
         image: whether items are images ``(C, H, W)`` or ``(H, W)``. None: they are if D is ``(C, H, W)`` with C = 1,
             3 or 4.
         class_names: names of the labels 0, 1, ... None: unnamed.
 
     Raises:
         DataError: NaN or infinity, no items, values outside 0..K-1, integers without ``num_values``, floats with it,
-            labels that do not fit, constant floats with normalize="standard".
+            labels that do not fit. Floats that are all the same, which have no std to be scaled by.
         DTypeError: ``raw`` is neither integer nor real.
         ArgumentError: an invalid ``normalize``, ``scale`` or ``image``.
     """
@@ -65,9 +69,9 @@ class Data(Dataset[dict[str, Tensor]]):
     raw: Tensor
     labels: Tensor | None = None
     num_values: int | None = None
-    scale: float | None = None
+    scale: float | Tensor | None = None
     shift: float | Tensor | None = None
-    normalize: Literal["standard", "none", "given"] = "standard"
+    normalize: Literal["features", "standard", "none", "given"] | None = None
     image: bool | None = None
     class_names: tuple[str, ...] | None = None
 
@@ -78,8 +82,11 @@ class Data(Dataset[dict[str, Tensor]]):
         if raw.ndim < 2 or raw.numel() == 0:
             raise DataError("raw", f"shape {tuple(raw.shape)}", "a tensor (N, *D) with N >= 1 and D of rank 1 or more")
         self._set(raw=raw.detach().cpu())
-        if self.normalize not in NORMALIZATIONS:
-            raise ArgumentError("normalize", repr(self.normalize), "'standard', 'none' or 'given'")
+        if self.normalize is None:
+            self._set(normalize="features" if raw.ndim == 2 else "standard")
+        if self.normalize not in NORMALIZATIONS or (self.normalize == "features" and raw.ndim != 2):
+            expected = "'standard', 'none' or 'given'" + (", or 'features'" if raw.ndim == 2 else "")
+            raise ArgumentError("normalize", repr(self.normalize), f"{expected} for items {self.shape}")
         if self.image and len(self.shape) not in (2, 3):
             raise ArgumentError("image", f"True for items {self.shape}", "False unless items are (C, H, W) or (H, W)")
         if self.raw.is_floating_point():
@@ -108,7 +115,9 @@ class Data(Dataset[dict[str, Tensor]]):
         low, high = int(raw.min()), int(raw.max())
         if low < 0 or high >= K:
             raise DataError("raw", f"values from {low} to {high}", f"integers 0..{K - 1} (num_values={K})")
-        if self.scale not in (None, 2.0 / K) or (self.shift is not None and self.shift != -1.0):
+        if any(isinstance(value, Tensor) for value in (self.scale, self.shift)) or (
+            self.scale not in (None, 2.0 / K) or self.shift not in (None, -1.0)
+        ):
             raise ArgumentError("scale, shift", f"{self.scale}, {self.shift}", f"None, or 2/{K} and -1, for integers")
         narrow = raw.to(torch.uint8 if K <= 256 else torch.int32)
         self._set(raw=narrow, num_values=K, scale=2.0 / K, shift=-1.0)
@@ -125,8 +134,12 @@ class Data(Dataset[dict[str, Tensor]]):
             raise DataError("raw", f"{int(bad.sum())} NaN or infinite values, the first at {first}", "finite numbers")
         if self.scale is None or self.shift is None:
             self._set(**self._measured_map())
-        if not 0 < self.scaling.scale < math.inf:
-            raise ArgumentError("scale", self.scale, "a positive number")
+        scale, shift = (torch.as_tensor(value, dtype=torch.float64) for value in (self.scale, self.shift))
+        if not bool(((scale > 0) & (scale < math.inf)).all()):
+            raise ArgumentError("scale", self.scale, "positive numbers")
+        for name, value in (("scale", scale), ("shift", shift)):
+            if value.ndim and value.shape != self.shape:
+                raise ShapeError(name, tuple(value.shape), f"one number, or {self.shape}, one for each entry")
 
     def _measured_map(self) -> dict[str, float | Tensor]:
         if self.normalize == "given":
@@ -135,11 +148,15 @@ class Data(Dataset[dict[str, Tensor]]):
             return {"scale": 1.0, "shift": 0.0}
         y = self.raw.double()
         mean = y.mean(0) if y.ndim == 2 else y.mean()
-        std = float((y - mean).square().mean().sqrt())
-        if std == 0.0:
+        variance = (y - mean).square()
+        std = (variance.mean(0) if self.normalize == "features" else variance.mean()).sqrt()
+        constant = std <= CONSTANT * mean.abs()
+        if constant.all():
             raise DataError("raw", "items that are all the same", "items that vary, unless normalize='none'")
-        shift = -mean / std
-        return {"scale": 1.0 / std, "shift": shift if shift.ndim else float(shift)}
+        if self.normalize == "features":
+            std = torch.where(constant, 1.0, std)
+        scale, shift = 1 / std, -mean / std
+        return {"scale": scale if scale.ndim else float(scale), "shift": shift if shift.ndim else float(shift)}
 
     def _check_labels(self) -> None:
         if self.labels is None:
@@ -190,17 +207,22 @@ class Data(Dataset[dict[str, Tensor]]):
         """The map between raw items and model space."""
         assert self.scale is not None  # both are set by __post_init__
         assert self.shift is not None
-        return Scaling(self.scale, self.shift, self.num_values)
+        return Scaling(self.scale, self.shift, self.num_values, self.raw.dtype if self.num_values is None else None)
 
     @property
     def log_volume(self) -> float:
-        """log |dx/dy| = d log(scale), in nats an item.
+        """log |dx/dy|, the sum of log(scale) over entries, in nats an item.
 
             log p(y) = log p(x) + log_volume
 
         For integers E_u log p(y) is a lower bound of log P(raw) (Theis et al. 2016, section 3.1).
         """
         return self.scaling.log_volume(math.prod(self.shape))
+
+    @property
+    def bin_width(self) -> float:
+        """Width in model space of the bin of an integer, 0 for floats."""
+        return self.scaling.bin_width
 
     def to_model(
         self,
@@ -255,7 +277,7 @@ class Data(Dataset[dict[str, Tensor]]):
         diagonal ``(d,)`` if d > 1024. It includes the noise of dequantisation, scale^2/12 in each variance.
         """
         N, d = len(self), math.prod(self.shape)
-        full = d <= FULL_COVARIANCE
+        full = d <= MOST_DIMENSIONS
         mean = torch.zeros(d, dtype=torch.float64)
         for part in torch.split(self.raw, CHUNK):
             mean += self.bin_centres(part, torch.float64).flatten(1).sum(0) / N
@@ -263,9 +285,25 @@ class Data(Dataset[dict[str, Tensor]]):
         for part in torch.split(self.raw, CHUNK):
             z = self.bin_centres(part, torch.float64).flatten(1) - mean
             covariance += (z.T @ z if full else z.square().sum(0)) / N
-        if self.num_values is not None:
-            (covariance.diagonal() if full else covariance).add_(self.scaling.scale**2 / 12)
+        if self.bin_width:
+            (covariance.diagonal() if full else covariance).add_(self.bin_width**2 / 12)
         return mean.reshape(self.shape), covariance
+
+    def few(self, most: int = MEASURED) -> Tensor:
+        """Return at most ``most`` items in model space, evenly spaced, in float64.
+
+        Integers are dequantised.
+        """
+        raw = self.raw[:: -(-len(self) // most)]
+        return self.to_model(raw, torch.Generator().manual_seed(0), torch.float64)
+
+    @cached_property
+    def data_scale(self) -> DataScale | None:
+        """The lengths of the data in model space, measured on 8192 items.
+
+        None: the items are all the same.
+        """
+        return DataScale.of(self.few(), self.bin_width or None)
 
     def subset(self, indices: Tensor | Sequence[int]) -> Data:
         """Return the items at ``indices``, with this object's scale and shift."""
@@ -312,7 +350,7 @@ class Data(Dataset[dict[str, Tensor]]):
     def split(self, held_out: int | float, seed: int = 0) -> tuple[Data, Data]:
         """Return a training part and a held-out part, chosen by a permutation.
 
-        The scale of standardised floats is measured again on the training part; the held-out part takes that scale.
+        The scale of floats by their std is measured again on the training part; the held-out part takes that scale.
 
         Args:
             held_out: size of the held-out part, a count from 1 to N - 1 or a fraction in (0, 1).
@@ -327,7 +365,7 @@ class Data(Dataset[dict[str, Tensor]]):
             raise ArgumentError("held_out", held_out, f"a count from 1 to {N - 1} or a fraction in (0, 1)")
         order = torch.randperm(N, generator=torch.Generator().manual_seed(seed))
         test, train = self.subset(order[:count]), self.subset(order[count:])
-        if self.num_values is None and self.normalize == "standard":
+        if self.num_values is None and self.normalize in ("features", "standard"):
             train = dataclasses.replace(train, scale=None, shift=None)
             test = test.scaled_like(train)
         return train, test

@@ -149,7 +149,7 @@ class TruncatedNormal(Dequantization):
         object.__setattr__(self, "tau", positive("tau", self.tau))
 
     def log_snr(self, scaling: Scaling) -> float:
-        return 2 * math.log(2 * self.tau / scaling.scale)
+        return 2 * math.log(2 * self.tau / scaling.bin_width)
 
     def training_data(
         self, raw: Tensor, scaling: Scaling, generator: Generators = None, dtype: torch.dtype = torch.float32
@@ -168,7 +168,7 @@ class TruncatedNormal(Dequantization):
         if not sigma > 0:
             raise ArgumentError("t_min", f"a time with sigma = {sigma:g}", "a time with noise, which fills the bins")
         wide = torch.float32 if raw.device.type == "mps" else torch.float64
-        tau = alpha * scaling.scale / (2 * sigma)
+        tau = alpha * scaling.bin_width / (2 * sigma)
         Z = math.erf(tau / math.sqrt(2))
         r = rand(raw.shape, generator, raw.device, wide)
         u = math.sqrt(2) * torch.erfinv(Z * (2 * r - 1)).clamp(-tau / math.sqrt(2), tau / math.sqrt(2))

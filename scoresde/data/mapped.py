@@ -13,7 +13,8 @@ from torch.utils.data import Dataset
 
 from scoresde.checks import whole
 from scoresde.data.arrays import NUM_VALUES, channels_first, check_numbers
-from scoresde.data.dataset import Data
+from scoresde.data.data_scale import DataScale
+from scoresde.data.dataset import MEASURED, Data
 from scoresde.data.scaling import Scaling
 from scoresde.errors import ArgumentError, DataError
 
@@ -121,6 +122,20 @@ class Mapped(Dataset[dict[str, Tensor]]):
     def moments(self) -> tuple[Tensor, Tensor]:
         """Return the moments of the sample, see :meth:`Data.moments`."""
         return self.sample.moments()
+
+    def few(self, most: int = MEASURED) -> Tensor:
+        """Return at most ``most`` items of the sample, see :meth:`Data.few`."""
+        return self.sample.few(most)
+
+    @property
+    def data_scale(self) -> DataScale | None:
+        """The lengths of the sample, see :attr:`Data.data_scale`."""
+        return self.sample.data_scale
+
+    @property
+    def bin_width(self) -> float:
+        """Width in model space of the bin of an integer, 0 for floats."""
+        return self.sample.bin_width
 
     def __repr__(self) -> str:
         kind = "continuous" if self.num_values is None else f"integers 0..{self.num_values - 1}"

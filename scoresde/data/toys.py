@@ -100,6 +100,6 @@ def load_toy(name: str, n: int = 20_000, held_out: int = 2_000, seed: int = 0) -
     if toy is None:
         raise UnknownNameError("name", name, TOYS)
     generator = torch.Generator().manual_seed(seed)
-    train = Data(name.replace("_", "-"), toy(n, generator))
+    train = Data(name.replace("_", "-"), toy(n, generator), normalize="standard")
     test = Data(train.name, toy(held_out, generator), scale=train.scale, shift=train.shift, normalize="given")
     return train, test

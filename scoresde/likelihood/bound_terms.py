@@ -57,7 +57,7 @@ class BoundPlan:
     @property
     def noise_width(self) -> float:
         """Width of the bins that uniform noise fills, 0 for none."""
-        return 0.0 if self.scaling is None or self.discretised else self.scaling.scale
+        return 0.0 if self.scaling is None or self.discretised else self.scaling.bin_width
 
 
 class TermEstimates(NamedTuple):

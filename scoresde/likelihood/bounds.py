@@ -200,7 +200,7 @@ def _plan(model: Model, x0: Tensor, settings: BoundSettings, scaling: Scaling | 
     if discrete and variance is None:
         variance = "learned" if _learns_variance(model, x0, first.t, cond) else "posterior"
     # less noise than this shows the bins, and the data are no Gaussian
-    control_below = -2 * math.log(scaling.scale / 2) if discretised and scaling is not None else math.inf
+    control_below = -2 * math.log(scaling.bin_width / 2) if discretised and scaling is not None else math.inf
     like = torch.empty(0, device=model.device)
     like = like.to(state_dtype(like))
     moments = None if model.moments is None else model.moments.gaussian(like)

@@ -38,6 +38,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from scoresde.data import DataScale
 from scoresde.likelihood.path_plan import (
     ADAMS_ORDER,
     LAST_LEVEL,
@@ -47,7 +48,7 @@ from scoresde.likelihood.path_plan import (
     make_plan,
 )
 from scoresde.likelihood.trace import TraceIntegral
-from scoresde.models import DataScale, Gaussian, Moments
+from scoresde.models import Gaussian, Moments
 from scoresde.sde import SDE, HostLevel
 from scoresde.sde.tensors import flat
 

@@ -14,8 +14,8 @@ from functools import lru_cache
 import numpy as np
 from numpy.typing import NDArray
 
+from scoresde.data import DataScale
 from scoresde.flow.weights import gauss_legendre, lagrange
-from scoresde.models import DataScale
 from scoresde.sde import SDE
 
 Array = NDArray[np.float64]

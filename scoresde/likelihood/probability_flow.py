@@ -263,7 +263,7 @@ class _Run:
                 data_at_t_min=settings.end == "none",
                 noise_to_infinity=settings.prior == "matched" and moments is not None,
             ),
-            bin_std=scaling.scale / math.sqrt(12) if scaling is not None and integers else None,
+            bin_std=scaling.bin_width / math.sqrt(12) if scaling is not None and integers else None,
             mean=self.mean,
             reach=self.reach,
         )

@@ -1,7 +1,6 @@
 from .calibration import Calibration as Calibration
 from .calibration import SolverSettings as SolverSettings
 from .conditions import NO_CLASS as NO_CLASS
-from .data_scale import DataScale as DataScale
 from .estimate import Estimate as Estimate
 from .estimate import Unguided as Unguided
 from .gaussian_mixture import GaussianMixture as GaussianMixture

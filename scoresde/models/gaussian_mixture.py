@@ -20,9 +20,9 @@ import torch
 from torch import Tensor
 
 from scoresde.checks import positive
+from scoresde.data import DataScale
 from scoresde.errors import ArgumentError, DTypeError, ShapeError
 from scoresde.models.conditions import LABEL, Condition, check_labels, of_class
-from scoresde.models.data_scale import DataScale
 from scoresde.models.estimate import Estimate
 from scoresde.models.model import Model
 from scoresde.models.moments import Moments

@@ -91,12 +91,12 @@ def discretised_gaussian(raw: Tensor, mean: Tensor, std: float | Tensor, scaling
     References: Ho et al. (2020, eq. 13).
     """
     c = scaling.bin_centres(raw, mean.dtype)
-    low, high = (c - scaling.scale / 2 - mean) / std, (c + scaling.scale / 2 - mean) / std
+    low, high = (c - scaling.bin_width / 2 - mean) / std, (c + scaling.bin_width / 2 - mean) / std
     low, high = torch.where(low + high > 0, -high, low), torch.where(low + high > 0, -low, high)  # the same mass
     log_high = torch.special.log_ndtr(high)
     inside = log_high + log1mexp(log_high - torch.special.log_ndtr(low))
-    first = torch.special.log_ndtr((c + scaling.scale / 2 - mean) / std)
-    last = torch.special.log_ndtr((mean - c + scaling.scale / 2) / std)
+    first = torch.special.log_ndtr((c + scaling.bin_width / 2 - mean) / std)
+    last = torch.special.log_ndtr((mean - c + scaling.bin_width / 2) / std)
     assert scaling.num_values is not None  # bin_centres has refused continuous data
     log_mass = torch.where(raw == 0, first, torch.where(raw == scaling.num_values - 1, last, inside))
     return -flat(log_mass).sum(1)

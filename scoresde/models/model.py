@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING, ClassVar
 import torch
 from torch import Tensor, nn
 
-from scoresde.data import Scaling
+from scoresde.data import DataScale, Scaling
 from scoresde.errors import ArgumentError, DTypeError
 from scoresde.models.calibration import Calibration
 from scoresde.models.conditions import Condition
-from scoresde.models.data_scale import DataScale
 from scoresde.models.estimate import Estimate
 from scoresde.models.moments import Moments
+from scoresde.random import Generators
 from scoresde.sde import SDE, Level
 from scoresde.sde.grids import time_range
 from scoresde.sde.times import is_concrete
@@ -121,6 +121,39 @@ class Model(nn.Module):
         if t_min is None and self.first_time is not None:
             t_min = max(self.first_time, time_range(self.sde, None, t_max, finest)[0])
         return time_range(self.sde, t_min, t_max, finest)
+
+    def to_model(self, raw: Tensor, generator: Generators = None) -> Tensor:
+        """Map items from the data's units to the model's.
+
+        They get the model's dtype and device. Integers are dequantised: x = scale (raw + u) + shift with u ~ U[0, 1).
+        A density changes by log p(raw) = log p(x) + ``scaling.log_volume(n)`` for n entries.
+
+        Args:
+            raw: Items ``(B, *D)`` as the data have them.
+            generator: Source of u, one generator or a list of B. None: torch's default.
+
+        Returns:
+            x ``(B, *D)``. A model without a scaling takes the data's units as its own.
+
+        Raises:
+            DTypeError: Integers where the data are continuous, or floats where they are integers.
+            DataError: Integers outside 0..num_values-1.
+        """
+        scaling = Scaling() if self.scaling is None else self.scaling
+        if scaling.num_values is not None:
+            scaling.check_integers(raw)
+        return scaling.to_model(raw, generator, self.dtype).to(self.device)
+
+    def to_data(self, x: Tensor) -> Tensor:
+        """Map samples from the model's units to the data's.
+
+        Args:
+            x: Samples ``(B, *D)``.
+
+        Returns:
+            Items ``(B, *D)``, in the dtype of the data. Integers are int64 and within 0..num_values-1.
+        """
+        return x if self.scaling is None else self.scaling.to_raw(x)
 
     def with_sde(self, sde: SDE) -> Model:
         """Return this model under another SDE, by matching log-SNR.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import warnings
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -12,12 +13,11 @@ import torch
 from torch import Tensor, nn
 
 from scoresde.checks import positive
-from scoresde.data import Data, Scaling
-from scoresde.errors import ArgumentError, CheckpointError, ScoreSDEError, ShapeError
+from scoresde.data import Data, DataScale, Mapped, Scaling
+from scoresde.errors import ArgumentError, CheckpointError, DataWarning, ScoreSDEError, ShapeError
 from scoresde.files import atomic_folder, load_tensors, read_json, save_tensors
 from scoresde.models.calibration import Calibration
 from scoresde.models.conditions import Condition
-from scoresde.models.data_scale import DataScale
 from scoresde.models.estimate import Estimate
 from scoresde.models.model import Model
 from scoresde.models.moments import Moments
@@ -43,21 +43,24 @@ class Network(Protocol):
         """
 
 
-MEASURED = 8192  # most items whose lengths are measured
+LARGEST_SHARE = 0.25  # of a bin, which the least noise of a continuous process may be
 
 
-def measured_scale(data: Data) -> DataScale | None:
-    """Measure the lengths of data in the model's units.
+def _warn_of_coarse_noise(sde: SDE, data: Data | Mapped) -> None:
+    """Warn of a process that never shows single bins of integers.
 
-    Integers are dequantised. At most 8192 items are used, evenly spaced.
-
-    Args:
-        data: The data; of mapped ones, the sample.
+    Discrete processes have decoders for them (P5, the last step of a DDPM).
     """
-    data = getattr(data, "sample", data)
-    raw = data.raw[:: -(-len(data) // MEASURED)]
-    x = data.scaling.to_model(raw, torch.Generator().manual_seed(0), torch.float64)
-    return DataScale.of(x, None if data.num_values is None else data.scaling.scale)
+    if data.bin_width == 0 or sde.times is not None:
+        return
+    rho = sde.levels(torch.zeros(1, dtype=torch.float64))[0].rho
+    if rho > LARGEST_SHARE * data.bin_width:
+        message = (
+            f"{sde} has a noise of {rho:.3g} at t = 0, {rho / data.bin_width:.2g} of the width of an integer's bin, "
+            f"{data.bin_width:.3g} in model units. It blurs neighbouring integers, which costs likelihood. "
+            f"VESDE.for_data(data) has less."
+        )
+        warnings.warn(message, DataWarning, stacklevel=3)
 
 
 class ScoreModel(Model):
@@ -115,7 +118,7 @@ class ScoreModel(Model):
         cls,
         net: Network,
         sde: SDE,
-        data: Data,
+        data: Data | Mapped,
         predicts: str = "edm",
         *,
         time_input: str | TimeInput = "log_snr",
@@ -133,7 +136,8 @@ class ScoreModel(Model):
         moments = Moments(*data.moments())
         measured: dict[str, Any] = {"data_std": moments.std, "scaling": data.scaling, "moments": moments}
         if "data_scale" not in settings:
-            measured["data_scale"] = measured_scale(data)
+            measured["data_scale"] = data.data_scale
+        _warn_of_coarse_noise(sde, data)
         return cls(net, sde, predicts, time_input=time_input, **(measured | settings))
 
     @property

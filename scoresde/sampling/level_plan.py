@@ -5,7 +5,7 @@ Symbols, besides those of :mod:`scoresde.sampling.base`:
     g = log(calls/5): how the settings move with the number of calls.
     tau: noise of the process, 0 (the probability flow) to 1 (the reverse SDE).
 
-The levels lie between two lengths of the data (:class:`~scoresde.models.DataScale`). Above the largest one p_t is
+The levels lie between two lengths of the data (:class:`~scoresde.data.DataScale`). Above the largest one p_t is
 nearly Gaussian. Below the finest one the flow is nearly straight. docs/samplers.md, section 2, has the reasons and the
 measurements.
 """
@@ -18,7 +18,8 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-from scoresde.models import DataScale, Model
+from scoresde.data import DataScale
+from scoresde.models import Model
 from scoresde.models.calibration import SolverSettings
 from scoresde.sde import SDE, HostLevel
 

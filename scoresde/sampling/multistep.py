@@ -47,7 +47,7 @@ class DPMSolver(GridSampler):
     the step that led there before it serves the next one. This is an Adams-Moulton step of one order more, at no
     further call.
 
-    With ``grid="data"`` the levels come from the lengths of the data (:class:`~scoresde.models.DataScale`). Above the
+    With ``grid="data"`` the levels come from the lengths of the data (:class:`~scoresde.data.DataScale`). Above the
     first of them p_t is nearly Gaussian: with few calls x jumps there without one, and the estimate there corrects the
     jump (:class:`GaussianStart`). Below the last one the flow is nearly straight (:func:`to_data`).
 

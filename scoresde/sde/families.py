@@ -9,11 +9,12 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
-from typing import Any, ClassVar, Generic, Self, TypeVar
+from typing import Any, ClassVar, Generic, Protocol, Self, TypeVar
 
 import torch
 from torch import Tensor
 
+from scoresde.errors import DataError
 from scoresde.sde.base import SDE
 from scoresde.sde.schedules import (
     AnyRate,
@@ -26,7 +27,37 @@ from scoresde.sde.schedules import (
 )
 from scoresde.sde.tensors import log1mexp
 
+FINER, WIDER = 10.0, 20.0  # shares of the finest and the largest length
+COMPARED = 1024  # items whose distances are compared
+
 _Schedule = TypeVar("_Schedule", RateSchedule, NoiseSchedule)
+
+
+class Lengths(Protocol):
+    """Lengths of data, such as :class:`scoresde.data.DataScale`."""
+
+    @property
+    def finest(self) -> float | None:
+        """The finest one, or None."""
+
+    @property
+    def largest(self) -> float:
+        """The largest one."""
+
+
+class Measured(Protocol):
+    """Data that know their lengths, such as :class:`scoresde.Data`."""
+
+    @property
+    def data_scale(self) -> Lengths | None:
+        """The lengths, or None for items that are all the same."""
+
+    @property
+    def bin_width(self) -> float:
+        """The width of the bins of integers, or 0."""
+
+    def few(self, most: int) -> Tensor:
+        """Return some items in model space."""
 
 
 def _short(value: object) -> str:
@@ -207,6 +238,37 @@ class VESDE(_Scheduled[NoiseSchedule]):
         References: Karras et al. 2022, where sigma itself is the time.
         """
         return cls(schedule=LinearNoise(sigma_max))
+
+    @classmethod
+    def for_data(cls, data: Measured, *, sigma_min: float | None = None, sigma_max: float | None = None) -> Self:
+        """Make the geometric process whose noise suits these data.
+
+            sigma_min = finest/10,    sigma_max = max(largest distance, 20 largest length)
+
+        Finest and largest are the lengths of :class:`scoresde.data.DataScale`; for integers, finest is at most the std
+        of a bin. The first noise costs about (sigma_min/finest)^4/4 nats a dimension. The last one hides all but the
+        moments of the data. The distance is that of any two of 1024 items.
+
+        Args:
+            data: A :class:`scoresde.Data`, or one mapped from the disk.
+            sigma_min, sigma_max: Values to take instead. None: as above.
+
+        Raises:
+            DataError: Data that do not tell their finest length, where it is needed: fewer than 64 different items.
+
+        References: Song & Ermon 2020, technique 1 (the largest distance).
+        """
+        scale = data.data_scale
+        if sigma_min is None:
+            if scale is None or scale.finest is None:
+                raise DataError("data", "fewer than 64 different items", "more of them, or sigma_min as a number")
+            bin_std = data.bin_width / math.sqrt(12)
+            sigma_min = min(scale.finest, bin_std or math.inf) / FINER
+        if sigma_max is None:
+            if scale is None:
+                raise DataError("data", "items that are all the same", "items that vary, or sigma_max as a number")
+            sigma_max = max(torch.pdist(data.few(COMPARED).flatten(1)).max().item(), WIDER * scale.largest)
+        return cls(sigma_min, sigma_max)
 
     def log_alpha(self, t: Tensor) -> Tensor:
         return torch.zeros_like(t)

@@ -118,7 +118,7 @@ def test_ends_and_calls_of_the_grid():
     sde = S.VPSDE()
     for at_t_min, to_infinity in ((True, False), (False, True)):
         ends = Ends(1e-4, 0.9, data_at_t_min=at_t_min, noise_to_infinity=to_infinity)
-        grid = choose_levels(sde, S.models.DataScale.of_moments(MOMENTS), 50, ends)
+        grid = choose_levels(sde, S.data.DataScale.of_moments(MOMENTS), 50, ends)
         assert len(grid.lams) + 4 * (grid.rounds - 1) == 50
         assert (grid.lams[0] == sde.log_snr(1e-4).item() / 2) == at_t_min
         assert (grid.lams[-1] == pytest.approx(sde.log_snr(0.9).item() / 2)) != to_infinity

@@ -6,8 +6,8 @@ Extrapolation from them does not amplify a network's roughness.
 import itertools
 
 from scoresde import VPSDE
+from scoresde.data import DataScale
 from scoresde.likelihood.path_plan import Ends, choose_levels, make_plan
-from scoresde.models import DataScale
 from tests.marks import first_fast
 
 

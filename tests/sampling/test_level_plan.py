@@ -7,7 +7,8 @@ import pytest
 import torch
 
 import scoresde as S
-from scoresde.models import Calibration, DataScale, SolverSettings
+from scoresde.data import DataScale
+from scoresde.models import Calibration, SolverSettings
 from scoresde.sampling import DPMSolver
 from scoresde.sampling.level_plan import automatic_order, data_lambdas, default_settings, lengths, plan_levels
 from tests.families import EACH

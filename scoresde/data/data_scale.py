@@ -4,21 +4,35 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 from torch import Tensor
 
 from scoresde.checks import non_negative, positive
 from scoresde.errors import ArgumentError
-from scoresde.models.moments import Moments
 
 MOST_POINTS, MOST_WORK = 2048, 2e9  # whose distances are compared, and the most N^2 n
+LEAST_POINTS = 64  # different ones that tell a finest length
+MOST_DIMENSIONS = 1024  # up to which the covariance is a full matrix
 LEAST_PAIRS = 1000  # pairs nearer than a distance, from which on their number tells a dimension
 FLAT = 1e-6  # share of the largest variance, below which a direction is left to the Gaussian of the moments
 THIN = 0.25  # share of the mean variance, below which a direction is thin
 SLOPE = 0.75  # share of the full dimension, below which the points no longer fill the space
 NARROWEST = 0.5  # of the average length that the pairs show: data are uneven, and too coarse levels err more
 TAIL, LEAST_TAIL = 0.99, 1.3  # quantile of |x - m|^2, and its excess over a Gaussian's that counts
+
+
+class Variances(Protocol):
+    """What moments tell of lengths."""
+
+    @property
+    def std(self) -> float:
+        """Root of the mean variance over entries."""
+
+    @property
+    def values(self) -> Tensor:
+        """Eigenvalues of the covariance, or variances."""
 
 
 @dataclass(frozen=True)
@@ -55,7 +69,7 @@ class DataScale:
             non_negative("least", self.least)
 
     @classmethod
-    def of_moments(cls, moments: Moments, finest: float | None = None) -> DataScale | None:
+    def of_moments(cls, moments: Variances, finest: float | None = None) -> DataScale | None:
         """Return the scale that these moments tell.
 
         None: the data are one point.
@@ -91,27 +105,39 @@ class DataScale:
         from scipy import stats
 
         flat = x.detach().reshape(len(x), -1).double().cpu()
-        moments = Moments.of(flat)
-        scale = cls.of_moments(moments)
-        if scale is None:
+        flat = flat - flat.mean(0)
+        values, vectors = _eigenbasis(flat)
+        if not values.mean() > 0:
             return None
+        typical, largest, least = (value.sqrt().item() for value in (values.mean(), values.max(), values.min()))
         # 1. tails, by the squared distance from the mean; a Gaussian's is nearly a gamma variable
-        mean, spread = moments.values.sum().item(), moments.values.square().sum().item()
-        squared = (flat - moments.mean).square().sum(1).quantile(TAIL).item()
+        mean, spread = values.sum().item(), values.square().sum().item()
+        squared = flat.square().sum(1).quantile(TAIL).item()
         excess = squared / (stats.chi2.ppf(TAIL, mean**2 / spread) * spread / mean)
-        largest = scale.largest * math.sqrt(excess if excess > LEAST_TAIL else 1.0)
+        largest *= math.sqrt(excess if excess > LEAST_TAIL else 1.0)
         # 2. detail, in whitened coordinates
-        kept = moments.values > FLAT * moments.values.max()
-        gaussian = moments.gaussian(flat)
         most = min(MOST_POINTS, int((MOST_WORK / flat.shape[1]) ** 0.5))
         few = torch.unique(flat[:: -(-len(flat) // most)], dim=0)
-        if len(few) < 64:
-            return cls(scale.typical, largest, None, scale.least)
-        stds = moments.values[kept].sqrt()
-        finest = NARROWEST * _detail(gaussian.centre(few)[:, kept] / stds, stds)
+        if len(few) < LEAST_POINTS:
+            return cls(typical, largest, None, least)
+        kept = values > FLAT * values.max()
+        stds = values[kept].sqrt()
+        white = (few if vectors is None else few @ vectors)[:, kept] / stds
+        finest = NARROWEST * _detail(white, stds)
         if bin_width is not None:
             finest = max(finest, bin_width / math.sqrt(12))
-        return cls(scale.typical, largest, min(finest, largest), scale.least)
+        return cls(typical, largest, min(finest, largest), least)
+
+
+def _eigenbasis(centred: Tensor) -> tuple[Tensor, Tensor | None]:
+    """Return eigenvalues and eigenvectors of the covariance.
+
+    In more than 1024 dimensions these are the variances, without vectors.
+    """
+    if centred.shape[1] > MOST_DIMENSIONS:
+        return centred.square().mean(0), None
+    values, vectors = torch.linalg.eigh(centred.T @ centred / len(centred))
+    return values.clamp(min=0), vectors
 
 
 def _detail(white: Tensor, stds: Tensor) -> float:

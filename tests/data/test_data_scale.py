@@ -4,8 +4,8 @@ import pytest
 import torch
 
 import scoresde as S
+from scoresde.data import DataScale
 from scoresde.errors import ArgumentError
-from scoresde.models import DataScale
 from tests.generators import generator
 
 
