@@ -25,6 +25,7 @@ from benchmarks import common, families, peers  # first: it sets how threads wai
 import torch
 from torch import Tensor
 
+from benchmarks.default_networks import Eye, networks, run_network
 from scoresde import (
     DDIM,
     DDPM,
@@ -36,7 +37,6 @@ from scoresde import (
     Exact,
     FlowSDE,
     Model,
-    ScoreModel,
     SubVPSDE,
     calibrate,
     log_likelihood,
@@ -51,6 +51,9 @@ REFERENCE_CALLS = 600
 REFERENCE_DETAIL = 0.02  # rho of the reference's last level over the finest length
 SOLVERS = ("DPM-Solver++", "UniPC", "DEIS", "dpmpp_2m", "zAB", "vAB", "xEAB", "zEAB", "REAB")
 PEERS_LAST = (1e-4, 1e-3, 5e-3, 0.02, 0.05)  # last levels of peers with free levels, over the typical length
+NETWORK_LAST = 1e-3  # rho of a network's last level, over the typical length
+FRECHET = ("default", "calibrated", "peer")
+PARTS = ("sampler", "network", "frechet", "likelihood")
 TOLERANCE = 1e-3  # of log p, in nats a dimension
 PROCESSES: dict[str, Callable[[], SDE]] = {
     "vp": VPSDE,
@@ -88,13 +91,19 @@ class Conditioned(Model):
 
     def estimate(self, x, level, cond=None):
         self.calls += 1
-        return self.model.estimate(x, level, self.cond)
+        own = x.to(self.model.dtype)
+        found = self.model.estimate(own, level, self.cond)
+        return found if own is x else found._replace(x0=found.x0.to(x), eps=found.eps.to(x))
 
 
-def reference(model: Model, x: Tensor, cond: Condition, finest: float) -> Tensor:
-    """Return the ends of the flow: order 3 in many equal steps of lambda."""
-    lam = torch.tensor([-math.log(REFERENCE_DETAIL * finest)], dtype=torch.float64)
-    t_min = model.sde.time_at(lam=lam).item()
+def reference(model: Model, x: Tensor, cond: Condition, last: float) -> Tensor:
+    """Return the ends of the flow: order 3 in many equal steps of lambda.
+
+    ``last`` is rho of the last level. A process that ends before it has its own last level.
+    """
+    sde = model.sde
+    levels = sde.levels(torch.tensor([0.0, sde.time_at(lam=-math.log(last)).item()], dtype=torch.float64))
+    t_min = levels[1].t if levels[0].rho < last else 0.0
     solver = DPMSolver(3, corrector=False, grid="log_snr", t_min=t_min, t_max=1.0)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -112,40 +121,46 @@ def cells(names: list[str], variants: list[str], seeds: list[int], n: int) -> It
                 generator = torch.Generator().manual_seed(100 + seed)
                 x = sde.prior_sample((n, *problem.shape), generator, dtype=torch.float64)
                 cond = problem.cond(n)
-                ends = reference(problem.model, x, cond, scale.finest)
+                ends = reference(problem.model, x, cond, REFERENCE_DETAIL * scale.finest)
                 yield Cell(f"{name} {seed}", variant, problem.model, cond, x, ends, scale.typical)
 
 
-def network_cells(n: int) -> Iterator[Cell]:
-    """Yield cells of the shipped digits network, in float64."""
-    model = ScoreModel.from_pretrained("digits").double()
-    assert model.moments is not None
-    generator = torch.Generator().manual_seed(5)
-    x = model.sde.prior_sample((n, *model.moments.mean.shape), generator, dtype=torch.float64)
-    for variant, cond in (("known", None), ("class", {"y": torch.arange(n) % 10})):
-        finest = model.sde.levels(torch.tensor([model.sde.time_of(6 * math.log(10.0))], dtype=torch.float64))[0].rho
-        ends = reference(model, x, cond, finest / REFERENCE_DETAIL)
-        yield Cell("digits network", variant, model, cond, x, ends, model.moments.std)
+def network_cells(runs: list[str], n: int) -> Iterator[Cell]:
+    """Yield cells of trained networks."""
+    for name, variant, model, condition in networks(runs):
+        assert model.moments is not None
+        generator = torch.Generator().manual_seed(5)
+        x = model.sde.prior_sample((n, *model.moments.mean.shape), generator, dtype=model.dtype)
+        cond = condition(n)
+        ends = reference(model, x, cond, NETWORK_LAST * model.moments.std)
+        yield Cell(name, variant, model, cond, x, ends, model.moments.std)
+
+
+def peer_solvers(modules: dict, typical: float) -> dict[str, peers.Solver]:
+    """Return the peers' solvers by name and setting.
+
+    Their last levels are shares of the typical length.
+    """
+    usual = peers.RHO_MIN
+    peers.RHO_MIN = tuple(typical * share for share in PEERS_LAST)
+    try:
+        found = peers.solvers(modules, stochastic=False)
+    finally:
+        peers.RHO_MIN = usual
+    return {f"{one.package} {one.name}, {one.setting}": one for one in found if one.name in SOLVERS}
 
 
 def peers_of(cell: Cell, modules: dict, calls: int) -> tuple[float, str]:
     """Return the least error of the peers, and the setting that has it."""
-    usual = peers.RHO_MIN
-    peers.RHO_MIN = tuple(cell.typical * share for share in PEERS_LAST)
     best = math.inf, ""
-    try:
-        for solver in peers.solvers(modules, stochastic=False):
-            if solver.name not in SOLVERS:
-                continue
-            counted = Conditioned(cell.model, cell.cond)
-            try:
-                found = cell.error(solver.run(counted, cell.x, calls))
-            except (ValueError, IndexError, ZeroDivisionError, TypeError, RuntimeError):  # too few calls, or no level
-                continue
-            if 0 < counted.calls <= calls and found < best[0]:
-                best = found, f"{solver.package} {solver.name}, {solver.setting}"
-    finally:
-        peers.RHO_MIN = usual
+    for setting, solver in peer_solvers(modules, cell.typical).items():
+        counted = Conditioned(cell.model, cell.cond)
+        try:
+            found = cell.error(solver.run(counted, cell.x, calls))
+        except (ValueError, IndexError, ZeroDivisionError, TypeError, RuntimeError):  # too few calls, or no level
+            continue
+        if 0 < counted.calls <= calls and found < best[0]:
+            best = found, setting
     return best
 
 
@@ -168,6 +183,39 @@ def sampler_rows(found: Iterable[Cell], modules: dict, budgets: list[int]) -> It
         calibrate(cell.model, cell.x.shape[1:], cell.cond, calls=budgets, generator=torch.Generator().manual_seed(1))
         for row in rows:
             yield row | {"calibrated": ours(row["calls"])}
+
+
+def frechet_rows(folder: str, rows: list[dict], modules: dict, budgets: list[int], n: int) -> Iterator[dict]:
+    """Yield the distance of images by ours and by the best peer, for a run.
+
+    Args:
+        folder: The run.
+        rows: Its rows of errors, which name the best peer's setting.
+        modules: The peers.
+        budgets: Numbers of calls.
+        n: Images.
+    """
+    name, _, model, _ = run_network(folder)
+    eye, shape, model.calibration = Eye(folder), model.moments.mean.shape, None
+    best = {row["calls"]: row["peer_setting"] for row in rows if row["problem"] == name}
+    solvers = peer_solvers(modules, model.moments.std)
+    figures: dict[int, dict] = {calls: {"part": "frechet", "problem": name, "calls": calls} for calls in budgets}
+
+    def ours(x: Tensor, calls: int) -> Tensor:
+        return sample(model, x.shape, DPMSolver(t_max=1.0), calls, start=x)
+
+    for who in ("default", "calibrated"):
+        if who == "calibrated":
+            calibrate(model, tuple(shape), calls=budgets, generator=torch.Generator().manual_seed(1))
+        for calls in budgets:
+            found = eye.distance(model, lambda x, calls=calls: ours(x, calls), n)
+            figures[calls] |= {who: found.value, f"{who}_stderr": found.stderr}
+    for calls in budgets:
+        if setting := best.get(calls):
+            run, counted = solvers[setting].run, Conditioned(model, None)
+            found = eye.distance(model, lambda x, run=run, it=counted, calls=calls: run(it, x, calls), n)
+            figures[calls] |= {"peer": found.value, "peer_stderr": found.stderr, "peer_setting": setting}
+        yield figures[calls]
 
 
 def likelihood_rows(names: list[str], processes: list[str], seeds: list[int], n: int) -> Iterator[dict]:
@@ -233,6 +281,15 @@ def sampler_table(rows: list[dict], budgets: list[int]) -> str:
     return common.markdown(["problem", "ours", *map(str, budgets)], lines)
 
 
+def frechet_table(rows: list[dict]) -> str:
+    """Return Frechet distances with standard errors by calls."""
+    lines = []
+    for row in rows:
+        cells = [f"{row[who]:.2f} +- {row[who + '_stderr']:.2f}" if who in row else "" for who in FRECHET]
+        lines.append([row["problem"], str(row["calls"]), *cells, row.get("peer_setting", "")])
+    return common.markdown(["network", "calls", *FRECHET, "its setting"], lines)
+
+
 def likelihood_table(rows: list[dict]) -> str:
     """Return the figures by process and kind of points."""
     lines = []
@@ -269,13 +326,15 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--seeds", default="1", help="seeds of problems; odd ones were not used for tuning")
     parser.add_argument("--calls", default="5,10,20,50,100", help="numbers of network calls")
     parser.add_argument("--parts", default="sampler,network,likelihood", help="parts to run")
+    parser.add_argument("--runs", default="", help="folders of trained runs, further networks")
+    parser.add_argument("--images", type=int, default=1000, help="images of a Frechet distance")
     parser.add_argument("--points", type=int, default=60, help="points of a likelihood's cell")
     parser.add_argument("--peers", default=",".join(peers.PEERS), help="packages, or none")
     options = parser.parse_args(arguments)
     if options.quick:
         options.families, options.variants, options.seeds = "narrow_modes,low_rank", "known", "1"
         options.calls, options.processes, options.points = "5,10", "vp,ve", 20
-        options.parts = options.parts.replace("network,", "")
+        options.parts = options.parts.replace("network,", "").replace("frechet,", "")
     return options
 
 
@@ -288,7 +347,8 @@ def main(arguments: list[str] | None = None) -> None:
     names = common.names("--families", options.families, families.FAMILIES)
     variants = common.names("--variants", options.variants, families.VARIANTS)
     processes = common.names("--processes", options.processes, PROCESSES)
-    parts = common.names("--parts", options.parts, ("sampler", "network", "likelihood"))
+    parts = common.names("--parts", options.parts, PARTS)
+    runs = options.runs.split(",") if options.runs else []
     modules, left_out = peers.load([] if options.peers == "none" else options.peers.split(","))
     record = common.Record(
         "defaults",
@@ -304,11 +364,15 @@ def main(arguments: list[str] | None = None) -> None:
     if "sampler" in parts:
         found += sampler_rows(cells(names, variants, seeds, STARTS), modules, budgets)
     if "network" in parts:
-        found += sampler_rows(network_cells(STARTS // 2), modules, budgets)
+        found += sampler_rows(network_cells(runs, STARTS // 2), modules, budgets)
     if found:
         rows += found
         text += ["## Samplers: error over that of the best peer's best setting, median (worst)"]
         text += [sampler_table(found, budgets)]
+    if "frechet" in parts:
+        distances = [row for run in runs for row in frechet_rows(run, found, modules, budgets, options.images)]
+        rows += distances
+        text += ["## Frechet distances of images from the same start noises", frechet_table(distances)]
     if "likelihood" in parts:
         scored = list(likelihood_rows(names, processes, seeds, options.points))
         rows += scored
