@@ -65,7 +65,7 @@ def _points(source: str, sde: Callable[[Data], SDE]) -> ScoreModel:
 
 
 def networks(runs: list[str]) -> Iterator[Network]:
-    """Yield the networks; those of ``runs``, folders, come last and in float32."""
+    """Yield the networks, last those of the folders ``runs``, in float32."""
     digits = ScoreModel.from_pretrained("digits").double()
     yield Network("moons network", "known", _points("two-moons", lambda _: VPSDE()), _unconditional)
     yield Network("swiss roll network, VE", "known", _points("swiss-roll", VESDE.for_data), _unconditional)

@@ -256,10 +256,14 @@ def test_a_networks_preset_is_its_papers_run(name):
         net = build.net(config, data)
         expected = build_net(preset.net)
     assert sum(p.numel() for p in net.parameters()) == sum(p.numel() for p in expected.parameters())
-    sde = build.sde(config.sde)
+    sde = build.sde(config.sde, data)
     if config.sde.name == "ddpm":
         assert torch.equal(sde.betas, DDPM.linear(1000).betas)
     assert load_config(None, name, ["train.lr=1e-3"]).train.lr == 1e-3
+
+
+def points(n):
+    return from_array(np.random.default_rng(0).normal(size=(n, 2)))
 
 
 @pytest.mark.parametrize(
@@ -272,12 +276,19 @@ def test_a_networks_preset_is_its_papers_run(name):
 )
 def test_a_process_checks_its_own_settings(overrides, message):
     with pytest.raises(ConfigError, match=message):
-        build.sde(load_config(None, "none", overrides).sde)
+        build.sde(load_config(None, "none", overrides).sde, points(200))
 
 
 @pytest.mark.parametrize(
     ("name", "process"),
-    [("vp", VPSDE()), ("subvp", SubVPSDE()), ("ve", VESDE()), ("ddpm", DDPM.linear()), ("flow", FlowSDE())],
+    [("vp", VPSDE()), ("subvp", SubVPSDE()), ("ddpm", DDPM.linear()), ("flow", FlowSDE())],
 )
 def test_a_process_has_its_own_defaults(name, process):
-    assert build.sde(load_config(None, "none", [f"sde.name={name}"]).sde).config == process.config
+    assert build.sde(load_config(None, "none", [f"sde.name={name}"]).sde, points(200)).config == process.config
+
+
+def test_ve_takes_its_noise_from_the_data():
+    data = points(200)
+    assert build.sde(load_config(None, "none", ["sde.name=ve"]).sde, data) == VESDE.for_data(data)
+    config = load_config(None, "none", ["sde.name=ve", "sde.sigma_min=0.1"])
+    assert build.sde(config.sde, data) == VESDE.for_data(data, sigma_min=0.1)

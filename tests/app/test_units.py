@@ -1,4 +1,4 @@
-"""Tables through the command line: one scale a column, densities in their units."""
+"""Tables through the command line: scales and densities."""
 
 import json
 
@@ -13,7 +13,7 @@ NET = ["--set", "net.options={width: 32, blocks: 1}", "--set", "train.device=cpu
 
 @pytest.fixture(scope="module")
 def table(tmp_path_factory):
-    """A table with columns of std 100 and 1, far from 0."""
+    """Write a table with columns of std 100 and 1, far from 0."""
     noise = np.random.default_rng(0).normal(size=(3000, 2))
     path = tmp_path_factory.mktemp("table") / "table.npy"
     np.save(path, [1e5, -3.0] + noise * [100.0, 1.0])
