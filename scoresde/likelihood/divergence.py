@@ -266,10 +266,11 @@ class Hutchinson(Divergence):
 class HutchPP(Divergence):
     """Hutch++: exact on a random subspace, Hutchinson's on its complement.
 
-        tr A = tr(Q' A Q) + tr(P A P),    P = I - Q Q'
+        tr A = tr(Q' A Q) + c tr P + tr(P (A - c I) P),    P = I - Q Q'
 
-    Q is an orthonormal basis of the span of ``rank`` products A' s. The second part is small if the Jacobian has a few
-    large directions. An evaluation costs ``2 rank + probes`` vector-Jacobian products.
+    Q is an orthonormal basis of the span of ``rank`` products A' v, and c the mean of the rest of the diagonal by the
+    same probes. The last part is small if the Jacobian is a multiple of the identity but for a few large directions.
+    It is 0 for a Jacobian of that rank. An evaluation costs ``2 rank + probes`` vector-Jacobian products.
 
     Args:
         rank: Dimension of the subspace, at most that of the data, default 2.
@@ -313,12 +314,39 @@ class HutchPP(Divergence):
     ) -> tuple[Tensor, Tensor | None]:
         assert v is not None
         with torch.no_grad():  # the estimate is unbiased for any subspace, so Q may be a constant
-            Q = torch.linalg.qr(vector_jacobian(F, x, v[:, : self.rank]).mT)[0].mT
-        g = v[:, self.rank :]
-        w = g - (g @ Q.mT) @ Q
+            images = vector_jacobian(F, x, v[:, : self.rank])
+            Q = torch.linalg.qr(images.mT)[0].mT
+        s, w = (part - (part @ Q.mT) @ Q for part in (v[:, : self.rank], v[:, self.rank :]))
         u = vector_jacobian(F, x, torch.cat([Q, w], 1), differentiable, keep=False)
-        known, u = (u[:, : self.rank] * Q).sum((1, 2)), u[:, self.rank :]
-        return known[:, None] + (u * w).sum(2), u - (u @ Q.mT) @ Q
+        own = u[:, : self.rank]
+        known, c = (own * Q).sum((1, 2)), self._level(v[:, : self.rank], s, images, own, Q)
+        u = u[:, self.rank :] - c * w
+        rest = (u * w).sum(2) + (v.shape[2] - self.rank) * c[:, :, 0]
+        return known[:, None] + rest, u - (u @ Q.mT) @ Q
+
+    def _level(self, v: Tensor, s: Tensor, images: Tensor, own: Tensor, Q: Tensor) -> Tensor:
+        """Return c, the mean of the diagonal of P A P by the first probes.
+
+        0 where A leaves nothing outside Q: there the known part is exact.
+
+        Args:
+            v: Probes ``(B, rank, n)``.
+            s: P v.
+            images: A' v.
+            own: A' Q.
+            Q: The basis.
+
+        Returns:
+            Numbers ``(B, 1, 1)``.
+        """
+        axes, rounding = (1, 2), torch.finfo(v.dtype).eps ** 0.5
+        c = (v * images).sum(axes, keepdim=True) / self.rank - (own * Q).sum(axes, keepdim=True)
+        c = c / max(1, v.shape[2] - self.rank)
+        left = (v @ Q.mT) @ own  # A' Q Q' v, which is A' v - A' s
+        left = left - (left @ Q.mT) @ Q
+        size, image, left_over = (part.norm(dim=axes, keepdim=True) for part in (s, images, left))
+        low_rank = (left_over <= rounding * image) & (size > rounding * v.norm(dim=axes, keepdim=True))
+        return torch.where(low_rank, 0.0, c).detach()
 
     def residual(self, v: Tensor | None) -> Tensor | None:
         return None if v is None else v[:, self.rank :]
