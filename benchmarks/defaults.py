@@ -54,6 +54,7 @@ PEERS_LAST = (1e-4, 1e-3, 5e-3, 0.02, 0.05)  # last levels of peers with free le
 NETWORK_LAST = 1e-3  # rho of a network's last level, over the typical length
 FRECHET = ("default", "calibrated", "peer")
 PARTS = ("sampler", "network", "frechet", "likelihood")
+DEFAULT_PARTS = "sampler,network,likelihood"
 TOLERANCE = 1e-3  # of log p, in nats a dimension
 PROCESSES: dict[str, Callable[[], SDE]] = {
     "vp": VPSDE,
@@ -325,7 +326,7 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--processes", default=",".join(PROCESSES), help="processes for likelihoods")
     parser.add_argument("--seeds", default="1", help="seeds of problems; odd ones were not used for tuning")
     parser.add_argument("--calls", default="5,10,20,50,100", help="numbers of network calls")
-    parser.add_argument("--parts", default="sampler,network,likelihood", help="parts to run")
+    parser.add_argument("--parts", default=DEFAULT_PARTS, help="parts to run")
     parser.add_argument("--runs", default="", help="folders of trained runs, further networks")
     parser.add_argument("--images", type=int, default=1000, help="images of a Frechet distance")
     parser.add_argument("--points", type=int, default=60, help="points of a likelihood's cell")
@@ -358,6 +359,7 @@ def main(arguments: list[str] | None = None) -> None:
         seeds=f"problems {options.seeds}; starts 100 + seed; calibration 1",
         peers=modules,
         left_out=left_out,
+        variant="" if options.parts == DEFAULT_PARTS else "-".join(parts),
     )
     rows, text = [], []
     found: list[dict] = []
