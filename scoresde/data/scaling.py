@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from scoresde.checks import whole
-from scoresde.errors import DataError, DTypeError
+from scoresde.errors import DataError, DTypeError, ShapeError
 from scoresde.random import Generators, rand
 
 
@@ -104,7 +104,16 @@ class Scaling(NamedTuple):
 
     @staticmethod
     def _like(value: float | Tensor, other: Tensor) -> float | Tensor:
-        return value.to(other) if isinstance(value, Tensor) else value
+        """Return the scale or the shift of ``other``.
+
+        Raises:
+            ShapeError: it is one for each entry, of items of another shape.
+        """
+        if not isinstance(value, Tensor):
+            return value
+        if other.shape[other.ndim - value.ndim :] != value.shape:
+            raise ShapeError("items", tuple(other.shape), f"(..., {', '.join(map(str, value.shape))})")
+        return value.to(other)
 
     def unscale(self, x: Tensor) -> Tensor:
         """Return y = (x - shift) / scale, of integers before they are rounded."""

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, ClassVar
 
 import torch
+from numpy.typing import ArrayLike
 from torch import Tensor, nn
 
 from scoresde.data import DataScale, Scaling
@@ -122,14 +123,14 @@ class Model(nn.Module):
             t_min = max(self.first_time, time_range(self.sde, None, t_max, finest)[0])
         return time_range(self.sde, t_min, t_max, finest)
 
-    def to_model(self, raw: Tensor, generator: Generators = None) -> Tensor:
+    def to_model(self, raw: Tensor | ArrayLike, generator: Generators = None) -> Tensor:
         """Map items from the data's units to the model's.
 
         They get the model's dtype and device. Integers are dequantised: x = scale (raw + u) + shift with u ~ U[0, 1).
         A density changes by log p(raw) = log p(x) + ``scaling.log_volume(n)`` for n entries.
 
         Args:
-            raw: Items ``(B, *D)`` as the data have them.
+            raw: Items ``(B, *D)`` as the data have them, a tensor or an array.
             generator: Source of u, one generator or a list of B. None: torch's default.
 
         Returns:
@@ -138,8 +139,9 @@ class Model(nn.Module):
         Raises:
             DTypeError: Integers where the data are continuous, or floats where they are integers.
             DataError: Integers outside 0..num_values-1.
+            ShapeError: Items of another shape than the data's, where each entry has its own scale.
         """
-        scaling = Scaling() if self.scaling is None else self.scaling
+        scaling, raw = Scaling() if self.scaling is None else self.scaling, torch.as_tensor(raw)
         if scaling.num_values is not None:
             scaling.check_integers(raw)
         return scaling.to_model(raw, generator, self.dtype).to(self.device)
@@ -149,6 +151,9 @@ class Model(nn.Module):
 
         Args:
             x: Samples ``(B, *D)``.
+
+        Raises:
+            ShapeError: As in :meth:`to_model`.
 
         Returns:
             Items ``(B, *D)``, in the dtype of the data. Integers are int64 and within 0..num_values-1.

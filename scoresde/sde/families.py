@@ -14,7 +14,7 @@ from typing import Any, ClassVar, Generic, Protocol, Self, TypeVar
 import torch
 from torch import Tensor
 
-from scoresde.errors import DataError
+from scoresde.errors import DataError, DTypeError
 from scoresde.sde.base import SDE
 from scoresde.sde.schedules import (
     AnyRate,
@@ -254,10 +254,13 @@ class VESDE(_Scheduled[NoiseSchedule]):
             sigma_min, sigma_max: Values to take instead. None: as above.
 
         Raises:
+            DTypeError: A tensor or an array.
             DataError: Data that do not tell their finest length, where it is needed: fewer than 64 different items.
 
         References: Song & Ermon 2020, technique 1 (the largest distance).
         """
+        if not hasattr(data, "data_scale"):
+            raise DTypeError("data", type(data).__name__, "a scoresde.Data, which knows its lengths")
         scale = data.data_scale
         if sigma_min is None:
             if scale is None or scale.finest is None:

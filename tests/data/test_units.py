@@ -98,10 +98,20 @@ def test_integers_and_unknown_units():
         model.to_model(raw.float())
     with pytest.raises(DataError):
         model.to_model(raw.long() + 17)
+    assert torch.equal(model.to_data(model.to_model(raw.numpy(), generator())), raw.long())
     plain = S.GaussianMixture(torch.zeros(1, 2), 1.0).model(S.VPSDE())
     x = torch.randn(3, 2, generator=generator())
     assert torch.equal(plain.to_model(x), x)
     assert plain.to_data(x) is x
+
+
+def test_items_of_another_shape_are_refused():
+    model = model_of(Data("table", table((1.0, 2.0))))
+    for items in (torch.zeros(3, 1), torch.zeros(3, 4)):
+        with pytest.raises(ShapeError, match=r"`items` must be \(\.\.\., 2\)"):
+            model.to_model(items)
+        with pytest.raises(ShapeError):
+            model.to_data(items)
 
 
 def test_one_scale_where_it_is_wanted():
@@ -141,6 +151,8 @@ def test_the_noise_of_ve_follows_the_lengths_of_the_data():
     assert given == S.VESDE(0.5, 70.0)
     with pytest.raises(DataError, match="64 different items"):
         S.VESDE.for_data(data.take(20))
+    with pytest.raises(DTypeError, match="got Tensor"):
+        S.VESDE.for_data(raw)
 
 
 def test_the_noise_of_ve_resolves_the_bins_of_integers():
