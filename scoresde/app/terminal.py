@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
 import time
@@ -53,6 +54,25 @@ def progress(what: str, total: int, first: int = 0) -> Iterator[Update]:
     """
     with (_bar if is_live() else _lines)(what, total, first) as update:
         yield update
+
+
+class _Sayer(logging.Handler):
+    def emit(self, record: logging.LogRecord) -> None:
+        say(record.getMessage())
+
+
+@contextmanager
+def logged(name: str) -> Iterator[None]:
+    """Print what a logger tells while the block runs."""
+    logger, handler = logging.getLogger(name), _Sayer()
+    before = logger.level
+    logger.addHandler(handler)
+    logger.setLevel(logging.INFO)
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)
+        logger.setLevel(before)
 
 
 @contextmanager

@@ -16,7 +16,7 @@ from scoresde.app import build
 from scoresde.app.calibrating import calibrate_run
 from scoresde.app.config import SampleConfig
 from scoresde.app.runs import Interrupted, RunFolder
-from scoresde.app.terminal import duration, progress, say
+from scoresde.app.terminal import duration, logged, progress, say
 from scoresde.data import Data
 from scoresde.errors import NonFiniteError, ScoreSDEError
 from scoresde.sampling import DPMSolver, sample
@@ -107,9 +107,11 @@ def train(run: RunFolder, command: str = "train") -> None:
         signals = stack.enter_context(on_signals(trainer.stop))
         minutes = config.train.minutes
         work = ("training", config.train.steps) if minutes is None else ("training, seconds", round(60 * minutes))
+        stack.enter_context(logged("scoresde.training"))
         update = stack.enter_context(progress(*work, _done(trainer)))
         stack.enter_context(run.stage("train", since=before, weights=weights, device=devices))
-        board = _board(run, stack) if ranks.first else None
+        board, line = _board(run, stack) if ranks.first else None, ""
+        trainer.every(1, lambda trainer: update(_done(trainer), line))  # slow steps are seen long before a record
         if config.train.sample_every is not None:
             trainer.every(config.train.sample_every, lambda trainer: _show_samples(run, trainer, held_out, board))
         try:
@@ -117,7 +119,8 @@ def train(run: RunFolder, command: str = "train") -> None:
                 run.log({**dataclasses.asdict(record), "seconds": round(time.monotonic() - begun, 2)})
                 if board is not None:
                     board(record)
-                update(_done(trainer), _line(record))
+                line = _line(record)
+                update(_done(trainer), line)
                 _say_skipped(record)
                 if signals:
                     trainer.stop()

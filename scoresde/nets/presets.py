@@ -78,7 +78,7 @@ _FASHION_RUN: dict[str, dict[str, Any]] = {  # found by the experiments of docs/
         "lr": 5e-3,
         "warmup": 200,
         "clip": 10.0,
-        "precision": "bfloat16",
+        "precision": "auto",
         "weighting": "sigmoid",
         "sigmoid_gain": 3.0,
         "time_sampling": "log-snr",

@@ -16,7 +16,7 @@ from scoresde.settings import Setting, Settings, explained, setting
 
 Optimizer = Literal["adam", "muon"]
 LRDecay = Literal["none", "cosine", "linear"]
-Precision = Literal["float32", "bfloat16", "float16"]
+Precision = Literal["float32", "bfloat16", "float16", "auto"]
 OnNaN = Literal["stop", "skip"]
 DeviceName = Literal["auto", "cpu", "cuda", "mps"]
 WeightingName = Literal["simple", "likelihood", "sigmoid", "min-snr", "edm", "theorem-1"]
@@ -68,7 +68,9 @@ class TrainerConfig(Settings):
         gt=0,
     )
     precision: Precision = setting(
-        "float32", "precision of the network's matrix products and convolutions; float16 scales the loss"
+        "float32",
+        "precision of the network's matrix products and convolutions; float16 scales the loss; auto: bfloat16 if it is "
+        "measured to be faster on this device",
     )
     compile: bool | str = setting(False, "run the network through torch.compile; a text names the backend")
     channels_last: bool = setting(False, "store images channels last, faster on CUDA devices with tensor cores")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import logging
 import math
 from contextlib import nullcontext
 from typing import Any
@@ -13,14 +15,16 @@ from scoresde.errors import ArgumentError
 from scoresde.models import ScoreModel
 from scoresde.models.conditions import Condition
 from scoresde.random import ShardedGenerator, rand
-from scoresde.training.config import TrainerConfig, check_half_lives
+from scoresde.training.config import Precision, TrainerConfig, check_half_lives
 from scoresde.training.devices import pick_device
 from scoresde.training.distributed import Ranks
 from scoresde.training.ema import EMA
 from scoresde.training.muon import Muon, hidden_weights
 from scoresde.training.objectives import DenoisingScoreMatching, Objective, Terms
-from scoresde.training.precision import training_view
+from scoresde.training.precision import FASTER, PRECISIONS, Network, time_bfloat16, training_view
 from scoresde.training.records import StepResult
+
+_log = logging.getLogger(__name__)
 
 
 class _Loss(nn.Module):
@@ -60,6 +64,9 @@ class OptimizerSteps:
         if config.channels_last:
             self.model.net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's stub lacks it
         view = training_view(model, self.device, config.precision, config.compile, config.channels_last)
+        #: precision of the network; "auto" until the first step has chosen
+        self.precision: Precision = config.precision
+        self._view = view
         self._loss: nn.Module = _Loss(view, self.objective)
         if self.ranks.world > 1:
             self._loss = nn.parallel.DistributedDataParallel(self._loss, gradient_as_bucket_view=True)
@@ -95,6 +102,8 @@ class OptimizerSteps:
         config, generator, ranks = self.config, self.generator, self.ranks
         x0 = batch["x"].to(self.device, non_blocking=True)
         y = self._labels(batch) if config.conditional else None
+        if self.precision == "auto":
+            self._choose_precision(x0, y)
         for optimizer in self.optimizers:
             for group in optimizer.param_groups:
                 group["lr"] = lr
@@ -119,6 +128,39 @@ class OptimizerSteps:
         self._update(norm)
         self._update_averages()
         return StepResult(entries, found, norm)
+
+    def _choose_precision(self, x0: Tensor, y: Tensor | None) -> None:
+        """Take bfloat16 if a piece of the batch is faster in it.
+
+        The first process measures. Weights, objective and random numbers are as before.
+        """
+        ranks, pieces, generator = self.ranks, self.config.accumulate, self.generator
+        loss = _Loss(self._view, copy.deepcopy(self.objective))
+        before, buffers = generator.get_state(), [buffer.clone() for buffer in self.model.buffers()]
+
+        def work() -> float:
+            generator.of(ranks.rank, ranks.world * pieces, self.config.batch_size)
+            terms = loss(x0[::pieces], None if y is None else {"y": y[::pieces]}, generator)
+            terms.loss.sum().backward()
+            return float(terms.loss.detach().sum())  # it waits for the device
+
+        def measured() -> str:
+            assert isinstance(self._view.net, Network)
+            return repr(time_bfloat16(self._view.net, work))
+
+        with torch.random.fork_rng([self.device] if self.device.type == "cuda" else []):
+            ratio = float(ranks.on_first(measured))
+        generator.set_state(before)
+        for buffer, old in zip(self.model.buffers(), buffers, strict=True):
+            buffer.copy_(old)
+        self._set_precision("bfloat16" if ratio < FASTER else "float32")
+        _log.info("Training in %s: a step in bfloat16 takes %.2g times as long as in float32.", self.precision, ratio)
+
+    def _set_precision(self, precision: Precision) -> None:
+        """Let the network run in a precision that was chosen."""
+        self.precision = precision
+        if isinstance(self._view.net, Network):
+            self._view.net.dtype = PRECISIONS[precision]
 
     def _without_reduction(self, wanted: bool) -> Any:
         """Return a context in which gradients stay with their process, if wanted."""

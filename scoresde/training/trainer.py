@@ -73,6 +73,7 @@ class Trainer(OptimizerSteps):
 
     Attributes:
         step, seconds_trained: optimiser steps done, and the time spent in them.
+        precision: precision of the network; with ``precision="auto"`` the first step chooses it, by time.
         ema: the averaged weights; :meth:`averaged_model` returns a model with them.
         ranks: this process among those of the run.
         timer: function that measures that time, in seconds; a subclass may count the processor's time instead.
@@ -312,6 +313,7 @@ class Trainer(OptimizerSteps):
             "scaler": self.scaler.state_dict(),
             "held_out": self.held_out,
             "seconds": self.seconds_trained,
+            "precision": self.precision,
             "config": asdict(self.config),
         }
         folder = self.folder / f"step-{self.step:09d}"
@@ -355,6 +357,8 @@ class Trainer(OptimizerSteps):
             raise ValueError(f"of the optimizer {info['config']['optimizer']!r}, not {self.config.optimizer!r}")
         load_optimizers(self.parameters, self.optimizers, parts.get("optimizer", {}))
         self.scaler.load_state_dict(info["scaler"])
+        if self.config.precision == "auto":
+            self._set_precision(info["precision"])
         self.objective.load_state_dict(parts.get("objective", {}))
         load_random_state(self.generator, self.device, self.ranks.rank, parts["rng"])
         self._stream_state, self._batches = parts["batches"], None
