@@ -9,7 +9,8 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
-from scoresde.app.config import DataConfig, LikelihoodConfig, RunConfig, SampleConfig, SDEConfig
+from scoresde.app.config import DataConfig, LikelihoodConfig, RunConfig, SampleConfig
+from scoresde.app.processes import make_sde
 from scoresde.data import (
     SOURCES,
     Data,
@@ -41,7 +42,6 @@ from scoresde.sampling import (
     ReverseDiffusion,
     Sampler,
 )
-from scoresde.sde import DDPM, SDE, VESDE, build_sde
 from scoresde.training import (
     DenoisingScoreMatching,
     NoiseAwareClassifier,
@@ -52,14 +52,6 @@ from scoresde.training import (
 
 PREDICTORS = {"reverse-diffusion": ReverseDiffusion, "ancestral": Ancestral, "euler-maruyama": EulerMaruyama}
 OBJECTIVES = {"denoising": DenoisingScoreMatching, "sliced": SlicedScoreMatching}
-_BETAS, _SIGMAS = ("beta_min", "beta_max"), ("sigma_min", "sigma_max")
-#: for each process the settings that it takes, and the names of its arguments for them
-SDE_OPTIONS: dict[str, dict[str, str]] = {
-    "vp": {name: name for name in _BETAS},
-    "subvp": {name: name for name in _BETAS},
-    "ve": {name: name for name in _SIGMAS},
-    "ddpm": {"levels": "N", "beta_min": "beta_start", "beta_max": "beta_end"},
-}
 
 
 def given(**settings: Any) -> dict[str, Any]:
@@ -106,27 +98,6 @@ def all_data(config: DataConfig) -> Data:
     )
 
 
-def sde(config: SDEConfig, train: Data | Mapped) -> SDE:
-    """Return the forward process, with its own defaults for None.
-
-    VE is the exception: the training data choose its noise (:meth:`scoresde.VESDE.for_data`).
-
-    Raises:
-        ConfigError: settings that the process cannot have; names the key.
-    """
-    options = SDE_OPTIONS.get(config.name, {})
-    values = given(**{key: getattr(config, key) for key in options})
-    arguments = {options[key]: value for key, value in values.items()}
-    try:
-        if config.name == "ve":
-            return VESDE.for_data(train, **arguments)
-        return DDPM.linear(**arguments) if config.name == "ddpm" else build_sde({"name": config.name, **arguments})
-    except ArgumentError as error:
-        shown = ", ".join(f"{value:g}" for value in values.values())
-        keys = ", ".join(f"sde.{key}" for key in values)
-        raise ConfigError(keys, shown, f"settings of the process {config.name!r} ({error})") from error
-
-
 def net(config: RunConfig, train: Data | Mapped) -> torch.nn.Module:
     """Return the network with weights drawn by ``train.seed``.
 
@@ -147,7 +118,9 @@ def net(config: RunConfig, train: Data | Mapped) -> torch.nn.Module:
 def model(config: RunConfig, train: Data | Mapped) -> ScoreModel:
     """Return an untrained model with the training data's scaling and moments."""
     settings = given(time_input=config.model.time_input, data_std=config.model.data_std)
-    return ScoreModel.for_data(net(config, train), sde(config.sde, train), train, config.model.predicts, **settings)
+    return ScoreModel.for_data(
+        net(config, train), make_sde(config.sde, train), train, config.model.predicts, **settings
+    )
 
 
 def dequantization(config: RunConfig, model: ScoreModel) -> tuple[Dequantization | None, float | None]:

@@ -10,6 +10,7 @@ import torch
 
 from scoresde.app import build
 from scoresde.app.config import RunConfig
+from scoresde.app.processes import make_sde
 from scoresde.app.runs import RunFolder
 from scoresde.app.scoring import figure, mean_and_error
 from scoresde.app.terminal import progress, say, table
@@ -41,7 +42,7 @@ def train_classifier(
         NonFiniteError: the loss turned NaN or infinite.
     """
     train, held_out = build.data(config.data)
-    sde, device, folder = build.sde(config.sde, train), pick_device(config.train.device), out or run.path / "classifier"
+    sde, device, folder = make_sde(config.sde, train), pick_device(config.train.device), out or run.path / "classifier"
     with run.stage("classifier"):
         with progress("training a classifier", steps) as update:
             classifier = fit_classifier(

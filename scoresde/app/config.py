@@ -16,9 +16,9 @@ from scoresde.errors import ArgumentError, ConfigError, UnknownNameError
 from scoresde.settings import Settings, setting, settings_of
 from scoresde.training.config import TimeSamplingName, TrainerConfig, WeightingName
 
-SDEName = Literal["vp", "vp-cosine", "subvp", "ve", "flow", "ddpm"]
+SDEName = Literal["vp", "vp-cosine", "subvp", "ve", "ve-linear", "flow", "ddpm", "ddpm-cosine", "ncsn"]
 Predicts = Literal["noise", "data", "velocity", "score", "flow", "edm"]
-TimeInput = Literal["log_snr", "time", "ddpm", "score_sde_vp"]
+TimeInput = Literal["log_snr", "time", "sigma", "ddpm", "improved_ddpm", "ncsn", "score_sde_vp", "score_sde_ve", "edm"]
 NetName = Literal["auto", "unet", "dit", "mlp"]
 ObjectiveName = Literal["denoising", "sliced"]
 DequantizationName = Literal["uniform", "truncated-normal", "none"]
@@ -65,12 +65,18 @@ class SDEConfig(Settings):
     beta_max: float | None = setting(
         None, "rate beta at t = 1 (vp, subvp), last beta (ddpm); None: as the process sets it", gt=0
     )
-    levels: int | None = setting(None, "number of noise levels (ddpm); None: as the process sets it", ge=2)
+    levels: int | None = setting(
+        None, "number of noise levels (ddpm, ddpm-cosine, ncsn); None: as the process sets it", ge=2
+    )
     sigma_min: float | None = setting(
-        None, "noise standard deviation at t = 0 (ve); None: a tenth of the finest length of the data", gt=0
+        None,
+        "noise standard deviation at t = 0 (ve), first level (ncsn); None: a tenth of the finest length of the data",
+        gt=0,
     )
     sigma_max: float | None = setting(
-        None, "noise standard deviation at t = 1 (ve); None: above all lengths of the data", gt=0
+        None,
+        "noise standard deviation at t = 1 (ve, ve-linear), last level (ncsn); None: above all lengths of the data",
+        gt=0,
     )
 
 

@@ -14,12 +14,13 @@ import numpy as np
 
 from scoresde.app import build, plots
 from scoresde.app.config import RunConfig, TrainConfig
+from scoresde.app.processes import PROCESSES
 from scoresde.app.report import Card, Report
 from scoresde.app.restored import FOLDER, load_records
 from scoresde.app.restored import rows_of as rows_restored
 from scoresde.app.runs import RunFolder
 from scoresde.app.scoring import figure, histogram, rows_of, score
-from scoresde.app.showing import PROCESSES, show_classes, show_paths, show_plane, show_samples
+from scoresde.app.showing import show_classes, show_paths, show_plane, show_samples
 from scoresde.app.terminal import duration
 from scoresde.data import Data
 from scoresde.errors import RunFolderError
@@ -91,7 +92,7 @@ def _held_out(
 
 
 def _title(run: RunFolder, train: Data) -> tuple[str, str]:
-    process, note = PROCESSES[run.config.sde.name], run.meta["stages"].get("train", {})
+    process, note = PROCESSES[run.config.sde.name].title, run.meta["stages"].get("train", {})
     weights = f" with {note['weights'] / 1e6:.2f} million weights" if "weights" in note else ""
     spent = f" in {duration(note['seconds'])}" if "seconds" in note else ""
     return (

@@ -14,6 +14,7 @@ from torch import Tensor
 from scoresde.app import build, plots
 from scoresde.app.config import RunConfig
 from scoresde.app.drawing import draw_samples, load_samples
+from scoresde.app.processes import PROCESSES
 from scoresde.app.report import Report
 from scoresde.app.runs import RunFolder
 from scoresde.app.terminal import progress
@@ -31,13 +32,6 @@ SAMPLERS = {
     "ode": "the probability flow (an ODE)",
     "dpm": "the multistep solver (of the same ODE)",
     "ddim": "DDIM (the same ODE, to first order)",
-}
-PROCESSES = {
-    "vp": "variance-preserving (VP)",
-    "vp-cosine": "variance-preserving (VP) with the cosine schedule",
-    "subvp": "sub-VP",
-    "ve": "variance-exploding (VE)",
-    "flow": "flow-matching",
 }
 IMAGES, POINTS = 64, 2000  # samples shown beside the data
 STRIP_LOG_SNR = (6.0, 4.0, 2.5, 1.0, -0.5, -2.0, -4.0)  # the noise levels of a strip, besides both ends
@@ -210,7 +204,7 @@ def show_plane(page: Report, run: RunFolder, model: ScoreModel, train: Data) -> 
         run.picture(f"score-{ratio:g}", picture)
         caption = f"Scores where the noise is {ratio:g} times the signal, t = {t:.2g} (in model space)."
         page.figure(picture, caption, f"arrows of the score at t = {t:.2g} over noisy data")
-    page.section("The forward process", f"A {PROCESSES[run.config.sde.name]} process turns the data into noise.")
+    page.section("The forward process", f"A {PROCESSES[run.config.sde.name].title} process turns the data into noise.")
     show_process(page, run, sde)
 
 

@@ -18,6 +18,7 @@ import scoresde
 from scoresde import DPMSolver, ScoreModel, load_data, sample
 from scoresde.app import baselines, showing
 from scoresde.app.config import keys
+from scoresde.app.processes import PROCESSES
 from scoresde.app.runs import RunFolder
 from scoresde.data import from_array
 from scoresde.files import load_tensors
@@ -351,6 +352,18 @@ def test_vectors_and_series_run_the_same_commands(tmp_path, shape, net):
     output = invoke("likelihood", tmp_path / "run", "-n", 4, "--set", "likelihood.method=rk4", *QUICK_SCORES).output
     assert "nats" in output
     invoke("report", tmp_path / "run")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", sorted(PROCESSES))
+def test_every_process_runs_every_command(tmp_path, name):
+    """Train by name alone; then sample, score and report."""
+    run = tmp_path / "run"
+    train(run, "--data", "two_moons", "--sde", name, steps=3, options=TINY_POINTS)
+    invoke("sample", run, "-n", 4, "--steps", 3)
+    assert "nats" in invoke("likelihood", run, "-n", 4, *QUICK_SCORES).output
+    invoke("report", run, *QUICK_SCORES)
+    assert PROCESSES[name].title in (run / "report.html").read_text()
 
 
 def test_points_are_scored_in_nats_with_the_exact_trace(tmp_path):

@@ -6,18 +6,20 @@ They also suggest the nearest valid name.
 import errno
 import os
 import re
-from dataclasses import FrozenInstanceError
+from dataclasses import FrozenInstanceError, fields
+from typing import get_args
 
 import numpy as np
 import pytest
 import torch
 import yaml
 
-from scoresde import DDPM, VESDE, VPSDE, FlowSDE, SubVPSDE
+from scoresde import DDPM, NCSN, VESDE, VPSDE, FlowSDE, SubVPSDE
 from scoresde.app import build
-from scoresde.app.config import RunConfig, keys
+from scoresde.app.config import RunConfig, SDEName, keys
 from scoresde.app.config_files import load_config, save_config
 from scoresde.app.presets import PRESETS, preset_for
+from scoresde.app.processes import PROCESSES, make_sde
 from scoresde.app.reference import config_reference
 from scoresde.data import from_array
 from scoresde.data.sources import SOURCES
@@ -179,7 +181,7 @@ def test_unknown_key_of_a_file_has_its_full_name(tmp_path):
         ("net.options=3", "`net.options` must be a mapping.*, got 3"),
         (
             "sde.name=vpp",
-            "`sde.name` must be one of 'vp', 'vp-cosine', 'subvp', 've', 'flow', 'ddpm', got 'vpp' (did you mean 'vp'?)",  # noqa: E501
+            "`sde.name` must be one of 'vp', 'vp-cosine', 'subvp', 've', 've-linear', 'flow', 'ddpm', 'ddpm-cosine', 'ncsn', got 'vpp' (did you mean 'vp'?)",  # noqa: E501
         ),
         ("train.betas=[0.9]", "`train.betas` must be 2 numbers >= 0 and < 1, got [0.9]"),
         ("train.betas=[0.9, 1]", "`train.betas` must be 2 numbers >= 0 and < 1, got [0.9, 1]"),
@@ -256,7 +258,7 @@ def test_a_networks_preset_is_its_papers_run(name):
         net = build.net(config, data)
         expected = build_net(preset.net)
     assert sum(p.numel() for p in net.parameters()) == sum(p.numel() for p in expected.parameters())
-    sde = build.sde(config.sde, data)
+    sde = make_sde(config.sde, data)
     if config.sde.name == "ddpm":
         assert torch.equal(sde.betas, DDPM.linear(1000).betas)
     assert load_config(None, name, ["train.lr=1e-3"]).train.lr == 1e-3
@@ -276,7 +278,7 @@ def points(n):
 )
 def test_a_process_checks_its_own_settings(overrides, message):
     with pytest.raises(ConfigError, match=message):
-        build.sde(load_config(None, "none", overrides).sde, points(200))
+        make_sde(load_config(None, "none", overrides).sde, points(200))
 
 
 @pytest.mark.parametrize(
@@ -284,11 +286,23 @@ def test_a_process_checks_its_own_settings(overrides, message):
     [("vp", VPSDE()), ("subvp", SubVPSDE()), ("ddpm", DDPM.linear()), ("flow", FlowSDE())],
 )
 def test_a_process_has_its_own_defaults(name, process):
-    assert build.sde(load_config(None, "none", [f"sde.name={name}"]).sde, points(200)).config == process.config
+    assert make_sde(load_config(None, "none", [f"sde.name={name}"]).sde, points(200)).config == process.config
+
+
+def test_every_process_has_a_name():
+    assert set(PROCESSES) == set(get_args(SDEName))
+    data = points(200)
+    for name, process in PROCESSES.items():
+        config = load_config(None, "none", [f"sde.name={name}"]).sde
+        assert make_sde(config, data).config["name"].split("-")[0] == name.split("-")[0]
+        assert set(process.options) <= {field.name for field in fields(config)}
+    ncsn = make_sde(load_config(None, "none", ["sde.name=ncsn", "sde.levels=20", "sde.sigma_min=0.1"]).sde, data)
+    assert isinstance(ncsn, NCSN)
+    assert (ncsn.L, ncsn.sigmas[0].item()) == (20, pytest.approx(0.1))
 
 
 def test_ve_takes_its_noise_from_the_data():
     data = points(200)
-    assert build.sde(load_config(None, "none", ["sde.name=ve"]).sde, data) == VESDE.for_data(data)
+    assert make_sde(load_config(None, "none", ["sde.name=ve"]).sde, data) == VESDE.for_data(data)
     config = load_config(None, "none", ["sde.name=ve", "sde.sigma_min=0.1"])
-    assert build.sde(config.sde, data) == VESDE.for_data(data, sigma_min=0.1)
+    assert make_sde(config.sde, data) == VESDE.for_data(data, sigma_min=0.1)
