@@ -15,7 +15,7 @@ import click
 
 from scoresde.app.command_group import Group
 from scoresde.app.config import CORRUPTED, RestoreConfig
-from scoresde.app.opening import FIXED, begin_run, with_overrides
+from scoresde.app.opening import FIXED, begin_run, open_run, with_overrides
 from scoresde.app.options import (
     DEVICE,
     LIKELIHOOD,
@@ -123,10 +123,9 @@ def sample(run: Path, out: Path | None, stochastic: bool, overrides: Sequence[st
       scoresde sample runs/digits --label 3 --classifier runs/digits/classifier --scale 2
     """
     from scoresde.app.drawing import sample as work
-    from scoresde.app.runs import RunFolder
     from scoresde.app.training import on_ranks
 
-    folder = RunFolder.open(run)
+    folder = open_run(run)
     config = with_overrides(folder, override_texts(overrides, SAMPLE | DEVICE, options))
     with on_ranks(options["device"]):
         work(folder, config, out, stochastic)
@@ -151,10 +150,9 @@ def _restore(
 ) -> None:
     """Restore items; ``problem(data, seed)`` is what a command observes."""
     from scoresde.app import build, restoring
-    from scoresde.app.runs import RunFolder
     from scoresde.app.training import on_ranks
 
-    folder = RunFolder.open(run)
+    folder = open_run(run)
     config = with_overrides(folder, override_texts(overrides, DEVICE, {"device": device}))
     items = build.data(config.data)[1] if data is None else build.all_data(replace(config.data, source=data))
     seen = problem(items, settings["seed"])
@@ -254,9 +252,8 @@ def classifier(run: Path, out: Path | None, overrides: Sequence[str], device: st
       scoresde classifier runs/digits
     """
     from scoresde.app.classifying import train_classifier
-    from scoresde.app.runs import RunFolder
 
-    folder = RunFolder.open(run)
+    folder = open_run(run)
     config = with_overrides(folder, override_texts(overrides, DEVICE, {"device": device}))
     train_classifier(folder, config, out, **options)
 
@@ -301,11 +298,10 @@ def likelihood(
       scoresde likelihood runs/digits --paired runs/digits-ve
     """
     from scoresde.app import build, scoring
-    from scoresde.app.runs import RunFolder
     from scoresde.app.training import on_ranks
 
-    folder = RunFolder.open(run)
-    other = None if paired is None else RunFolder.open(paired)
+    folder = open_run(run)
+    other = None if paired is None else open_run(paired)
     config = with_overrides(folder, override_texts(overrides, LIKELIHOOD | DEVICE, options), () if data else FIXED)
     if data is None:
         name, first = "likelihood", build.data(config.data)[1]
@@ -341,10 +337,9 @@ def evaluate(run: Path, corrupted: int, overrides: Sequence[str], **options: Any
     Example:
       scoresde evaluate runs/digits
     """
-    from scoresde.app.runs import RunFolder
     from scoresde.app.scoring import evaluate as work
 
-    folder = RunFolder.open(run)
+    folder = open_run(run)
     work(folder, with_overrides(folder, override_texts(overrides, LIKELIHOOD | DEVICE, options)), corrupted)
 
 
@@ -359,10 +354,9 @@ def report(run: Path, overrides: Sequence[str], device: str | None) -> None:
       scoresde report runs/digits
     """
     from scoresde.app.pages import write_report
-    from scoresde.app.runs import RunFolder
     from scoresde.app.terminal import say
 
-    folder = RunFolder.open(run)
+    folder = open_run(run)
     page = write_report(folder, with_overrides(folder, override_texts(overrides, DEVICE, {"device": device})))
     say(f"Open {page} in a browser.")
 

@@ -5,7 +5,9 @@ It imports torch only when a command runs.
 
 from __future__ import annotations
 
+import json
 import shlex
+import shutil
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -19,6 +21,7 @@ if TYPE_CHECKING:
 
 #: sections that a run keeps as it was begun with
 FIXED = ("data", "sde", "model", "net")
+BUNDLED = Path("runs")  # where runs of bundled models are made
 
 
 def begin_run(
@@ -48,6 +51,47 @@ def begin_run(
     if changed != run.config:
         run.save_config(changed)
     return run
+
+
+def open_run(name: str | Path) -> RunFolder:
+    """Return the run in a folder, or a run of the bundled model of that name.
+
+    The latter is made in ``runs/bundled-NAME``, from the settings that the model was trained with, unless it is there.
+
+    Raises:
+        RunFolderError: neither a run nor such a name.
+    """
+    from scoresde.app.runs import RunFolder
+    from scoresde.models.pretrained import bundled
+
+    if Path(name).is_dir() or str(name) not in bundled():
+        return RunFolder.open(name)
+    folder = BUNDLED / f"bundled-{name}"
+    if not folder.is_dir():
+        _make_bundled(str(name), folder)
+    return RunFolder.open(folder)
+
+
+def _make_bundled(name: str, folder: Path) -> None:
+    """Make a run folder whose only checkpoint is a bundled model."""
+    from scoresde.app.config_files import load_config
+    from scoresde.app.runs import RunFolder
+    from scoresde.app.terminal import say
+    from scoresde.files import atomic_folder, read_json
+    from scoresde.models.pretrained import FILES, PRETRAINED
+
+    source = PRETRAINED / name
+    config = load_config(source / "recipe.yaml", "none")
+    with atomic_folder(folder) as new:
+        run = RunFolder.create(new, config, f"the bundled model {name!r}")
+        checkpoint = run.checkpoints / f"step-{config.train.steps:09d}"
+        checkpoint.mkdir(parents=True)
+        for file in FILES:
+            shutil.copyfile(source / file, checkpoint / file)
+        found = read_json(source / FILES[0], "run").get("calibration")
+        if found is not None:
+            run.write("calibration.json", json.dumps({"step": run.step, **found}, indent=1) + "\n")
+    say(f"The bundled model {name!r}, as a run: {folder}")
 
 
 def with_overrides(run: RunFolder, overrides: Sequence[str], fixed: Sequence[str] = FIXED) -> RunConfig:

@@ -94,7 +94,11 @@ class RunFolder:
         """
         path = Path(path)
         if not path.is_dir():
-            raise RunFolderError("run", f"{path}, which does not exist", "a folder that `scoresde train` made")
+            from scoresde.models.pretrained import bundled
+
+            names = ", ".join(map(repr, bundled()))
+            expected = f"a folder that `scoresde train` made, or the name of a bundled model: {names}"
+            raise RunFolderError("run", f"{path}, which does not exist", expected)
         if not (path / "config.yaml").is_file():
             inside = f", which is part of the run {path.parent.parent}" if path.parent.name == "checkpoints" else ""
             raise RunFolderError(

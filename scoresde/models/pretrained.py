@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from scoresde.errors import CheckpointError
+from scoresde.files import read_json
 
 FORMAT = "scoresde-model-2"  # what config.json says of itself
 FILES = ("config.json", "model.safetensors")
@@ -22,7 +24,7 @@ def locate(folder: str | Path) -> Path:
 
     Args:
         folder: A folder, or the name (a str) of a bundled model. A local folder of that name that holds a model takes
-            precedence over the bundled one.
+            precedence over the bundled one. In the folder of a run or a trainer, its newest checkpoint is taken.
 
     Raises:
         CheckpointError: There is neither a folder nor a bundled model of this name.
@@ -33,7 +35,29 @@ def locate(folder: str | Path) -> Path:
     if not path.is_dir():
         names = ", ".join(map(repr, bundled()))
         raise CheckpointError("folder", f"{folder}, which is not a folder", f"one with a model, or a name: {names}")
-    return path
+    if any((path / name).exists() for name in FILES):
+        return path
+    return max((path / name for name in _checkpoints(path)), key=_step, default=path)
+
+
+def _checkpoints(folder: Path) -> list[Path]:
+    """Return the checkpoints in the folder of a run or of a trainer."""
+    found = [*folder.glob("checkpoints/step-*"), *folder.glob("step-*")]
+    return [path.relative_to(folder) for path in found if _step(path) >= 0 and (path / FILES[0]).exists()]
+
+
+def _step(checkpoint: Path) -> int:
+    digits = checkpoint.name.removeprefix("step-")
+    return int(digits) if digits.isdecimal() else -1
+
+
+def calibration_beside(checkpoint: Path) -> dict[str, Any] | None:
+    """Return what a run measured on one of its checkpoints, or None."""
+    path = checkpoint.parent.parent / "calibration.json"
+    if checkpoint.parent.name != "checkpoints" or not path.exists():
+        return None
+    found = read_json(path, "folder")
+    return found if found.pop("step", None) == _step(checkpoint) else None
 
 
 def refuse_other_files(folder: Path, what: str = "model") -> None:

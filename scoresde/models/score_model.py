@@ -22,7 +22,7 @@ from scoresde.models.estimate import Estimate
 from scoresde.models.model import Model
 from scoresde.models.moments import Moments
 from scoresde.models.predictions import NEEDED, prediction_row, solve, total_std
-from scoresde.models.pretrained import FILES, FORMAT, locate, refuse_other_files
+from scoresde.models.pretrained import FILES, FORMAT, calibration_beside, locate, refuse_other_files
 from scoresde.models.time_inputs import COUNTED, TimeInput, resolve_time_input
 from scoresde.nets import build_net
 from scoresde.sde import SDE, Level, build_sde
@@ -275,9 +275,9 @@ class ScoreModel(Model):
         Only safetensors and JSON are read, never a pickle.
 
         Args:
-            folder: Folder of the model, or the name (a str) of a bundled one. ``"digits"`` is a class-conditional model
-                of scikit-learn's digits (see ``scoresde/pretrained/digits/README.md``). A local folder named "digits"
-                takes precedence over the bundled model.
+            folder: Folder of the model; or that of a run or a trainer, whose newest checkpoint is taken; or the name (a
+                str) of a bundled model. ``"digits"`` is a class-conditional model of scikit-learn's digits (see
+                ``scoresde/pretrained/digits/README.md``). A local folder of that name takes precedence.
             device: Device of the model, default the CPU.
 
         Raises:
@@ -287,6 +287,7 @@ class ScoreModel(Model):
         folder = locate(folder)
         config_file, weights_file = (folder / name for name in FILES)
         config = read_json(config_file, "folder")
+        beside = calibration_beside(folder)
         if config.pop("format", None) != FORMAT:
             raise CheckpointError("folder", folder, f"one with a model written by save_pretrained (format {FORMAT!r})")
         tensors = load_tensors(weights_file)
@@ -294,7 +295,7 @@ class ScoreModel(Model):
             moments = None
             if "moments.mean" in tensors:
                 moments = Moments(tensors.pop("moments.mean"), tensors.pop("moments.covariance"))
-            scaling, calibration = config.pop("scaling"), config.pop("calibration", None)
+            scaling, calibration = config.pop("scaling"), config.pop("calibration", None) or beside
             lengths = config.pop("data_scale", None)
             model = cls(
                 build_net(config.pop("net")),
