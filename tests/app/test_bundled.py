@@ -23,7 +23,7 @@ def test_the_bundled_model_takes_the_commands(runs):
     assert f"The bundled model 'digits', as a run: {folder}" in output
     assert (folder / "samples-dpm.npz").exists()
     assert "The bundled model" not in invoke("sample", "digits", "-n", 2, "--steps", 3).output
-    invoke("inpaint", "digits", "--mask", "half", "--limit", 1, "--samples", 2, "--steps", 3)
+    invoke("inpaint", "digits", "--mask", "half", "--limit", 1, "--samples", 2, "--steps", 3, "--method", "replacement")
     assert "bits/dim" in invoke("likelihood", "digits", "-n", 2, "--set", "likelihood.steps=20").output
 
 
