@@ -8,6 +8,18 @@ one interface to a model (``scoresde.models``) serve three verbs: ``scoresde.sam
 The table of equations, docs/equations.md, names the code and the tests of each.
 """
 
+import difflib
+
 import lazy_loader
 
-__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)
+_attribute, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)
+
+
+def __getattr__(name: str) -> object:
+    try:
+        return _attribute(name)
+    except AttributeError as error:
+        known = {public.lower(): public for public in __all__}
+        near = difflib.get_close_matches(name.lower(), known, n=1)
+        hint = f"; did you mean {known[near[0]]!r}?" if near else ""
+        raise AttributeError(f"scoresde has no {name!r}{hint}") from error

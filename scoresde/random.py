@@ -8,7 +8,7 @@ from typing import Literal, get_args, overload
 import torch
 from torch import Tensor
 
-from scoresde.errors import ArgumentError
+from scoresde.errors import ArgumentError, DTypeError
 
 #: what every function that draws takes: one generator, one for each sample, or None for torch's default
 Generators = torch.Generator | Sequence[torch.Generator] | None
@@ -41,6 +41,33 @@ class ShardedGenerator(torch.Generator):
         return self.total if n == len(range(self.index, self.total, self.count)) else n * self.count
 
 
+def device_named(name: torch.device | str) -> torch.device:
+    """Return a device that is there.
+
+    Raises:
+        ArgumentError: an unknown name, or a device that this machine does not have.
+    """
+    try:
+        device = torch.device(name)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError, TypeError) as error:  # torch's builds differ in what they raise
+        first = str(error).split(". ")[0].splitlines()[0]
+        raise ArgumentError("device", repr(str(name)), f"an available device, such as 'cpu' ({first})") from error
+    return device
+
+
+def check_generators(generator: object) -> None:
+    """Refuse what is no generator of random numbers.
+
+    Raises:
+        DTypeError: neither a torch.Generator nor a list of them.
+    """
+    several = isinstance(generator, (list, tuple)) and all(isinstance(one, torch.Generator) for one in generator)
+    if generator is not None and not several and not isinstance(generator, torch.Generator):
+        expected = "a torch.Generator such as torch.Generator().manual_seed(0), a list of one a sample, or None"
+        raise DTypeError("generator", type(generator).__name__, expected)
+
+
 def _draw(
     function: Callable[..., Tensor],
     shape: Sequence[int],
@@ -51,6 +78,7 @@ def _draw(
     dtype = dtype or torch.get_default_dtype()
     device = torch.device(device if device is not None else "cpu")
     if generator is not None and not isinstance(generator, torch.Generator):
+        check_generators(generator)
         if len(generator) != shape[0]:
             expected = f"one generator or {shape[0]}, one a sample"
             raise ArgumentError("generator", f"a list of {len(generator)}", expected)
@@ -137,5 +165,7 @@ def spawn_generators(generator: torch.Generator | None, n: int) -> list[torch.Ge
     """
     if generator is None:
         return None
+    if not isinstance(generator, torch.Generator):
+        raise DTypeError("generator", type(generator).__name__, "a torch.Generator, or None")
     seeds = torch.randint(2**62, (n,), generator=generator, device=generator.device).tolist()
     return [torch.Generator(generator.device).manual_seed(seed) for seed in seeds]

@@ -120,11 +120,14 @@ def is_map_style(data: object) -> TypeGuard[MapStyle]:
     """Return whether the items of ``data`` are read by number.
 
     Raises:
-        ArgumentError: a DataLoader, a mapping of several datasets, or an object without items.
+        ArgumentError: a DataLoader, a table of pandas, a mapping of several datasets, or an object without items.
     """
     if isinstance(data, DataLoader):
         expected = "the loader's dataset (loader.dataset), so that the stream of batches can be resumed"
         raise ArgumentError("data", "a DataLoader", expected)
+    if hasattr(data, "iloc"):
+        expected = "items; from_array(frame.to_numpy()) reads a table of numbers"
+        raise ArgumentError("data", f"a {type(data).__name__} of pandas", expected)
     if isinstance(data, Mapping):
         raise ArgumentError("data", f"a mapping of {', '.join(map(str, data))}", "one dataset, such as data['train']")
     if hasattr(data, "__getitem__") and hasattr(data, "__len__"):

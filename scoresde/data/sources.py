@@ -12,7 +12,7 @@ from scoresde.data.digits import load_digits
 from scoresde.data.idx import idx_files, is_idx, load_idx, load_idx_folder
 from scoresde.data.images import load_images
 from scoresde.data.toys import TOYS, load_toy
-from scoresde.errors import ArgumentError, DataError, UnknownNameError
+from scoresde.errors import ArgumentError, DataError, DTypeError, UnknownNameError
 
 #: the names that `load_data` knows, beside paths
 SOURCES = ("digits", *TOYS)
@@ -108,6 +108,8 @@ class _Options(NamedTuple):
 
 def _read(source: str | Path, options: _Options) -> tuple[Data, Data | None]:
     """Return the items of a file or folder, and its t10k set if it has one."""
+    if not isinstance(source, (str, Path)):
+        raise DTypeError("source", type(source).__name__, "a name or a path; from_array(array) takes arrays")
     path = Path(source)
     if path.is_dir() and idx_files(path):
         options.check(source, "num_values")
@@ -124,6 +126,6 @@ def _read(source: str | Path, options: _Options) -> tuple[Data, Data | None]:
         return load_idx(path, options.num_values), None
     if path.is_file():
         raise DataError("source", path, "an .npy or .npz file, an idx file (plain or .gz), or a folder")
-    if path.suffix or len(path.parts) > 1:
+    if path.suffix or len(path.parts) > 1 or str(source).endswith("/"):
         raise DataError("source", f"{path}, which does not exist", f"an existing path, or one of {', '.join(SOURCES)}")
-    raise UnknownNameError("source", str(source), SOURCES)
+    raise UnknownNameError("source", str(source), (*SOURCES, "the path of a file or folder"))

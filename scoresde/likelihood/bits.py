@@ -18,7 +18,8 @@ from scoresde.likelihood.probability_flow import solve_likelihood
 from scoresde.likelihood.refinement import Estimated, warn_of
 from scoresde.likelihood.results import BitsPerDim, Likelihood, mean_and_stderr, seed_of
 from scoresde.models import Model
-from scoresde.models.conditions import Condition
+from scoresde.models.conditions import Condition, check_condition
+from scoresde.models.model import check_model
 
 
 def bits_per_dim(
@@ -76,8 +77,10 @@ def bits_per_dim(
             noise for :class:`TruncatedNormal`.
     """
     # 1. checks, and where the flow begins
+    check_model(model)
     dequantization = Uniform() if dequantization is None else dequantization
     scaling = check_images(model, images, model.scaling if scaling is None else scaling, check_num_values)
+    check_condition(cond, len(images), model.classes)
     log_snr = dequantization.log_snr(scaling)
     if log_snr is not None:
         if end not in (None, "none"):

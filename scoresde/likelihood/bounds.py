@@ -36,9 +36,10 @@ from scoresde.likelihood.flow_settings import Prior
 from scoresde.likelihood.inputs import check_data, check_images, check_items, item_batches
 from scoresde.likelihood.results import VariationalBound, seed_of
 from scoresde.models import Gaussian, Model
-from scoresde.models.conditions import Condition, condition_rows
+from scoresde.models.conditions import Condition, check_condition, condition_rows
 from scoresde.models.evaluation import evaluation
 from scoresde.models.kernels import EXPONENTS, VARIANCES
+from scoresde.models.model import check_model
 from scoresde.sde import HostLevel
 from scoresde.sde.tensors import state_dtype
 
@@ -152,6 +153,7 @@ def variational_bound(
     """
     # 1. checks of the settings and of the data
     settings = BoundSettings(levels, continuous, variance, reconstruction, t_min, t_max, prior, control)
+    check_model(model)
     integers = isinstance(x0, Tensor) and not x0.is_floating_point() and not x0.is_complex()
     if integers:
         scaling = check_images(model, x0, model.scaling if scaling is None else scaling, check_num_values)
@@ -159,6 +161,7 @@ def variational_bound(
         check_data(model, x0)
         check_items(model, x0)
         scaling = None
+    check_condition(cond, len(x0), model.classes)
     # 2. levels, variances, decoder and the two Gaussians
     plan = _plan(model, x0, settings, scaling, cond)
     # 3. the terms of each batch

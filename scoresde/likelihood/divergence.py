@@ -16,7 +16,7 @@ from torch import Tensor
 
 from scoresde.checks import whole
 from scoresde.errors import ArgumentError, UnknownNameError
-from scoresde.random import DISTRIBUTIONS, Distribution, Generators
+from scoresde.random import DISTRIBUTIONS, Distribution, Generators, check_generators
 from scoresde.sde.tensors import flat
 
 #: The numbers of entries for which probes of different stages are orthogonal. A smaller frame has too few pairs of
@@ -389,6 +389,7 @@ def draw_probes(
         ArgumentError: a list of another length than ``batch``.
     """
     if not (generator is None or isinstance(generator, torch.Generator)):
+        check_generators(generator)
         if len(generator) != batch:
             raise ArgumentError("generator", f"a list of {len(generator)}", f"one generator or {batch}, one a sample")
         return torch.cat([draw_probes(distribution, shape, 1, g, g.device, dtype) for g in generator]).to(device)

@@ -13,6 +13,7 @@ from scoresde.data import Scaling
 from scoresde.errors import ArgumentError, DataError, DeviceError, DTypeError, ShapeError
 from scoresde.models import Model
 from scoresde.models.conditions import Condition, condition_rows
+from scoresde.models.model import check_model
 from scoresde.random import spawn_generators
 
 #: The largest value of some images, as a fraction of the grey values, below which they are taken for images of fewer.
@@ -35,9 +36,11 @@ def check_data(model: Model, x0: Tensor) -> None:
         NonFiniteError: NaN or infinity in ``x0``; names the samples.
         DataError: integer data that were scaled but not dequantised.
     """
-    if not isinstance(x0, Tensor) or not x0.is_floating_point():
-        kind = getattr(x0, "dtype", type(x0).__name__)
-        raise DTypeError("x0", kind, "floating-point data (integers have no density: use bits_per_dim)")
+    check_model(model)
+    if not isinstance(x0, Tensor):
+        raise DTypeError("x0", type(x0).__name__, "a floating-point tensor (B, *D), see model.to_model(raw)")
+    if not x0.is_floating_point():
+        raise DTypeError("x0", x0.dtype, "floating-point data (integers have no density: use bits_per_dim)")
     if x0.ndim < 1 or len(x0) == 0:
         raise ShapeError("x0", tuple(x0.shape), "(B, *D) with B >= 1")
     if model.moments is not None and x0.shape[1:] != model.moments.mean.shape:

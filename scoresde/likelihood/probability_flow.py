@@ -24,7 +24,7 @@ from scoresde.likelihood.refinement import Attempt, Estimated, of_fixed_grid, re
 from scoresde.likelihood.results import Likelihood
 from scoresde.likelihood.trace import Gradients, NoiseAndTrace, TraceIntegral
 from scoresde.models import Model
-from scoresde.models.conditions import Condition, condition_rows
+from scoresde.models.conditions import Condition, check_condition, condition_rows
 from scoresde.models.evaluation import evaluation
 from scoresde.random import Generators
 from scoresde.sde import HostLevel
@@ -136,6 +136,7 @@ def solve_likelihood(
     with torch.inference_mode(False), torch.set_grad_enabled(differentiable):
         x0 = x0.clone() if isinstance(x0, Tensor) and x0.is_inference() else x0
         check_data(model, x0.detach() if isinstance(x0, Tensor) else x0)
+        check_condition(cond, len(x0), model.classes)
         with evaluation(model, parameters=differentiable):
 
             def run(rows: Tensor | None, **options: Any) -> Attempt:

@@ -30,23 +30,52 @@ def check_labels(y: Tensor, batch: int, classes: int | None = None, name: str = 
     Labels must be below ``classes``. On an accelerator this is not checked, as it would wait for the device.
 
     Args:
-        y: Class labels; negative ones mean "no class".
+        y: Class labels; -1 means "no class".
         batch: Number of samples.
         classes: Number of classes. None: not checked.
         name: Name of the argument in error messages.
 
     Raises:
         DTypeError, ShapeError: ``y`` has another dtype or shape.
-        ArgumentError: A label is not below ``classes``.
+        ArgumentError: A label is below -1, or not below ``classes``.
     """
     if not isinstance(y, Tensor) or y.dtype != torch.int64:
         raise DTypeError(name, getattr(y, "dtype", type(y).__name__), "a tensor of class labels, torch.int64")
     if tuple(y.shape) != (batch,):
         raise ShapeError(name, tuple(y.shape), f"of shape ({batch},), one class for each sample")
-    if classes is not None and is_concrete(y) and bool((y >= classes).any()):
-        expected = f"class labels from 0 to {classes - 1}, or {NO_CLASS} for no class"
-        raise ArgumentError(name, y.max().item(), expected)
+    if classes is not None and is_concrete(y) and len(y):
+        low, high = int(y.min()), int(y.max())
+        if low < NO_CLASS or high >= classes:
+            expected = f"class labels from 0 to {classes - 1}, or {NO_CLASS} for no class"
+            raise ArgumentError(name, low if low < NO_CLASS else high, expected)
     return y
+
+
+def check_condition(cond: object, batch: int, classes: int | None = None) -> None:
+    """Refuse what is no condition of ``batch`` samples.
+
+    Args:
+        cond: The condition.
+        batch: Number of samples.
+        classes: Number of classes of the model. None: labels are not checked.
+
+    Raises:
+        ArgumentError: ``cond`` is not a mapping, or has a label that is no class.
+        DTypeError: A value is not a tensor, or labels are not int64.
+        ShapeError: A value has not one row a sample.
+    """
+    if cond is None:
+        return
+    if not isinstance(cond, Mapping):
+        raise ArgumentError("cond", type(cond).__name__, "a mapping from names to tensors, such as {'y': labels}")
+    for name, value in cond.items():
+        argument = f"cond[{name!r}]"
+        if not isinstance(value, Tensor):
+            raise DTypeError(argument, type(value).__name__, f"a tensor ({batch}, ...), one row a sample")
+        if value.shape[:1] != (batch,):
+            raise ShapeError(argument, tuple(value.shape), f"({batch}, ...), one row a sample")
+    if classes is not None and LABEL in cond:
+        check_labels(cond[LABEL], batch, classes)
 
 
 def of_class(log_p: Tensor, y: Tensor) -> Tensor:

@@ -6,7 +6,7 @@ from contextlib import ExitStack
 
 import torch
 
-from scoresde.models.model import Model
+from scoresde.models.model import Model, check_model
 
 
 class evaluation:
@@ -24,6 +24,7 @@ class evaluation:
     """
 
     def __init__(self, model: Model, *, autograd: bool = True, parameters: bool = True):
+        check_model(model)
         self.modules, self.autograd = list(model.modules()), autograd
         self.parameters = [] if parameters else list(model.parameters())
 

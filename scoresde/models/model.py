@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from abc import abstractmethod
-from collections.abc import Mapping
 from typing import TYPE_CHECKING, ClassVar
 
 import torch
@@ -14,7 +13,7 @@ from torch import Tensor, nn
 from scoresde.data import DataScale, Scaling
 from scoresde.errors import ArgumentError, DTypeError
 from scoresde.models.calibration import Calibration
-from scoresde.models.conditions import Condition
+from scoresde.models.conditions import Condition, check_condition
 from scoresde.models.estimate import Estimate
 from scoresde.models.moments import Moments
 from scoresde.random import Generators
@@ -70,12 +69,12 @@ class Model(nn.Module):
         Raises:
             DTypeError: ``x`` is not floating-point.
             ShapeError: ``t`` has another shape.
-            ArgumentError: ``t`` is outside [0, 1]; ``cond`` is not a mapping from names to tensors.
+            ArgumentError: ``t`` is outside [0, 1]; ``cond`` is not a mapping from names to tensors, or has a label that
+                is no class.
         """
         if not isinstance(x, Tensor) or not x.is_floating_point():
             raise DTypeError("x", getattr(x, "dtype", type(x).__name__), "a floating-point tensor (B, *D)")
-        if cond is not None and not isinstance(cond, Mapping):
-            raise ArgumentError("cond", type(cond).__name__, "a mapping from names to tensors, such as {'y': labels}")
+        check_condition(cond, len(x), self.classes)
         return self.estimate(x, self.sde.level(t, x), cond)
 
     if TYPE_CHECKING:  # nn.Module declares __call__ as returning Any
@@ -192,6 +191,17 @@ class Model(nn.Module):
         return torch.get_default_dtype()
 
 
+def check_model(model: object, name: str = "model") -> None:
+    """Refuse what is no model.
+
+    Raises:
+        DTypeError: a network without its SDE, or anything else.
+    """
+    if not isinstance(model, Model):
+        expected = "a scoresde.Model; ScoreModel(net, sde) makes one of a network"
+        raise DTypeError(name, type(model).__name__, expected)
+
+
 class Wrapper(Model):
     """A model around another one.
 
@@ -208,6 +218,7 @@ class Wrapper(Model):
 
     def __init__(self, model: Model):
         super().__init__()
+        check_model(model)
         self.model, self.sde = model, model.sde
         self.moments, self.data_scale, self.scaling = model.moments, model.known_scale(), model.scaling
         self.any_noise = model.any_noise

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import warnings
 from collections.abc import Mapping
@@ -14,7 +15,7 @@ from torch import Tensor, nn
 
 from scoresde.checks import positive
 from scoresde.data import Data, DataScale, Mapped, Scaling
-from scoresde.errors import ArgumentError, CheckpointError, DataWarning, ScoreSDEError, ShapeError
+from scoresde.errors import ArgumentError, CheckpointError, DataWarning, DTypeError, ScoreSDEError, ShapeError
 from scoresde.files import atomic_folder, load_tensors, read_json, save_tensors
 from scoresde.models.calibration import Calibration
 from scoresde.models.conditions import Condition
@@ -63,6 +64,20 @@ def _warn_of_coarse_noise(sde: SDE, data: Data | Mapped) -> None:
         warnings.warn(message, DataWarning, stacklevel=3)
 
 
+def _conditions_of(net: Network) -> frozenset[str] | None:
+    """Return the names of a network's arguments besides x and the time.
+
+    None: it takes any, or its arguments are unknown.
+    """
+    try:
+        parameters = list(inspect.signature(net.forward if isinstance(net, nn.Module) else net).parameters.values())
+    except (TypeError, ValueError):
+        return None
+    if any(parameter.kind in (parameter.VAR_KEYWORD, parameter.VAR_POSITIONAL) for parameter in parameters):
+        return None
+    return frozenset(parameter.name for parameter in parameters[2:])
+
+
 class ScoreModel(Model):
     """A network ``net(x, time_input, **cond)`` as a score model (P11, E6).
 
@@ -85,6 +100,7 @@ class ScoreModel(Model):
     Raises:
         UnknownNameError: ``predicts`` or ``time_input`` is an unknown name.
         ArgumentError: ``data_std`` is not positive.
+        DTypeError: ``sde`` is not an SDE, or ``net`` cannot be called.
     """
 
     any_noise = False
@@ -104,8 +120,14 @@ class ScoreModel(Model):
         learned_variance: bool = False,
     ):
         super().__init__()
+        if not isinstance(sde, SDE):
+            got = f"the class {sde.__name__}" if isinstance(sde, type) else type(sde).__name__
+            raise DTypeError("sde", got, "an SDE, such as VPSDE()")
+        if not callable(net):
+            raise DTypeError("net", type(net).__name__, "a network, such as UNet((1, 28, 28))")
         prediction_row(predicts, 0.5, 0.5)  # refuse an unknown name here, not at the first call
         self.net = cast(nn.Module, net)  # a plain function serves where nothing is trained, moved or saved
+        self._taken = _conditions_of(net)
         self.sde, self.predicts, self.time_input = sde, predicts, time_input
         self._time_input = resolve_time_input(time_input)
         self.data_std = positive("data_std", data_std)
@@ -132,7 +154,16 @@ class ScoreModel(Model):
             net, sde, predicts, time_input: As for the class, but with defaults ``"edm"`` and ``"log_snr"``.
             data: Training data.
             settings: Further settings of the class, which take precedence over what is measured.
+
+        Raises:
+            DTypeError: ``data`` is a tensor or an array, whose meaning is unknown.
+
+        Warns:
+            DataWarning: The least noise of the process is above a quarter of the bin of integers.
         """
+        if not isinstance(data, (Data, Mapped)):
+            expected = "a scoresde.Data: Data('mine', tensor), from_array(array) or load_data(path)"
+            raise DTypeError("data", type(data).__name__, expected)
         moments = Moments(*data.moments())
         measured: dict[str, Any] = {"data_std": moments.std, "scaling": data.scaling, "moments": moments}
         if "data_scale" not in settings:
@@ -176,6 +207,7 @@ class ScoreModel(Model):
             time_input = torch.full(x.shape[:1], time_input, dtype=time_dtype, device=x.device)
         if self.scale_input:
             x = x / total_std(level.alpha, level.sigma, self.data_std)
+        self._check_names(cond)
         output: Tensor = self.net(x, time_input, **(cond or {}))
         expected = tuple(x.shape)
         if self.learned_variance:
@@ -186,6 +218,13 @@ class ScoreModel(Model):
         if output.shape != expected:
             raise ShapeError("net's output", tuple(output.shape), f"of shape {expected} for x of {tuple(x.shape)}")
         return output
+
+    def _check_names(self, cond: Condition) -> None:
+        """Refuse a condition that the network does not take."""
+        if cond and self._taken is not None and not self._taken.issuperset(cond):
+            wrong = next(name for name in cond if name not in self._taken)
+            names = ", ".join(map(repr, sorted(self._taken))) or "none"
+            raise ArgumentError("cond", repr(wrong), f"conditions that the network takes: {names}")
 
     def estimate(self, x: Tensor, level: Level, cond: Condition = None) -> Estimate:
         F, v = self.predict(x, level, cond), None

@@ -19,6 +19,7 @@ from scoresde.errors import ArgumentError, NonFiniteError, ToleranceError
 from scoresde.models import Calibration, Model, SolverSettings
 from scoresde.models.conditions import Condition, condition_rows
 from scoresde.models.evaluation import evaluation
+from scoresde.models.model import check_model
 from scoresde.random import Generators
 from scoresde.sampling.level_plan import default_settings
 from scoresde.sampling.multistep import DPMSolver
@@ -82,6 +83,7 @@ def calibrate(
         It takes about 4000 network calls for a batch of ``paths`` samples: 10 to 20 seconds for the digits network. On
         a guided model, calibrate the guided one with its condition.
     """
+    check_model(model)
     calls, paths = wholes("calls", calls), whole("paths", paths)
     if list(calls) != sorted(set(calls)) or calls[0] < 2:
         raise ArgumentError("calls", list(calls), "growing numbers, each at least 2")

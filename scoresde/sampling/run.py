@@ -18,9 +18,9 @@ from scoresde.checks import finite, wholes
 from scoresde.errors import ArgumentError, DeviceError, DTypeError, ShapeError
 from scoresde.models import Model, chunked, in_own_dtype
 from scoresde.models import autocast as in_low_precision
-from scoresde.models.conditions import Condition
+from scoresde.models.conditions import Condition, check_condition
 from scoresde.models.evaluation import evaluation
-from scoresde.random import Generators
+from scoresde.random import Generators, device_named
 from scoresde.sampling.base import Sampler, State
 from scoresde.sampling.multistep import DPMSolver
 from scoresde.sampling.progress import ProgressLine
@@ -71,13 +71,11 @@ class Run:
         object.__setattr__(self, "shape", shape)
         if not shape:
             raise ShapeError("shape", shape, "(B, *D), with a batch axis at least")
-        for key, value in (self.cond or {}).items():
-            if value.shape[:1] != shape[:1]:
-                raise ShapeError(f"cond[{key!r}]", tuple(value.shape), f"({shape[0]}, ...), one row a sample")
+        check_condition(self.cond, shape[0], self.model.classes)
 
     def x(self) -> Tensor:
         """Return x at t_max ``(B, *D)``: the start, or a draw of the prior."""
-        device = self.model.device if self.device is None else torch.device(self.device)
+        device = self.model.device if self.device is None else device_named(self.device)
         dtype = self.model.dtype if self.dtype is None else self.dtype
         if self.start is None:
             return draw_start(

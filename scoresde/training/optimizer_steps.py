@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from scoresde.errors import ArgumentError
+from scoresde.errors import ArgumentError, DTypeError
 from scoresde.models import ScoreModel
 from scoresde.models.conditions import Condition
 from scoresde.random import ShardedGenerator, rand
@@ -38,6 +38,17 @@ class _Loss(nn.Module):
         return self.objective.terms(self.model, x0, cond, generator)
 
 
+def _check_types(model: object, objective: object, config: object) -> None:
+    """Refuse arguments in the wrong places."""
+    for name, value, kind, expected in (
+        ("model", model, ScoreModel, "a ScoreModel, such as ScoreModel.for_data(net, sde, data)"),
+        ("objective", objective, Objective, "an objective, such as DenoisingScoreMatching()"),
+        ("config", config, TrainerConfig, "a TrainerConfig"),
+    ):
+        if not (isinstance(value, kind) or (value is None and name != "model")):
+            raise DTypeError(name, type(value).__name__, expected)
+
+
 class OptimizerSteps:
     """Base of the trainer: what one optimiser step needs, and the step itself.
 
@@ -48,9 +59,11 @@ class OptimizerSteps:
 
     Raises:
         ArgumentError: fewer items per step than processes times accumulated pieces.
+        DTypeError: another object than a model, an objective or a config in its place.
     """
 
     def __init__(self, model: ScoreModel, objective: Objective | None, config: TrainerConfig | None):
+        _check_types(model, objective, config)
         self.config = config = TrainerConfig() if config is None else config
         self.objective = DenoisingScoreMatching() if objective is None else objective
         self.ranks = Ranks()
