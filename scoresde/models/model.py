@@ -74,7 +74,7 @@ class Model(nn.Module):
         """
         if not isinstance(x, Tensor) or not x.is_floating_point():
             raise DTypeError("x", getattr(x, "dtype", type(x).__name__), "a floating-point tensor (B, *D)")
-        check_condition(cond, len(x), self.classes)
+        check_condition(cond, x.shape[0], self.classes)
         return self.estimate(x, self.sde.level(t, x), cond)
 
     if TYPE_CHECKING:  # nn.Module declares __call__ as returning Any
