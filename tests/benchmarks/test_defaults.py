@@ -46,7 +46,7 @@ def test_it_writes_its_tables(tmp_path):
     defaults.main(
         [*settings, "--parts", "sampler,likelihood", "--peers", "none", "--points", "10", "--out", str(tmp_path)]
     )
-    with (tmp_path / "defaults.csv").open() as file:
+    with (tmp_path / "defaults_sampler-likelihood.csv").open() as file:
         rows = list(csv.DictReader(file))
     samplers = [row for row in rows if row["part"] == "sampler"]
     assert [row["calls"] for row in samplers] == ["5", "10"]
