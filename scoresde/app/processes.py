@@ -27,18 +27,15 @@ class Process(NamedTuple):
 
 def _ncsn(data: Data | Mapped, L: int = 232, **noise: float) -> SDE:
     """Return an NCSN whose noise suits the data."""
-    ve = VESDE.for_data(data, **noise)
-    first, last = (ve.sigma(t).item() for t in (0.0, 1.0))
-    return NCSN.geometric(noise.get("sigma_min", first), noise.get("sigma_max", last), L)
+    ve = VESDE.for_data(data, **noise).config
+    return NCSN.geometric(ve["sigma_min"], ve["sigma_max"], L)
 
 
 _BETAS = {name: name for name in ("beta_min", "beta_max")}
 _SIGMAS = {name: name for name in ("sigma_min", "sigma_max")}
 PROCESSES: dict[SDEName, Process] = {
     "vp": Process("variance-preserving (VP)", lambda data, **betas: VPSDE(**betas), _BETAS),
-    "vp-cosine": Process(
-        "variance-preserving (VP) with the cosine schedule", lambda data, **offset: VPSDE.cosine(**offset), {}
-    ),
+    "vp-cosine": Process("variance-preserving (VP) with the cosine schedule", lambda data: VPSDE.cosine(), {}),
     "subvp": Process("sub-VP", lambda data, **betas: SubVPSDE(**betas), _BETAS),
     "ve": Process("variance-exploding (VE)", VESDE.for_data, _SIGMAS),
     "ve-linear": Process(

@@ -29,12 +29,12 @@ from typing import TYPE_CHECKING, Any
 
 from scoresde.app.config import RunConfig
 from scoresde.app.config_files import load_config, save_config
-from scoresde.errors import CheckpointError, RunFolderError, ScoreSDEError
+from scoresde.errors import CheckpointError, RunFolderError
 from scoresde.files import read_json, write_atomically
 from scoresde.version import __version__
 
 if TYPE_CHECKING:
-    from scoresde.models import Calibration, ScoreModel
+    from scoresde.models import ScoreModel
 
 FORMAT = "scoresde-run-1"
 
@@ -173,39 +173,19 @@ class RunFolder:
     def model(self, device: str = "cpu") -> ScoreModel:
         """Return the averaged model of the newest checkpoint, in evaluation mode.
 
+        It has the calibration of that checkpoint, if there is one.
+
         Args:
             device: See :func:`~scoresde.training.devices.pick_device`, default the CPU.
 
         Raises:
-            CheckpointError: no checkpoint yet, or a damaged one.
+            CheckpointError: no checkpoint yet, or a damaged one, or a damaged ``calibration.json``.
         """
         from scoresde.models import ScoreModel
         from scoresde.training.checkpoints import latest_checkpoint
         from scoresde.training.devices import pick_device
 
-        model = ScoreModel.from_pretrained(latest_checkpoint(self.checkpoints), pick_device(device))
-        model.calibration = self.calibration()
-        return model
-
-    def calibration(self) -> Calibration | None:
-        """Return what was measured on the newest checkpoint, if anything.
-
-        Raises:
-            CheckpointError: ``calibration.json`` is damaged.
-        """
-        from scoresde.models import Calibration
-
-        path = self.path / "calibration.json"
-        if not path.exists():
-            return None
-        found = read_json(path, "run")
-        if found.pop("step", None) != self.step:
-            return None
-        try:
-            return Calibration.from_config(found)
-        except (TypeError, AttributeError, ScoreSDEError) as error:
-            expected = "a calibration that this version can read; delete the file to go on without"
-            raise CheckpointError("run", f"{path} ({error})", expected) from error
+        return ScoreModel.from_pretrained(latest_checkpoint(self.checkpoints), pick_device(device))
 
     # ---- the log ---------------------------------------------------------------------------------------------------
 

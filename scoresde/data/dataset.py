@@ -49,8 +49,8 @@ class Data(Dataset[dict[str, Tensor]]):
         num_values: K, from 2 to 65536, for integers. None: floats.
         scale, shift: the map to model space, x = scale * y + shift. None: derived. Integers always have scale = 2/K
             and shift = -1. Floats have 1/std and -mean/std.
-        normalize: how floats get their map. "features": each feature of vectors (D of rank 1) has a mean and a std of
-            its own, and ``scale`` and ``shift`` are tensors ``(D,)``; features that do not vary keep the scale 1.
+        normalize: how floats get their map. "features": each feature of vectors (D of rank 1) has its mean and std, and
+            ``scale`` and ``shift`` are tensors ``(D,)``; features that do not vary keep the scale 1.
             "standard": one std for all entries, and one mean, or one for each feature of vectors. By :meth:`split`
             both are measured again on the training part. "none": x = raw. "given": scale and shift never change. None:
             "features" for vectors, else "standard".

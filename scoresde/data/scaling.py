@@ -12,6 +12,8 @@ from scoresde.checks import whole
 from scoresde.errors import DataError, DTypeError, ShapeError
 from scoresde.random import Generators, rand
 
+DTYPES = {None: None, "float32": torch.float32, "float64": torch.float64}  # of continuous data, by their saved names
+
 
 class Scaling(NamedTuple):
     """The map x = scale * y + shift from data to model space.
@@ -143,7 +145,7 @@ class Scaling(NamedTuple):
     def config(self) -> dict[str, Any]:
         """The fields as JSON-able values, the argument of :meth:`from_config`."""
         scale, shift = (value.tolist() if isinstance(value, Tensor) else value for value in self[:2])
-        dtype = None if self.dtype is None else str(self.dtype).removeprefix("torch.")
+        dtype = next(name for name, dtype in DTYPES.items() if dtype == self.dtype)
         return {"scale": scale, "shift": shift, "num_values": self.num_values, "dtype": dtype}
 
     @classmethod
@@ -153,8 +155,7 @@ class Scaling(NamedTuple):
             torch.tensor(value, dtype=torch.float64) if isinstance(value, list) else value
             for value in (config["scale"], config["shift"])
         )
-        dtype = None if config["dtype"] is None else getattr(torch, config["dtype"])
-        return cls(scale, shift, config["num_values"], dtype)
+        return cls(scale, shift, config["num_values"], DTYPES[config.get("dtype")])
 
 
 def _widest(like: Tensor) -> torch.dtype:

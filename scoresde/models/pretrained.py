@@ -37,13 +37,8 @@ def locate(folder: str | Path) -> Path:
         raise CheckpointError("folder", f"{folder}, which is not a folder", f"one with a model, or a name: {names}")
     if any((path / name).exists() for name in FILES):
         return path
-    return max((path / name for name in _checkpoints(path)), key=_step, default=path)
-
-
-def _checkpoints(folder: Path) -> list[Path]:
-    """Return the checkpoints in the folder of a run or of a trainer."""
-    found = [*folder.glob("checkpoints/step-*"), *folder.glob("step-*")]
-    return [path.relative_to(folder) for path in found if _step(path) >= 0 and (path / FILES[0]).exists()]
+    checkpoints = [*path.glob("checkpoints/step-*"), *path.glob("step-*")]  # of a run, of a trainer
+    return max((one for one in checkpoints if _step(one) >= 0 and (one / FILES[0]).exists()), key=_step, default=path)
 
 
 def _step(checkpoint: Path) -> int:

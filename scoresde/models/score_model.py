@@ -347,7 +347,7 @@ class ScoreModel(Model):
             if calibration is not None:
                 model.calibration = Calibration.from_config(calibration)
             model.net.load_state_dict({key.removeprefix("net."): value for key, value in tensors.items()})
-        except (KeyError, TypeError, ValueError, RuntimeError, ScoreSDEError) as error:
+        except (AttributeError, KeyError, TypeError, ValueError, RuntimeError, ScoreSDEError) as error:
             expected = "one with a model that this version can build"
             raise CheckpointError("folder", f"{folder} ({error})", expected) from error
         return model.to(device).eval()
