@@ -13,6 +13,7 @@ Seeds are odd by default. Even ones served to choose the defaults.
 from __future__ import annotations
 
 import argparse
+import csv
 import math
 import statistics
 import warnings
@@ -328,6 +329,7 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--calls", default="5,10,20,50,100", help="numbers of network calls")
     parser.add_argument("--parts", default=DEFAULT_PARTS, help="parts to run")
     parser.add_argument("--runs", default="", help="folders of trained runs, further networks")
+    parser.add_argument("--best-of", default="", help="a record (CSV) that names the best peers' settings for frechet")
     parser.add_argument("--images", type=int, default=1000, help="images of a Frechet distance")
     parser.add_argument("--points", type=int, default=60, help="points of a likelihood's cell")
     parser.add_argument("--peers", default=",".join(peers.PEERS), help="packages, or none")
@@ -337,6 +339,12 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
         options.calls, options.processes, options.points = "5,10", "vp,ve", 20
         options.parts = options.parts.replace("network,", "").replace("frechet,", "")
     return options
+
+
+def read_settings(path: str) -> list[dict]:
+    """Return the problems, calls and best peers' settings of a record."""
+    with open(path, encoding="utf-8", newline="") as file:
+        return [row | {"calls": int(row["calls"])} for row in csv.DictReader(file) if row.get("peer_setting")]
 
 
 @torch.no_grad()
@@ -372,7 +380,8 @@ def main(arguments: list[str] | None = None) -> None:
         text += ["## Samplers: error over that of the best peer's best setting, median (worst)"]
         text += [sampler_table(found, budgets)]
     if "frechet" in parts:
-        distances = [row for run in runs for row in frechet_rows(run, found, modules, budgets, options.images)]
+        known = found + (read_settings(options.best_of) if options.best_of else [])
+        distances = [row for run in runs for row in frechet_rows(run, known, modules, budgets, options.images)]
         rows += distances
         text += ["## Frechet distances of images from the same start noises", frechet_table(distances)]
     if "likelihood" in parts:

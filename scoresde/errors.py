@@ -145,6 +145,10 @@ class DataWarning(ScoreSDEWarning):
     """A process that does not suit the data."""
 
 
+class CheckpointWarning(ScoreSDEWarning):
+    """A training goes on from another checkpoint than the newest."""
+
+
 class SamplingWarning(ScoreSDEWarning):
     """Samples that cannot be right, though they are finite."""
 

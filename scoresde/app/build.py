@@ -61,10 +61,11 @@ def given(**settings: Any) -> dict[str, Any]:
 
 def mapped(config: DataConfig) -> tuple[Mapped, Data]:
     """Return training data on the disk, and the file's last items in memory."""
-    whole = map_array(config.source, config.labels, config.num_values)
+    whole = map_array(config.source, config.labels, config.num_values, config.layout)
     if config.n is not None:
         raise ConfigError("data.n", config.n, "null with data.mmap")
-    return whole.split(count_of(HELD_OUT if config.held_out is None else config.held_out, len(whole)))
+    usual = min(count_of(HELD_OUT, len(whole)), len(whole.sample))  # what fits in memory
+    return whole.split(usual if config.held_out is None else count_of(config.held_out, len(whole)))
 
 
 def data(config: DataConfig) -> tuple[Data, Data]:
@@ -86,6 +87,8 @@ def data(config: DataConfig) -> tuple[Data, Data]:
         size=config.size,
         key=config.key,
         grayscale=config.grayscale,
+        layout=config.layout,
+        labels_from=config.labels_from,
     )
 
 
@@ -94,7 +97,13 @@ def all_data(config: DataConfig) -> Data:
     if config.source.replace("_", "-") in SOURCES:
         return data(config)[1]
     return load_whole(
-        config.source, num_values=config.num_values, size=config.size, key=config.key, grayscale=config.grayscale
+        config.source,
+        num_values=config.num_values,
+        size=config.size,
+        key=config.key,
+        grayscale=config.grayscale,
+        layout=config.layout,
+        labels_from=config.labels_from,
     )
 
 

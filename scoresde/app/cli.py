@@ -87,6 +87,7 @@ def train(out: Path | None, **options: Any) -> None:
       scoresde train --data two-moons --sde ve --out runs/moons
       scoresde train --data my-images/ --set data.size=32 --set net.options.channels=64
       scoresde train --out runs/digits --resume
+      scoresde train --data digits --out runs/digits --resume auto  (begins it, or goes on: for schedulers)
     """
     from scoresde.app.terminal import say
     from scoresde.app.training import train_on_ranks

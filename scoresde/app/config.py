@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field, fields
 from typing import Any, Literal, NamedTuple, get_type_hints
 
+from scoresde.data.options import LabelsFrom, Layout
 from scoresde.errors import ArgumentError, ConfigError, UnknownNameError
 from scoresde.settings import Settings, setting, settings_of
 from scoresde.training.config import TimeSamplingName, TrainerConfig, WeightingName
@@ -45,6 +46,12 @@ class DataConfig(Settings):
     size: int | None = setting(None, "crop and resize images to size x size pixels; None: as they are", ge=1)
     key: str | None = setting(None, "name of the array in an .npz file; None: the only one")
     grayscale: bool = setting(False, "convert colour images to one channel")
+    layout: Layout | None = setting(
+        None, "order of an array's axes: channels-first, channels-last or no-channels; None: from its shape"
+    )
+    labels_from: LabelsFrom | None = setting(
+        None, "where the classes of images come from: folders, names (dog_1.png) or none; None: folders"
+    )
     mmap: bool = setting(False, "leave an .npy file on the disk and read it batch by batch")
     labels: str | None = setting(None, "an .npy file of class labels beside the data (mmap)")
 

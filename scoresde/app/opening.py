@@ -25,20 +25,32 @@ BUNDLED = Path("runs")  # where runs of bundled models are made
 
 
 def begin_run(
-    out: Path | None, config: Path | None, preset: str | None, resume: bool, overrides: Sequence[str], **given: Any
+    out: Path | None,
+    config: Path | None,
+    preset: str | None,
+    resume: str | None,
+    overrides: Sequence[str],
+    **given: Any,
 ) -> RunFolder:
-    """Return a new run in ``out``, or with ``resume`` the one that is there."""
+    """Return a new run in ``out``, or with ``resume`` the one that is there.
+
+    With "auto" it is the one that is there, if there is one. The settings of the command line must then be its own.
+    """
     from scoresde.app.config_files import load_config
-    from scoresde.app.runs import RunFolder, refuse_full
+    from scoresde.app.runs import RunFolder, has_run, refuse_full, remove_half
     from scoresde.errors import ConfigError
 
     changes = override_texts(overrides, TRAIN | DEVICE, given)
     # 1. a new run
-    if not resume:
+    if resume != "run":
         settings = load_config(config, preset, changes)
         out = out or Path("runs") / Path(settings.data.source).stem
-        refuse_full(out)
-        return RunFolder.create(out, settings, shlex.join(["scoresde", *sys.argv[1:]]))
+        if resume == "auto":
+            remove_half(out)
+        if resume is None or not has_run(out):
+            refuse_full(out)
+            return RunFolder.create(out, settings, shlex.join(["scoresde", *sys.argv[1:]]))
+        preset = config = None  # its settings are the run's
     # 2. an old one, which has its settings
     if preset is not None:
         raise ConfigError("preset", preset, "left out with --resume: a run has its settings, which --set changes")

@@ -130,6 +130,13 @@ new_run = together(
     ),
     click.option("-c", "--config", type=click.Path(path_type=Path), metavar="FILE", help="A YAML file of settings."),
     options_for(TRAIN),
-    click.option("--resume", is_flag=True, help="Continue the run in --out from its newest checkpoint."),
+    click.option(
+        "--resume",
+        is_flag=False,
+        flag_value="run",
+        type=click.Choice(["run", "auto"]),
+        metavar="[auto]",
+        help="Continue the run in --out from its newest checkpoint. auto: or begin it, so that one line does both.",
+    ),
 )
 run_argument = click.argument("run", type=click.Path(path_type=Path), metavar="RUN")

@@ -77,9 +77,9 @@ class RunFolder:
             "stages": {},
         }
         try:
-            save_config(config, path / "config.yaml")
             run = cls(path, config, meta)
-            run.save_meta()
+            run.save_meta()  # first: it shows whose folder this is, if the process ends here
+            save_config(config, path / "config.yaml")
         except OSError as error:
             raise RunFolderError("out", f"{path} ({error.strerror})", "a writable place") from error
         return run
@@ -245,10 +245,25 @@ class Interrupted(Exception):
         super().__init__(f"Stopped. Nothing is lost; continue with:\n  {command}")
 
 
+def has_run(path: Path) -> bool:
+    """Return whether ``path`` holds a run."""
+    return (path / "config.yaml").is_file() and (path / "meta.json").is_file()
+
+
+def remove_half(path: Path) -> None:
+    """Remove what a process left that was killed while it made a run.
+
+    That is ``meta.json`` alone, of our format.
+    """
+    meta = path / "meta.json"
+    if path.is_dir() and list(path.iterdir()) == [meta] and read_json(meta, "run").get("format") == FORMAT:
+        meta.unlink()
+
+
 def refuse_full(path: Path) -> None:
     """Raise a RunFolderError if ``path`` exists and is not an empty folder."""
     if path.exists() and not (path.is_dir() and not any(path.iterdir())):
-        if (path / "config.yaml").is_file() and (path / "meta.json").is_file():
+        if has_run(path):
             raise RunFolderError(
                 "out",
                 f"{path}, which holds a run already",

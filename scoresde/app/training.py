@@ -7,7 +7,7 @@ import shlex
 import signal
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from typing import TYPE_CHECKING
 
 import torch
@@ -17,11 +17,12 @@ from scoresde.app.calibrating import calibrate_run
 from scoresde.app.config import SampleConfig
 from scoresde.app.runs import Interrupted, RunFolder
 from scoresde.app.terminal import duration, logged, progress, say
-from scoresde.data import Data
+from scoresde.data import Data, Mapped
 from scoresde.errors import NonFiniteError, ScoreSDEError
 from scoresde.sampling import DPMSolver, sample
 from scoresde.training import Record, Trainer
 from scoresde.training.distributed import Ranks, process_group, quiet_unless_first
+from scoresde.training.folder_lock import folder_lock
 from scoresde.training.signals import on_signals
 
 if TYPE_CHECKING:
@@ -91,6 +92,13 @@ def train(run: RunFolder, command: str = "train") -> None:
     except ScoreSDEError:
         run.withdraw()
         raise
+    with folder_lock(run.checkpoints) if ranks.first else nullcontext():
+        _go_on(run, trainer, data, held_out, command)
+
+
+def _go_on(run: RunFolder, trainer: Trainer, data: Data | Mapped, held_out: Data, command: str) -> None:
+    """Train from the newest checkpoint, and calibrate at the end."""
+    config, ranks = run.config, trainer.ranks
     if run.step is not None:
         trainer.resume()
     run.sweep()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import zipfile
 import zlib
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import torch
@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from scoresde.data.dataset import CHANNELS, Data
+from scoresde.data.options import Layout
 from scoresde.errors import ArgumentError, DataError, DTypeError, UnknownNameError
 
 NPZ_LABELS = ("labels", "y")  # names of the labels in an .npz
@@ -20,39 +21,63 @@ NUM_VALUES = {"uint8": 256, "bool": 2}  # of the dtypes that imply it
 
 
 def from_array(
-    array: NDArray[Any], labels: NDArray[Any] | None = None, num_values: int | None = None, name: str = "array"
+    array: NDArray[Any],
+    labels: NDArray[Any] | None = None,
+    num_values: int | None = None,
+    name: str = "array",
+    layout: Layout | None = None,
 ) -> Data:
     """Return an array ``(N, ...)`` as data.
 
-    Floats are continuous and keep their layout. Integer images become channels first: ``(N, H, W)`` becomes
-    ``(N, 1, H, W)``, and ``(N, H, W, C)`` with C = 1, 3 or 4 becomes ``(N, C, H, W)``. A plain ``(N,)`` array becomes
-    ``(N, 1)``.
+    Networks take channels first: images ``(C, H, W)``, series ``(C, L)``, volumes ``(C, D, H, W)``. Without a layout,
+    ``(N, H, W, C)`` with C = 1, 3 or 4 becomes ``(N, C, H, W)``, and integers ``(N, H, W)`` become ``(N, 1, H, W)``.
+    Any other array is taken to be channels first already. A plain ``(N,)`` array becomes ``(N, 1)``.
 
     Args:
         array: numbers ``(N, ...)``.
         labels: class of each item, integers ``(N,)``. None: unlabelled.
         num_values: number of values of integers. None: 256 for uint8, 2 for bool.
         name: the name that reports use.
+        layout: "channels-first", "channels-last" such as ``(N, L, C)``, or "no-channels" such as ``(N, H, W)``, which
+            get one channel. None: as above.
 
     Raises:
         DTypeError: objects, strings, complex numbers, dates.
+        ArgumentError: a layout that the shape cannot have, or none where the shape has two readings.
         DataError: see :class:`~scoresde.data.dataset.Data`.
     """
     check_numbers(array, name)
     if array.ndim == 1:
         array = array[:, None]
+    array = arranged(array, layout)
     if array.dtype.kind == "f":
         dtype = np.float64 if array.dtype.itemsize > 4 else np.float32
         return Data(name, torch.from_numpy(np.array(array, dtype)), _labels(labels), num_values)
     if num_values is None:
         num_values = NUM_VALUES.get(array.dtype.name)
-    return Data(name, _integers(name, channels_first(array)), _labels(labels), num_values)
+    return Data(name, _integers(name, array), _labels(labels), num_values)
 
 
 def check_numbers(array: NDArray[Any], name: str) -> None:
     """Raise DTypeError unless ``array`` holds integers or real floats."""
     if array.dtype.kind not in "buif":
         raise DTypeError(name, f"an array of {array.dtype}", "integers or real floats")
+
+
+def arranged(array: NDArray[Any], layout: Layout | None) -> NDArray[Any]:
+    """Return an array with its channels first, see :func:`from_array`."""
+    if layout is None:
+        if array.ndim == 4 and array.shape[3] in CHANNELS and array.shape[1] in CHANNELS and array.shape[2] > 8:
+            expected = "'channels-first' or 'channels-last', as both ends could be channels"
+            raise ArgumentError("layout", f"None for shape {array.shape}", expected)
+        return array if array.dtype.kind == "f" and array.ndim == 3 else channels_first(array)
+    if layout not in get_args(Layout):
+        raise UnknownNameError("layout", layout, get_args(Layout))
+    if array.ndim < 3:
+        raise ArgumentError("layout", repr(layout), f"None for vectors, shape {array.shape}")
+    if layout == "no-channels":
+        return array[:, None]
+    return array if layout == "channels-first" else np.moveaxis(array, -1, 1)
 
 
 def channels_first(images: NDArray[Any]) -> NDArray[Any]:
@@ -82,7 +107,9 @@ def _labels(labels: NDArray[Any] | None) -> Tensor | None:
     return torch.from_numpy(labels.astype(np.int64))
 
 
-def load_array(path: str | Path, key: str | None = None, num_values: int | None = None) -> Data:
+def load_array(
+    path: str | Path, key: str | None = None, num_values: int | None = None, layout: Layout | None = None
+) -> Data:
     """Load data from an .npy or .npz file, without pickle.
 
     An .npz keeps its labels under "labels" or "y".
@@ -90,7 +117,7 @@ def load_array(path: str | Path, key: str | None = None, num_values: int | None 
     Args:
         path: path of the file.
         key: name of the array in an .npz. None: its only array besides the labels.
-        num_values: number of values of integers, see :func:`from_array`.
+        num_values, layout: number of values of integers, and order of the axes, see :func:`from_array`.
 
     Raises:
         DataError: a missing file, one that NumPy cannot read, pickled objects, no array or several to choose from.
@@ -114,7 +141,7 @@ def load_array(path: str | Path, key: str | None = None, num_values: int | None 
         raise DataError(
             "path", f"{path} ({error})", "an intact .npy or .npz file of numbers, without pickles"
         ) from error
-    return from_array(array, labels, num_values, path.stem)
+    return from_array(array, labels, num_values, path.stem, layout)
 
 
 def _choose(archive: np.lib.npyio.NpzFile, key: str | None, path: Path) -> tuple[NDArray[Any], NDArray[Any] | None]:

@@ -114,6 +114,7 @@ class Batches(BatchStream):
             raise DataError("data", "an empty dataset", "a dataset of at least one item")
         self.epoch, self.position = -1, len(data)  # the next draw begins epoch 0
         self.order = torch.arange(len(data))
+        self._shuffled = generator.get_state()  # the generator's state before this epoch's order was drawn
         self._ahead: deque[dict[str, Any]] = deque()  # the states before the batches that are being read
         self._loader: Iterator[dict[str, Tensor]] | None = None
 
@@ -145,6 +146,7 @@ class Batches(BatchStream):
         pieces, wanted = [], self.batch_size
         while wanted:
             if self.position == len(self.order):
+                self._shuffled = self.generator.get_state()
                 self.order = torch.randperm(len(self.order), generator=self.generator)
                 self.epoch, self.position = self.epoch + 1, 0
             piece = self.order[self.position : self.position + wanted]
@@ -155,7 +157,8 @@ class Batches(BatchStream):
 
     def _state(self) -> dict[str, Any]:
         return {
-            "order": self.order,
+            "items": len(self.order),
+            "shuffled": self._shuffled,
             "generator": self.generator.get_state(),
             "epoch": self.epoch,
             "position": self.position,
@@ -164,20 +167,23 @@ class Batches(BatchStream):
     def state_dict(self) -> dict[str, Any]:
         """Return the state of the stream after the last batch that was taken.
 
-        It has the tensors "order" and "generator" and the integers "epoch" and "position".
+        It has the tensor "generator" and the integers "items", "epoch" and "position". The order of the epoch is not
+        in it: it follows from "shuffled", the generator's state before it was drawn.
         """
-        state = self._ahead[0] if self._ahead else self._state()
-        return state | {"order": state["order"].clone()}
+        return self._ahead[0] if self._ahead else self._state()
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        state = _checked(state, ("order", "generator", "epoch", "position"))
-        if len(state["order"]) != len(self.order):
-            got = f"one over {len(state['order'])} items"
-            raise CheckpointError("state", got, f"the state of a stream over {len(self.order)} items")
+        state = _checked(state, ("items", "shuffled", "generator", "epoch", "position"))
+        items = int(state["items"])
+        if items != len(self.order):
+            expected = f"the state of a stream over {len(self.order)} items, unless the data are new (new_data=True)"
+            raise CheckpointError("state", f"one over {items} items", expected)
         self._loader = None
         self._ahead.clear()
-        self.order = state["order"].cpu().clone()
         self.epoch, self.position = int(state["epoch"]), int(state["position"])
+        self._shuffled = state["shuffled"].cpu()
+        if self.epoch >= 0:
+            self.order = torch.randperm(items, generator=torch.Generator().set_state(self._shuffled))
         self.generator.set_state(state["generator"].cpu())
 
 

@@ -333,15 +333,19 @@ class Data(Dataset[dict[str, Tensor]]):
             return self.subset(torch.arange(n))
         return self.subset(torch.randperm(len(self), generator=torch.Generator().manual_seed(seed))[:n])
 
-    def scaled_like(self, other: Data) -> Data:
+    def scaled_like(self, other: Data | Scaling) -> Data:
         """Return the same items with the scale and shift of ``other``.
 
-        A test set takes the scale of its training set.
+        A test set takes the scale of its training set, and new data that of a model (``model.scaling``).
 
         Raises:
             DataError: shapes or numbers of values differ.
         """
-        if (self.shape, self.num_values) != (other.shape, other.num_values):
+        if isinstance(other, Scaling):
+            if self.num_values != other.num_values:
+                expected = f"items with num_values {other.num_values}, as in the scaling"
+                raise DataError(self.name, f"items with num_values {self.num_values}", expected)
+        elif (self.shape, self.num_values) != (other.shape, other.num_values):
             expected = f"items {other.shape} with num_values {other.num_values}, as in {other.name!r}"
             raise DataError(self.name, f"items {self.shape} with num_values {self.num_values}", expected)
         normalize = self.normalize if self.num_values else "given"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Protocol, TypeGuard
 
@@ -18,6 +19,7 @@ from scoresde.errors import ArgumentError, DataError, ShapeError
 
 X_KEYS = ("x", "image", "img", "pixel_values")
 LABEL_KEYS = ("label", "labels", "y")
+FINITE = "finite numbers"
 
 
 class MapStyle(Protocol):
@@ -76,13 +78,17 @@ def as_tensor(x: Any) -> Tensor:
     return torch.from_numpy(np.array(array, np.uint8 if array.dtype.itemsize == 1 else np.int64))
 
 
-def collate(items: Sequence[object]) -> tuple[Tensor, Tensor | None]:
+def collate(items: Sequence[object], rows: Sequence[int] | None = None) -> tuple[Tensor, Tensor | None]:
     """Return the items as tensors: x ``(B, *D)`` and labels ``(B,)`` int64.
 
     The labels are None if an item has none.
 
+    Args:
+        items: The items.
+        rows: Their numbers in the dataset, which messages name. None: unknown.
+
     Raises:
-        DataError: items of different shapes, labels that are not integers.
+        DataError: items of different shapes, NaN or infinity, labels that are not integers.
     """
     xs, labels = zip(*map(x_and_label, items), strict=True)
     tensors = [as_tensor(x) for x in xs]
@@ -90,12 +96,26 @@ def collate(items: Sequence[object]) -> tuple[Tensor, Tensor | None]:
     if len(shapes) > 1:
         raise DataError("data", f"items of shapes {shapes[0]} and {shapes[1]}", "items of one shape")
     raw = torch.stack(tensors)
+    if raw.is_floating_point() and not bool(raw.isfinite().all()):
+        place = tuple((~raw.isfinite()).nonzero()[0].tolist())
+        number = "" if rows is None else f", which is item {rows[place[0]]} of the data"
+        raise DataError("data", f"NaN or infinity in item {place[0]} of a batch, entry {place[1:]}{number}", FINITE)
     if any(label is None for label in labels):
         return raw, None
+    return raw, torch.tensor([_class(label) for label in labels])
+
+
+def _class(label: object) -> int:
+    """Return a label as the number of a class; real numbers are none."""
+    if isinstance(label, Tensor):
+        label = label.item() if label.numel() == 1 else label.tolist()
+    elif isinstance(label, np.ndarray):
+        label = label.item() if label.size == 1 else label.tolist()
     try:
-        return raw, torch.tensor([int(label) for label in labels])
-    except (TypeError, ValueError) as error:
-        raise DataError("data", f"labels such as {labels[0]!r}", "labelled with classes 0, 1, ...") from error
+        return operator.index(label)  # type: ignore[arg-type]  # of any other type it is an error
+    except TypeError as error:
+        expected = "labelled with classes 0, 1, ..., which are integers (targets that are real numbers are no classes)"
+        raise DataError("data", f"labels such as {label!r}", expected) from error
 
 
 def scaling_of(raw: Tensor, known: Scaling | None) -> Scaling | None:

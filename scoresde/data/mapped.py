@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -12,13 +13,14 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from scoresde.checks import whole
-from scoresde.data.arrays import NUM_VALUES, channels_first, check_numbers
+from scoresde.data.arrays import NUM_VALUES, arranged, check_numbers
 from scoresde.data.data_scale import DataScale
 from scoresde.data.dataset import MEASURED, Data
+from scoresde.data.options import Layout
 from scoresde.data.scaling import Scaling
 from scoresde.errors import ArgumentError, DataError
 
-SAMPLE, SAMPLE_BYTES = 16_384, 2**26  # most items, and most bytes, on which scale and moments are measured
+SAMPLE, SAMPLE_BYTES = 16_384, 2**24  # most items, and most bytes, on which scale and moments are measured
 
 
 class Mapped(Dataset[dict[str, Tensor]]):
@@ -26,7 +28,7 @@ class Mapped(Dataset[dict[str, Tensor]]):
 
     Each batch is read when it is needed. Layout, number of values and scale are those of
     :func:`~scoresde.data.arrays.from_array`, with two differences. Scale, shift and moments are measured on at most
-    16384 evenly spaced items (or 64 MiB). NaN and integers that are not below the number of values raise an error only
+    16384 evenly spaced items (or 16 MiB). NaN and integers that are not below the number of values raise an error only
     when they are read.
 
     Args:
@@ -34,6 +36,7 @@ class Mapped(Dataset[dict[str, Tensor]]):
         labels: class of each item ``(N,)``. None: unlabelled.
         num_values: number of values of integers. None: 256 for uint8, 2 for bool.
         name: the name that reports use.
+        layout: order of the axes, see :func:`~scoresde.data.arrays.from_array`.
 
     Attributes:
         sample: the evenly spaced items, in memory.
@@ -49,14 +52,16 @@ class Mapped(Dataset[dict[str, Tensor]]):
         labels: ArrayLike | Tensor | None = None,
         num_values: int | None = None,
         name: str = "array",
+        layout: Layout | None = None,
     ):
         check_numbers(array, name)
         if array.ndim < 2 or array.size == 0:
             raise DataError(name, f"shape {array.shape}", "an array (N, *D) with N >= 1 and D of rank 1 or more")
         if array.dtype.kind != "f":
             num_values = NUM_VALUES.get(array.dtype.name) if num_values is None else num_values
-            array = channels_first(array)
-        self.name, self.array, self.num_values = name, array, num_values
+        arranged(array, layout)  # refuses a layout that does not fit
+        self.name, self.array, self.num_values, self.layout = name, array, num_values, layout
+        self._file = _file_of(array)
         self.labels = None if labels is None else torch.as_tensor(np.asarray(labels)).long()
         if self.labels is not None and self.labels.shape != (len(array),):
             expected = f"one integer for each item, ({len(array)},)"
@@ -84,14 +89,33 @@ class Mapped(Dataset[dict[str, Tensor]]):
             DataError: NaN, infinity, or integers outside 0..num_values-1 among them.
         """
         ascending, back = torch.unique(index, return_inverse=True)
-        chosen = np.ascontiguousarray(self.array[ascending.numpy()])
+        chosen = arranged(self._read(ascending.tolist()), self.layout)
         if self.num_values is None:
-            raw = torch.from_numpy(chosen.astype(np.float64 if chosen.dtype.itemsize > 4 else np.float32))
+            raw = torch.from_numpy(chosen.astype(np.float64 if chosen.dtype.itemsize > 4 else np.float32, copy=False))
             if not raw.isfinite().all():
                 raise DataError(self.name, "NaN or infinity", "finite numbers")
             return raw[back]
-        raw = torch.from_numpy(chosen.astype(np.uint8 if chosen.dtype.itemsize == 1 else np.int64))
+        raw = torch.from_numpy(chosen.astype(np.uint8 if chosen.dtype.itemsize == 1 else np.int64, copy=False))
         return Scaling.for_integers(self.num_values).check_integers(raw, self.name)[back]
+
+    def _read(self, rows: list[int]) -> NDArray[Any]:
+        """Read items as they lie in the array.
+
+        Those of a file are read from it and not through its map, whose pages would count as this process's memory.
+        """
+        if self._file is None:
+            return np.ascontiguousarray(self.array[rows])
+        name, offset = self._file
+        shape, dtype = self.array.shape[1:], self.array.dtype
+        chosen = np.empty((len(rows), *shape), dtype)
+        try:
+            with open(name, "rb", buffering=0) as file:
+                for place, row in zip(chosen, rows, strict=True):
+                    item = os.pread(file.fileno(), place.nbytes, offset + row * place.nbytes)
+                    place[...] = np.frombuffer(item, dtype).reshape(shape)
+        except (OSError, ValueError) as error:
+            raise DataError(self.name, f"{name} ({error})", "a file that stays as it was") from error
+        return chosen
 
     def _evenly_spaced(self, n: int) -> Tensor:
         """Return the numbers of ``n`` evenly spaced items."""
@@ -114,7 +138,7 @@ class Mapped(Dataset[dict[str, Tensor]]):
             raise ArgumentError("held_out", held_out, f"a count from 1 to {len(self) - 1}")
         first = len(self) - held_out
         labels = None if self.labels is None else self.labels[:first]
-        rest = Mapped(self.array[:first], labels, self.num_values, self.name)
+        rest = Mapped(self.array[:first], labels, self.num_values, self.name, self.layout)
         last = torch.arange(first, len(self))
         test = Data(self.name, self.rows(last), self._labels_of(last), self.num_values, normalize="none")
         return rest, test if self.num_values is not None else test.scaled_like(rest.sample)
@@ -143,13 +167,34 @@ class Mapped(Dataset[dict[str, Tensor]]):
         return f"Mapped({self.name!r}, {len(self)} items of shape {self.shape}, {kind}, {size:.2f} GiB on disk)"
 
 
-def map_array(path: str | Path, labels: str | Path | None = None, num_values: int | None = None) -> Mapped:
+def _file_of(array: NDArray[Any]) -> tuple[str, int] | None:
+    """Return the file of a memory-mapped array and the place of its data.
+
+    None: it has no file, or does not lie in it item after item.
+    """
+    root: Any = array
+    while isinstance(root, np.memmap) and isinstance(root.base, np.ndarray):
+        root = root.base
+    if not isinstance(root, np.memmap) or root.filename is None or not hasattr(os, "pread"):
+        return None
+    if not array.flags.c_contiguous or array.strides[0] != array[0].nbytes:
+        return None
+    return str(root.filename), root.offset + array.ctypes.data - root.ctypes.data
+
+
+def map_array(
+    path: str | Path,
+    labels: str | Path | None = None,
+    num_values: int | None = None,
+    layout: Layout | None = None,
+) -> Mapped:
     """Memory-map an .npy file as :class:`Mapped`.
 
     Args:
         path: path of the file.
         labels: path of an .npy file with the labels ``(N,)``. None: unlabelled.
         num_values: number of values of integers. None: 256 for uint8, 2 for bool.
+        layout: order of the axes, see :func:`~scoresde.data.arrays.from_array`.
 
     Raises:
         DataError: not an .npy file of numbers.
@@ -162,4 +207,4 @@ def map_array(path: str | Path, labels: str | Path | None = None, num_values: in
         raise DataError("path", f"{path} ({error})", "an intact .npy file of numbers") from error
     if not isinstance(array, np.memmap):
         raise DataError("path", f"{path}, an archive", "an .npy file: arrays in an .npz cannot be mapped")
-    return Mapped(array, classes, num_values, path.stem)
+    return Mapped(array, classes, num_values, path.stem, layout)

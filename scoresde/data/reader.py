@@ -86,11 +86,11 @@ class Reader:
         with _seeded(seed + index):
             several = getattr(self.data, "__getitems__", None)
             items = [self.data[i] for i in own] if several is None else several(own)
-        return self.to_model(items, seed)
+        return self.to_model(items, seed, own)
 
-    def to_model(self, items: Sequence[object], seed: int) -> dict[str, Tensor]:
-        """Return items of this share as a batch."""
-        raw, labels = collate(items)
+    def to_model(self, items: Sequence[object], seed: int, rows: Sequence[int] | None = None) -> dict[str, Tensor]:
+        """Return items of this share, with the numbers ``rows``, as a batch."""
+        raw, labels = collate(items, rows)
         scaling = scaling_of(raw, self.scaling)
         if scaling is not None:
             index, count = self.share

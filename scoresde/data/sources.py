@@ -11,6 +11,7 @@ from scoresde.data.dataset import Data, count_of
 from scoresde.data.digits import load_digits
 from scoresde.data.idx import idx_files, is_idx, load_idx, load_idx_folder
 from scoresde.data.images import load_images
+from scoresde.data.options import LabelsFrom, Layout
 from scoresde.data.toys import TOYS, load_toy
 from scoresde.errors import ArgumentError, DataError, DTypeError, UnknownNameError
 
@@ -31,6 +32,8 @@ def load_data(
     size: int | tuple[int, int] | None = None,
     key: str | None = None,
     grayscale: bool = False,
+    layout: Layout | None = None,
+    labels_from: LabelsFrom | None = None,
 ) -> tuple[Data, Data]:
     """Load training data and held-out data from a name or a path.
 
@@ -42,10 +45,13 @@ def load_data(
         seed: seed of the split and of the toys' draws.
         n: size of the training part, chosen by ``seed``; the held-out part does not change. None: 20000 points of a
             toy, everything that is not held out of anything else.
-        num_values: number of values of integers, for arrays and idx files.
+        num_values: number of values of integers, for arrays, idx files and images.
         size: side or (height, width) to which the images of a folder are cropped and resized.
         key: name of the array in an .npz.
         grayscale: whether to convert the images of a folder to gray.
+        layout: order of the axes of an array, see :func:`from_array`.
+        labels_from: where the classes of a folder of images come from: "folders", "names" or "none", see
+            :func:`load_images`. None: "folders".
 
     Raises:
         UnknownNameError: ``source`` is neither a known name nor a path; the message offers the nearest name.
@@ -53,7 +59,7 @@ def load_data(
         DataError: the source cannot be used.
     """
     name = str(source).replace("_", "-")
-    options = _Options(num_values, size, key, grayscale)
+    options = _Options(num_values, size, key, grayscale, layout, labels_from)
     if name in SOURCES:
         options.check(source)
     if name in TOYS:
@@ -83,12 +89,14 @@ def load_whole(
     size: int | tuple[int, int] | None = None,
     key: str | None = None,
     grayscale: bool = False,
+    layout: Layout | None = None,
+    labels_from: LabelsFrom | None = None,
 ) -> Data:
     """Load all items of a file or folder in their own order.
 
     A folder of idx files gives its training set. Arguments and errors are those of :func:`load_data`.
     """
-    return _read(source, _Options(num_values, size, key, grayscale))[0]
+    return _read(source, _Options(num_values, size, key, grayscale, layout, labels_from))[0]
 
 
 class _Options(NamedTuple):
@@ -98,6 +106,8 @@ class _Options(NamedTuple):
     size: int | tuple[int, int] | None
     key: str | None
     grayscale: bool
+    layout: Layout | None
+    labels_from: LabelsFrom | None
 
     def check(self, source: str | Path, *used: str) -> None:
         """Raise ArgumentError for a given option that is not in ``used``."""
@@ -116,11 +126,12 @@ def _read(source: str | Path, options: _Options) -> tuple[Data, Data | None]:
         data, test = load_idx_folder(path, options.num_values)
         return dataclasses.replace(data, name=path.resolve().name), test
     if path.is_dir():
-        options.check(source, "size", "grayscale")
-        return load_images(path, options.size, options.grayscale), None
+        options.check(source, "size", "grayscale", "num_values", "labels_from")
+        labels_from = options.labels_from or "folders"
+        return load_images(path, options.size, options.grayscale, options.num_values, labels_from), None
     if path.is_file() and path.suffix.lower() in (".npy", ".npz"):
-        options.check(source, "key", "num_values")
-        return load_array(path, options.key, options.num_values), None
+        options.check(source, "key", "num_values", "layout")
+        return load_array(path, options.key, options.num_values, options.layout), None
     if path.is_file() and is_idx(path):
         options.check(source, "num_values")
         return load_idx(path, options.num_values), None

@@ -5,10 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from torch import nn
+
 from scoresde.errors import CheckpointError
-from scoresde.files import read_json
+from scoresde.files import digest, read_json
 
 FORMAT = "scoresde-model-2"  # what config.json says of itself
+TRAINING = "training.json"  # beside the files of a checkpoint, with their checksums
 FILES = ("config.json", "model.safetensors")
 #: the models that come with the package, a folder each; its README.md says what it is and how it was made
 PRETRAINED = Path(__file__).parents[1] / "pretrained"
@@ -44,6 +47,47 @@ def locate(folder: str | Path) -> Path:
 def _step(checkpoint: Path) -> int:
     digits = checkpoint.name.removeprefix("step-")
     return int(digits) if digits.isdecimal() else -1
+
+
+def check_digests(folder: Path) -> None:
+    """Raise a CheckpointError if a checkpoint's model was altered.
+
+    The folder of a model that is no checkpoint has no checksums, and passes.
+    """
+    if not (folder / TRAINING).is_file():
+        return
+    digests = read_json(folder / TRAINING, "folder").get("sha256")
+    if not isinstance(digests, dict):
+        return
+    for name in FILES:
+        if (folder / name).is_file() and digests.get(name) != digest(folder / name):
+            raise altered(folder / name)
+
+
+def altered(path: Path) -> CheckpointError:
+    """Return the error of a file that lacks its original checksum."""
+    state = "altered or truncated" if path.is_file() else "missing"
+    return CheckpointError("checkpoint", f"{path}, which is {state}", "a complete file with its original checksum")
+
+
+def bare(net: nn.Module) -> nn.Module:
+    """Return the network inside the wrappers of torch that change names.
+
+    They are those of ``torch.compile`` and ``DataParallel``.
+    """
+    while True:
+        if isinstance(getattr(net, "_orig_mod", None), nn.Module):
+            net = net._orig_mod  # type: ignore[assignment]  # the network that torch.compile wraps
+        elif isinstance(net, (nn.DataParallel, nn.parallel.DistributedDataParallel)):
+            net = net.module
+        else:
+            return net
+
+
+def bare_name(name: str, net: nn.Module) -> str:
+    """Return a weight's name in the network without such wrappers."""
+    wrapped = isinstance(net, (nn.DataParallel, nn.parallel.DistributedDataParallel))
+    return (name.removeprefix("module.") if wrapped else name).replace("_orig_mod.", "")
 
 
 def calibration_beside(checkpoint: Path) -> dict[str, Any] | None:

@@ -23,7 +23,16 @@ from scoresde.models.estimate import Estimate
 from scoresde.models.model import Model
 from scoresde.models.moments import Moments
 from scoresde.models.predictions import NEEDED, prediction_row, solve, total_std
-from scoresde.models.pretrained import FILES, FORMAT, calibration_beside, locate, refuse_other_files
+from scoresde.models.pretrained import (
+    FILES,
+    FORMAT,
+    bare,
+    bare_name,
+    calibration_beside,
+    check_digests,
+    locate,
+    refuse_other_files,
+)
 from scoresde.models.time_inputs import COUNTED, TimeInput, resolve_time_input
 from scoresde.nets import build_net
 from scoresde.sde import SDE, Level, build_sde
@@ -259,7 +268,8 @@ class ScoreModel(Model):
         Raises:
             ArgumentError: The SDE, the network or the time input cannot be rebuilt from a description.
         """
-        if not hasattr(self.net, "config"):
+        net = bare(self.net)
+        if not hasattr(net, "config"):
             raise ArgumentError("net", type(self.net).__name__, "a registered network with a `config` (register_net)")
         if callable(self.time_input):
             raise ArgumentError("time_input", repr(self.time_input), "the name of a time input, to be saved")
@@ -267,7 +277,7 @@ class ScoreModel(Model):
         return {
             "format": FORMAT,
             "sde": self.sde.config,
-            "net": self.net.config,
+            "net": net.config,
             "predicts": self.predicts,
             "time_input": self.time_input,
             "data_std": self.data_std,
@@ -301,7 +311,8 @@ class ScoreModel(Model):
             weights: Weights by their names in the network. None: the network's.
         """
         config, weights_file = (folder / name for name in FILES)
-        tensors = {f"net.{key}": value for key, value in (weights or self.net.state_dict()).items()}
+        weights = self.net.state_dict() if weights is None else weights
+        tensors = {f"net.{bare_name(key, self.net)}": value for key, value in weights.items()}
         if self.moments is not None:
             tensors |= {"moments.mean": self.moments.mean, "moments.covariance": self.moments.covariance}
         save_tensors(tensors, weights_file)
@@ -330,6 +341,7 @@ class ScoreModel(Model):
         if config.pop("format", None) != FORMAT:
             raise CheckpointError("folder", folder, f"one with a model written by save_pretrained (format {FORMAT!r})")
         tensors = load_tensors(weights_file)
+        check_digests(folder)
         try:
             moments = None
             if "moments.mean" in tensors:

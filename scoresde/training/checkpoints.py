@@ -16,6 +16,7 @@ import math
 import re
 import shutil
 import uuid
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -23,22 +24,18 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from scoresde.errors import CheckpointError, UnknownNameError
-from scoresde.files import atomic_folder, load_tensors, read_json, save_tensors
+from scoresde.errors import CheckpointError, CheckpointWarning, UnknownNameError
+from scoresde.files import atomic_folder, digest, load_tensors, read_json, save_tensors
 from scoresde.models import ScoreModel
 from scoresde.models.pretrained import FILES as MODEL_FILES
+from scoresde.models.pretrained import TRAINING, altered
 
-FORMAT = "scoresde-checkpoint-2"
-TENSORS, INFO = "training.safetensors", "training.json"
+FORMAT = "scoresde-checkpoint-3"
+TENSORS, INFO = "training.safetensors", TRAINING
 FILES = (*MODEL_FILES, TENSORS)  # the files whose checksums are in INFO
 
 _FINISHED = re.compile(r"step-(\d{9,})")
 _LEFT_OVER = re.compile(r"\.(step-\d{9,})\.[0-9a-f]{8}\.(new|old|gone)")
-
-
-def _digest(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _seal(content: dict[str, Any]) -> str:
@@ -97,7 +94,7 @@ def save_checkpoint(
     with atomic_folder(folder) as new:
         model.write_pretrained(new, weights)
         save_tensors(tensors, new / TENSORS)
-        digests = {name: _digest(new / name) for name in FILES}
+        digests = {name: digest(new / name) for name in FILES}
         content = {"format": FORMAT, "step": step, "sha256": digests, **info}
         digests[INFO] = _seal(content)
         (new / INFO).write_text(json.dumps(content, indent=2) + "\n")
@@ -139,11 +136,8 @@ def load_checkpoint(folder: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         raise CheckpointError("checkpoint", folder, f"a checkpoint written by scoresde (format {FORMAT!r})")
     for name in (INFO, *FILES):
         path = folder / name
-        if not path.is_file() or digests.get(name) != (_seal(info) if name == INFO else _digest(path)):
-            state = "altered or truncated" if path.is_file() else "missing"
-            raise CheckpointError(
-                "checkpoint", f"{path}, which is {state}", "a complete file with its original checksum"
-            )
+        if not path.is_file() or digests.get(name) != (_seal(info) if name == INFO else digest(path)):
+            raise altered(path)
     return load_tensors(folder / TENSORS), info
 
 
@@ -157,6 +151,29 @@ def latest_checkpoint(root: str | Path) -> Path:
     if not found:
         raise CheckpointError("checkpoint", f"{root}, which holds none", "a folder with at least one checkpoint")
     return found[-1]
+
+
+def load_newest(root: str | Path) -> tuple[Path, dict[str, Tensor], dict[str, Any]]:
+    """Return the newest whole checkpoint, as ``(folder, tensors, info)``.
+
+    A damaged one is passed over, with a CheckpointWarning that names its file.
+
+    Raises:
+        CheckpointError: no checkpoint in ``root``, or none that is whole (the error of the newest).
+    """
+    first: CheckpointError | None = None
+    newest = latest_checkpoint(root)
+    for folder in reversed(checkpoints(root)):
+        try:
+            tensors, info = load_checkpoint(folder)
+        except CheckpointError as error:
+            first = first or error
+            continue
+        if first is not None:
+            said = f"damaged checkpoint passed over: {first.got}. The training goes on from {folder.name}."
+            warnings.warn(said, CheckpointWarning, stacklevel=3)
+        return folder, tensors, info
+    raise first or CheckpointError("checkpoint", f"{newest}, which is gone", "a folder that nobody removes")
 
 
 def load_average(folder: str | Path, name: str | None = None, device: str | torch.device = "cpu") -> ScoreModel:

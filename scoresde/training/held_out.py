@@ -26,12 +26,12 @@ def held_out_loss(
     Args:
         model: model in evaluation mode.
         objective: loss; a copy that may learn from what it sees.
-        config: settings of the training: size of the batches, and whether the model is conditional.
+        config: settings of the training: size of the batches, the pieces of one, and whether the model is conditional.
         generator: source of times and noise.
         dequantization: noise in the bins of integer data. None: uniform.
     """
     reader, losses = Reader(data, dequantization=dequantization), []
-    for rows in torch.split(torch.arange(min(len(data), ITEMS)), config.batch_size):
+    for rows in torch.split(torch.arange(min(len(data), ITEMS)), -(-config.batch_size // config.accumulate)):
         batch = {key: value.to(model.device) for key, value in reader(rows, int(rows[0])).items()}
         cond = {"y": batch["label"]} if config.conditional else None
         losses.append(objective(model, batch["x"], cond, generator).detach() / batch["x"][0].numel())

@@ -12,16 +12,26 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from scoresde.models.pretrained import bare_name
 from scoresde.training.distributed import Ranks
 from scoresde.training.ema import EMA
 
 
 def weights_state(net: nn.Module, ema: EMA) -> dict[str, Tensor]:
-    """Return the weights, and all averages but the first."""
-    tensors = {f"net.{name}": value for name, value in net.state_dict().items()}
+    """Return the weights, and all averages but the first.
+
+    Their names are those in the network itself, without wrappers (``torch.compile``).
+    """
+    tensors = {f"net.{bare_name(name, net)}": value for name, value in net.state_dict().items()}
     for name in ema.names[1:]:
-        tensors |= {f"ema.{name}.{key}": value for key, value in ema.average(name).items()}
+        tensors |= {f"ema.{name}.{bare_name(key, net)}": value for key, value in ema.average(name).items()}
     return tensors
+
+
+def in_wrappers(net: nn.Module, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return weights by their names in ``net``, which may be wrapped."""
+    names = {bare_name(name, net): name for name in net.state_dict()}
+    return {names.get(name, name): value for name, value in weights.items()}
 
 
 def optimizer_state(
@@ -62,13 +72,13 @@ def parts_of(tensors: Mapping[str, Tensor]) -> dict[str, dict[str, Tensor]]:
     return parts
 
 
-def load_averages(ema: EMA, first: Mapping[str, Tensor], others: Mapping[str, Tensor], updates: int) -> None:
-    """Load the averages: the model's, and those of :func:`weights_state`."""
+def averages_of(ema: EMA, first: Mapping[str, Tensor], others: Mapping[str, Tensor]) -> dict[str, dict[str, Tensor]]:
+    """Return the averages: the model's, and those of :func:`weights_state`."""
     averages: dict[str, dict[str, Tensor]] = {ema.names[0]: dict(first)}
     for key, value in others.items():
         name, _, weight = key.partition(".")
         averages.setdefault(name, {})[weight] = value
-    ema.load(averages, updates)
+    return averages
 
 
 def load_optimizers(

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import copy
+import json
 import math
 import time
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -17,17 +19,21 @@ from scoresde.checks import whole
 from scoresde.data import Data, Dequantization, Mapped
 from scoresde.data.batches import BatchStream, stream_batches
 from scoresde.data.foreign import MapStyle
-from scoresde.errors import ArgumentError, CheckpointError
+from scoresde.data.scaling import Scaling
+from scoresde.errors import ArgumentError, CheckpointError, DataError
 from scoresde.models import ScoreModel
-from scoresde.training.checkpoints import latest_checkpoint, load_checkpoint, save_checkpoint, sweep
+from scoresde.training.checkpoints import load_checkpoint, load_newest, save_checkpoint, sweep
 from scoresde.training.config import TrainerConfig
 from scoresde.training.distributed import Agreement
+from scoresde.training.folder_lock import folder_lock
 from scoresde.training.held_out import held_out_loss
 from scoresde.training.objectives import Objective
 from scoresde.training.optimizer_steps import OptimizerSteps
+from scoresde.training.precision import training_view
 from scoresde.training.records import NaNWatch, Record, StepResult, Tally
 from scoresde.training.state import (
-    load_averages,
+    averages_of,
+    in_wrappers,
     load_optimizers,
     load_random_state,
     optimizer_state,
@@ -36,6 +42,58 @@ from scoresde.training.state import (
     stream_state,
     weights_state,
 )
+
+
+def _check_saved(model: ScoreModel) -> None:
+    """Raise an ArgumentError unless checkpoints of the model can be written."""
+    try:
+        json.dumps(model.config)
+    except TypeError as error:
+        raise ArgumentError(
+            "net", f"{type(model.net).__name__} ({error})", "one whose `config` JSON can hold"
+        ) from error
+
+
+def _check_scale(name: str, data: Data | Mapped, model: ScoreModel) -> None:
+    """Raise a DataError if data come into model space by another map."""
+    known, found = model.scaling, data.scaling
+    assert known is not None  # the caller's condition
+    same = known.num_values == found.num_values and all(
+        torch.allclose(a, b, rtol=1e-6, atol=1e-9)
+        for a, b in zip(_numbers(known), _numbers(found), strict=True)
+        if a.shape == b.shape or 1 in (a.numel(), b.numel())
+    )
+    if not same:
+        expected = "data in the model's scale: data.scaled_like(model.scaling), or a model made for these data"
+        raise DataError(name, f"{data!r} with {_said(found)}, where the model has {_said(known)}", expected)
+
+
+def _numbers(scaling: Scaling) -> tuple[Tensor, Tensor]:
+    """Return scale, and shift over scale: the mean that goes to 0."""
+    scale, shift = (torch.as_tensor(value, dtype=torch.float64) for value in (scaling.scale, scaling.shift))
+    return scale, shift / scale
+
+
+def _said(scaling: Scaling) -> str:
+    if scaling.num_values is not None:
+        return f"integers 0..{scaling.num_values - 1}"
+    mean, std = (f"{float(value.mean()):.6g}" for value in (-_numbers(scaling)[1], 1 / _numbers(scaling)[0]))
+    return f"mean {mean} and std {std}"
+
+
+def _check_same(folder: Path, saved: ScoreModel, model: ScoreModel) -> None:
+    """Raise a CheckpointError that says in what a saved model differs."""
+    for name in ("sde", "predicts", "time_input", "scale_input", "learned_variance", "scaling"):
+        theirs, ours = (_plain(getattr(one, name)) for one in (saved, model))
+        if theirs != ours:
+            got = f"{folder}, whose {name} is {theirs}, not {ours}"
+            raise CheckpointError("checkpoint", got, "a checkpoint of this model")
+
+
+def _plain(value: Any) -> Any:
+    """Return a setting of a model as JSON would give it back."""
+    described = value.config if hasattr(value, "config") else value
+    return described if callable(described) else json.loads(json.dumps(described))
 
 
 @dataclass
@@ -71,6 +129,9 @@ class Trainer(OptimizerSteps):
         folder: where checkpoints go, as ``folder/step-N``. None: no checkpoints.
         dequantization: noise in the bins of integer data. None: uniform.
 
+    Raises:
+        ArgumentError: ``folder`` for a model that cannot be saved, as its network is not registered.
+
     Attributes:
         step, seconds_trained: optimiser steps done, and the time spent in them.
         precision: precision of the network; with ``precision="auto"`` the first step chooses it, by time.
@@ -90,6 +151,8 @@ class Trainer(OptimizerSteps):
         dequantization: Dequantization | None = None,
     ):
         super().__init__(model, objective, config)
+        if folder is not None:
+            _check_saved(model)
         self.folder, self.dequantization = None if folder is None else Path(folder), dequantization
         self.batch_generator = torch.Generator().manual_seed(self.config.seed + 1)
         self.held_out: float | None = None
@@ -125,6 +188,8 @@ class Trainer(OptimizerSteps):
         Raises:
             NonFiniteError: the loss is NaN or infinite; names the step and the noise level. Earlier checkpoints stay.
             CheckpointError: a checkpoint cannot be written. Earlier ones stay, and the training can be continued.
+            DataError: the data, or the held-out ones, have another scale than the model.
+            RunFolderError: another process trains in the folder.
             LostRankError: another process of the run has ended.
         """
         records = []
@@ -149,19 +214,28 @@ class Trainer(OptimizerSteps):
         )
         if held_out is not None and not isinstance(held_out, (Data, Mapped)):
             raise ArgumentError("held_out", type(held_out).__name__, "Data, as load_data and from_dataset return")
+        if self.config.conditional and held_out is not None and held_out.labels is None:
+            raise DataError("held_out", "data without labels", "labelled, as the training is conditional")
+        for name, one in (("data", data), ("held_out", held_out)):
+            if isinstance(one, (Data, Mapped)) and self.model.scaling is not None:
+                _check_scale(name, one, self.model)
         if self._stream_state is not None:
             batches.load_state_dict(self._stream_state)
-        if self.folder is not None and self.ranks.first:
-            sweep(self.folder)
-        self._batches, self._stop = batches, False
-        self._loss.train()
-        self.model.train()
-        try:
-            with self.ranks.watched():
-                yield from self._train(batches, held_out)
-        finally:
-            self._stream_state, self._batches = batches.state_dict(), None
-            self.model.eval()
+        with ExitStack() as stack:
+            if self.folder is not None and self.ranks.first:
+                stack.enter_context(folder_lock(self.folder))
+                sweep(self.folder)
+            self._batches, self._stop = batches, False
+            stack.callback(self._leave, batches)
+            self._loss.train()
+            self.model.train()
+            stack.enter_context(self.ranks.watched())
+            yield from self._train(batches, held_out)
+
+    def _leave(self, batches: BatchStream) -> None:
+        """Keep the place in the data, and put the model in evaluation mode."""
+        self._stream_state, self._batches = batches.state_dict(), None
+        self.model.eval()
 
     def every(self, steps: int, hook: Callable[[Trainer], object]) -> Trainer:
         """Call ``hook(trainer)`` after every ``steps`` steps, on rank 0.
@@ -242,12 +316,22 @@ class Trainer(OptimizerSteps):
         tally.skipped += self._watch.look(first, *tally.collect(self.ranks))
 
     def _measure(self, held_out: Data | Mapped | None) -> None:
-        """Measure the averaged model on held-out data, with equal noise each time."""
+        """Measure the averaged model on held-out data, with equal noise each time.
+
+        If that fails, as for want of memory, the checkpoint is saved before the error goes on.
+        """
         if held_out is None or not self.ranks.first:
             return
-        model, objective = self.averaged_model(), copy.deepcopy(self.objective)
         generator = torch.Generator(self.generator.device).manual_seed(self.config.seed + 2)
-        self.held_out = held_out_loss(model, objective, held_out, self.config, generator, self.dequantization)
+        try:
+            model, objective = self.averaged_model(), copy.deepcopy(self.objective)
+            model = training_view(model, self.device, self.precision, False, self.config.channels_last)
+            loss = held_out_loss(model, objective, held_out, self.config, generator, self.dequantization)
+        except BaseException:
+            self.held_out = None
+            self.save()
+            raise
+        self.held_out = loss
 
     def _call_hooks(self) -> None:
         due = [hook for steps, hook in self._hooks if self.step % steps == 0] if self.ranks.first else []
@@ -321,38 +405,45 @@ class Trainer(OptimizerSteps):
             save_checkpoint(self.folder, self.step, self.model, self.ema.state_dict(), tensors, info, self.config.keep)
         return folder
 
-    def resume(self, checkpoint: str | Path | None = None) -> int:
+    def resume(self, checkpoint: str | Path | None = None, *, new_data: bool = False) -> int:
         """Continue from a checkpoint; return its step.
 
         On a CPU the following steps are, bit for bit, those of a run that was never interrupted. The number of
         processes may differ; the dropout of additional processes then starts from their own seeds.
 
         Args:
-            checkpoint: folder of the checkpoint. None: the newest in ``folder``.
+            checkpoint: folder of the checkpoint. None: the newest whole one in ``folder``. If newer ones are damaged, a
+                :class:`~scoresde.errors.CheckpointWarning` names them.
+            new_data: whether the data are others than before, such as more items. They then begin a new epoch.
 
         Raises:
-            CheckpointError: no checkpoint, a damaged one, or one of another network.
+            CheckpointError: no checkpoint, a damaged one, or one of another model; the message says what differs.
         """
         if checkpoint is not None:
             folder = Path(checkpoint)
+            tensors, info = load_checkpoint(folder)
         elif self.folder is not None:
             if self.ranks.first:
                 sweep(self.folder)
-            folder = latest_checkpoint(self.folder)
+            folder, tensors, info = load_newest(self.folder)
         else:
             raise ArgumentError("checkpoint", None, "the folder of a checkpoint, as the trainer has no folder")
-        tensors, info = load_checkpoint(folder)
-        first = ScoreModel.from_pretrained(folder).net.state_dict()
+        saved = ScoreModel.from_pretrained(folder)
+        _check_same(folder, saved, self.model)
         try:
-            self._load(parts_of(tensors), first, info)
+            self._load(parts_of(tensors), saved.net.state_dict(), info)
         except (KeyError, RuntimeError, ValueError) as error:
             raise CheckpointError("checkpoint", f"{folder} ({error})", "a checkpoint of this model") from error
+        if new_data:
+            self._stream_state = None
         return self.step
 
     def _load(self, parts: dict[str, dict[str, Tensor]], first: dict[str, Tensor], info: dict[str, Any]) -> None:
         """Load the state of a checkpoint, ``first`` being its first average."""
-        self.model.net.load_state_dict(parts["net"])
-        load_averages(self.ema, first, parts.get("ema", {}), info["ema"]["updates"])
+        net = self.model.net
+        net.load_state_dict(in_wrappers(net, parts["net"]))
+        averages = averages_of(self.ema, first, parts.get("ema", {}))
+        self.ema.load({name: in_wrappers(net, average) for name, average in averages.items()}, info["ema"]["updates"])
         if info["config"]["optimizer"] != self.config.optimizer:
             raise ValueError(f"of the optimizer {info['config']['optimizer']!r}, not {self.config.optimizer!r}")
         load_optimizers(self.parameters, self.optimizers, parts.get("optimizer", {}))

@@ -8,6 +8,7 @@ import json
 import os
 import pickle
 import shutil
+import warnings
 
 import numpy as np
 import pytest
@@ -90,7 +91,6 @@ def test_truncated_and_foreign_checkpoints(run):
     whole = model.read_bytes()
     model.write_bytes(whole[: len(whole) // 2])
     assert "model.safetensors" in error("sample", run)
-    assert "truncated" in error("train", "--out", run, "--resume", "--steps", 6)
     model.write_bytes(pickle.dumps({"weights": [1, 2]}))
     assert "pickle" in error("likelihood", run)
     model.write_bytes(whole)
@@ -98,6 +98,28 @@ def test_truncated_and_foreign_checkpoints(run):
     assert "save_pretrained" in error("report", run)
     shutil.rmtree(run / "checkpoints")
     assert "at least one checkpoint" in error("sample", run)
+
+
+def test_a_run_goes_on_from_its_newest_whole_checkpoint(run):
+    newest(run, "model.safetensors").write_bytes(b"half")
+    with warnings.catch_warnings():
+        warnings.simplefilter("always")
+        went_on = invoke("train", "--out", run, "--resume", "--steps", 6)
+    assert "model.safetensors, which is altered or truncated" in went_on.output
+    assert "Continuing from step 2" in went_on.output
+
+
+def test_one_line_begins_a_run_or_goes_on(tmp_path):
+    out = tmp_path / "run"
+    out.mkdir()
+    (out / "meta.json").write_text(json.dumps({"format": "scoresde-run-1"}))  # of a process that was killed at once
+    assert "Continuing" not in train(out, "--resume", "auto").output
+    assert "already trained for 4 steps" in train(out, "--resume", "auto").output
+    assert "Continuing from step 4" in train(out, "--resume", "auto", steps=6).output
+    assert "begun with" in error("train", "--out", out, "--resume", "auto", "--sde", "ve")
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "notes.txt").write_text("mine")
+    assert "not empty" in error("train", "--data", "digits", "--out", tmp_path / "mine", "--resume", "auto")
 
 
 def test_a_damaged_settings_file(run):

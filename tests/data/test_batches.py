@@ -103,9 +103,9 @@ def test_bad_arguments_are_refused():
         Batches([], 2, generator())
     with pytest.raises(DataError, match="items of type str"):
         next(Batches(["a"], 1, generator()))
-    with pytest.raises(CheckpointError, match="a stream over 9 items, got one over 23 items"):
+    with pytest.raises(CheckpointError, match=r"a stream over 9 items.*, got one over 23 items"):
         Batches(counted(9), 2, generator()).load_state_dict(Batches(counted(), 2, generator()).state_dict())
-    with pytest.raises(CheckpointError, match="without order"):
+    with pytest.raises(CheckpointError, match="without items, shuffled"):
         Batches(counted(), 2, generator()).load_state_dict({"generator": 0, "epoch": 0, "position": 0})
 
 

@@ -3,13 +3,15 @@
 import gzip
 import io
 import struct
+import zlib
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
-from scoresde.data import from_array, load_array, load_idx, load_idx_folder, load_images, read_idx
+import scoresde as S
+from scoresde.data import from_array, load_array, load_idx, load_idx_folder, load_images, map_array, read_idx
 from scoresde.errors import ArgumentError, DataError, DTypeError, UnknownNameError
 
 rng = np.random.default_rng(0)
@@ -222,11 +224,103 @@ def test_gray_and_colour(tmp_path):
     assert load_images(tmp_path, grayscale=True).shape == (1, 5, 4)
 
 
-def test_transparency_depth_and_orientation(tmp_path):
+def test_gray_of_sixteen_bits_keeps_its_values(tmp_path):
+    """Read 12-bit values, as of a scanner, from PNG and TIFF, and resize them."""
+    values = rng.integers(0, 4096, (6, 6)).astype(np.uint16)
+    save(tmp_path / "a.png", values)
+    save(tmp_path / "b.tiff", values)
+    data = load_images(tmp_path, num_values=4096)
+    assert (data.num_values, data.shape) == (4096, (1, 6, 6))
+    assert all(np.array_equal(raw[0].numpy(), values) for raw in data.raw)
+    assert load_images(tmp_path, size=3, num_values=4096).raw.float().mean() == pytest.approx(values.mean(), rel=0.1)
+    with pytest.raises(DataError, match=r"`num_values` must be .*4096 of 12.*, got None for .*a\.png"):
+        load_images(tmp_path)
+    with pytest.raises(DataError, match=r"integers 0\.\.999"):
+        load_images(tmp_path, num_values=1000)
+    save(tmp_path / "c.png", np.zeros((6, 6), np.uint8))
+    with pytest.raises(DataError, match=r"16-bit gray alone with num_values=4096, got the 8-bit image .*c\.png"):
+        load_images(tmp_path, num_values=4096)
+
+
+def png_of_deep_colour(path):
+    """Write a 2x1 PNG of 16-bit RGB, which Pillow reads and cannot write."""
+    rows = b"".join(b"\0" + bytes([1, 2, 3, 4, 5, 6]) for _ in range(2))
+    parts = ((b"IHDR", struct.pack(">IIBBBBB", 1, 2, 16, 2, 0, 0, 0)), (b"IDAT", zlib.compress(rows)), (b"IEND", b""))
+    chunks = (struct.pack(">I", len(x)) + kind + x + struct.pack(">I", zlib.crc32(kind + x)) for kind, x in parts)
+    path.write_bytes(b"\x89PNG\r\n\x1a\n" + b"".join(chunks))
+
+
+def test_images_that_would_lose_bits_are_refused(tmp_path):
+    """Refuse floats, 32-bit integers and 16-bit colour, once black or cut."""
+    for name in ("floats", "wide", "colour"):
+        (tmp_path / name).mkdir()
+    Image.fromarray(np.full((4, 4), 0.5, np.float32)).save(tmp_path / "floats" / "a.tiff")
+    with pytest.raises(DataError, match=r"a\.tiff, an image of floats"):
+        load_images(tmp_path / "floats")
+    Image.fromarray(np.full((4, 4), 120_000, np.int32)).save(tmp_path / "wide" / "a.tiff")
+    with pytest.raises(DataError, match="more than 8 bits"):
+        load_images(tmp_path / "wide")
+    with pytest.raises(DataError, match="values from 120000"):
+        load_images(tmp_path / "wide", num_values=65_536)
+    png_of_deep_colour(tmp_path / "colour" / "a.png")
+    with pytest.raises(DataError, match="colour of 16 bits"):
+        load_images(tmp_path / "colour")
+
+
+def test_other_formats_are_refused_whatever_their_name(tmp_path):
+    """Refuse PostScript and PPM in a.png: their decoders are never called."""
+    for content in (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 4 4\n%%EndComments\n", b"P6 1 1 255\nabc"):
+        (tmp_path / "a.png").write_bytes(content)
+        with pytest.raises(DataError, match=r"a\.png, which cannot be read"):
+            load_images(tmp_path)
+
+
+def test_classes_from_the_names_of_files(tmp_path):
+    for name in ("dog_0.png", "cat_0.png", "deep/cat-1.png"):
+        save(tmp_path / name, colour())
+    assert load_images(tmp_path).labels is None
+    data = load_images(tmp_path, labels_from="names")
+    assert (data.labels.tolist(), data.class_names) == ([0, 0, 1], ("cat", "dog"))
+    train, _ = S.load_data(tmp_path, 1, labels_from="names")
+    assert train.class_names == ("cat", "dog")
+    assert load_images(tmp_path, labels_from="none").labels is None
+    with pytest.raises(UnknownNameError, match="labels_from"):
+        load_images(tmp_path, labels_from="name")
+    save(tmp_path / "7.png", colour())
+    with pytest.raises(DataError, match="1 without one"):
+        load_images(tmp_path, labels_from="names")
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.uint8])
+def test_layouts_of_arrays(tmp_path, dtype):
+    images = rng.integers(0, 256, (5, 6, 7, 3)).astype(dtype)
+    assert from_array(images).shape == (3, 6, 7)
+    assert from_array(images, layout="channels-last").raw.permute(0, 2, 3, 1).tolist() == images.tolist()
+    assert from_array(images, layout="channels-first").shape == (6, 7, 3)
+    series = rng.integers(0, 256, (5, 100, 2)).astype(dtype)
+    assert from_array(series, layout="channels-last").shape == (2, 100)
+    assert from_array(series, layout="no-channels").shape == (1, 100, 2)
+    volumes = rng.integers(0, 256, (5, 4, 6, 7, 2)).astype(dtype)
+    assert from_array(volumes, layout="channels-last").shape == (2, 4, 6, 7)
+    np.save(tmp_path / "a.npy", series)
+    assert S.load_data(tmp_path / "a.npy", 1, layout="channels-last")[0].shape == (2, 100)
+    mapped = map_array(tmp_path / "a.npy", layout="channels-last")
+    assert mapped.shape == mapped.split(1)[0].shape == mapped.split(1)[1].shape == (2, 100)
+    assert mapped.rows(torch.tensor([3]))[0].T.tolist() == series[3].tolist()
+
+
+def test_ambiguous_and_wrong_layouts_are_refused():
+    with pytest.raises(ArgumentError, match="both ends could be channels"):
+        from_array(np.zeros((5, 3, 9, 3), np.float32))
+    with pytest.raises(UnknownNameError, match="layout"):
+        from_array(np.zeros((5, 3, 8), np.float32), layout="channel-last")
+    with pytest.raises(ArgumentError, match="None for vectors"):
+        from_array(np.zeros((5, 3), np.float32), layout="channels-last")
+
+
+def test_transparency_and_orientation(tmp_path):
     save(tmp_path / "clear" / "a.png", np.array([[[10, 20, 30, 0], [10, 20, 30, 255]]], np.uint8))
     assert load_images(tmp_path / "clear").raw[0, :, 0].T.tolist() == [[255, 255, 255], [10, 20, 30]]
-    save(tmp_path / "deep" / "a.png", np.array([[0, 256, 65535]], np.uint16))
-    assert load_images(tmp_path / "deep").raw.flatten().tolist() == [0, 1, 255]
     exif = Image.Exif()
     exif[0x0112] = 6  # a turned camera: viewers rotate by a quarter
     save(tmp_path / "turned" / "a.png", colour(5, 4), exif=exif)

@@ -3,6 +3,7 @@
 Torch datasets, iterables, and stand-ins for torchvision's and Hugging Face's.
 """
 
+import math
 import random
 
 import numpy as np
@@ -184,6 +185,10 @@ def test_objects_that_are_not_datasets_are_refused():
         ([torch.zeros(2), torch.zeros(3)], r"shapes \(2,\) and \(3,\)"),
         ([torch.zeros(2, dtype=torch.int64)] * 2, "8-bit integers, floats"),
         ([(torch.zeros(2), "cat")] * 2, "labels such as 'cat'"),
+        ([(torch.zeros(2), 0.37), (torch.zeros(2), 2.9)], r"real numbers.*labels such as (0\.37|2\.9)"),
+        ([(torch.zeros(2), torch.tensor(1.5))] * 2, r"labels such as 1\.5"),
+        ([(torch.zeros(2), torch.tensor([1, 2]))] * 2, r"labels such as \[1, 2\]"),
+        ([torch.zeros(2), torch.tensor([0.0, math.nan])], r"item [01] of a batch, entry \(1,\), which is item 1 of"),
         ([{"x": ["a"]}] * 2, "items of <U1"),
     ):
         with pytest.raises(DataError, match=message):

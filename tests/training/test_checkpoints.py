@@ -3,12 +3,15 @@
 import json
 import os
 import pickle
+import subprocess
+import sys
 
 import pytest
 import torch
 
 import scoresde as S
-from scoresde.errors import CheckpointError
+from scoresde.data.scaling import Scaling
+from scoresde.errors import ArgumentError, CheckpointError, CheckpointWarning, DataError, RunFolderError
 from scoresde.training.checkpoints import FILES, best_checkpoint, checkpoints, latest_checkpoint, load_average, sweep
 from tests.marks import first_fast
 
@@ -56,9 +59,10 @@ def test_damaged_files_are_refused_by_name(folder, name, harm):
         case "missing":
             file.unlink()
     with pytest.raises(CheckpointError, match=name.replace(".", r"\.")):
-        make(folder.parent).resume()
+        make(folder.parent).resume(folder)
     assert not trap.exists()
-    assert make(folder.parent).resume(checkpoints(folder.parent)[0]) == 2  # the previous one is whole
+    with pytest.warns(CheckpointWarning, match=name.replace(".", r"\.")):
+        assert make(folder.parent).resume() == 2  # the one before is whole
 
 
 @pytest.mark.parametrize(
@@ -67,13 +71,13 @@ def test_damaged_files_are_refused_by_name(folder, name, harm):
         ("[1, 2", "valid JSON, got .*training.json"),
         ("[1, 2]", "training.json, a JSON list"),
         ('{"format": "other"}', "format 'scoresde-checkpoint"),
-        ('{"format": "scoresde-checkpoint-2"}', "format 'scoresde-checkpoint"),
+        ('{"format": "scoresde-checkpoint-3"}', "format 'scoresde-checkpoint"),
     ],
 )
 def test_foreign_or_torn_json_is_refused_by_name(folder, text, message):
     (folder / "training.json").write_text(text)
     with pytest.raises(CheckpointError, match=message):
-        make(folder.parent).resume()
+        make(folder.parent).resume(folder)
 
 
 def test_altered_numbers_are_refused(folder):
@@ -82,7 +86,7 @@ def test_altered_numbers_are_refused(folder):
     content["step"] += 1
     path.write_text(json.dumps(content))
     with pytest.raises(CheckpointError, match=r"training\.json, which is altered"):
-        make(folder.parent).resume()
+        make(folder.parent).resume(folder)
 
 
 def test_a_pickle_in_place_of_weights_is_never_run(folder):
@@ -91,6 +95,128 @@ def test_a_pickle_in_place_of_weights_is_never_run(folder):
     with pytest.raises(CheckpointError, match="which is a pickle"):
         S.ScoreModel.from_pretrained(folder)
     assert not trap.exists()
+
+
+def test_every_reader_looks_at_checksums(folder):
+    """Flip a bit of a weight, which is still a good safetensors file."""
+    content = bytearray((folder / "model.safetensors").read_bytes())
+    content[-3] ^= 1
+    (folder / "model.safetensors").write_bytes(content)
+    for read in (S.ScoreModel.from_pretrained, load_average, lambda path: make(path.parent).resume(path)):
+        with pytest.raises(CheckpointError, match=r"model\.safetensors, which is altered"):
+            read(folder)
+
+
+def test_without_a_whole_checkpoint_the_newest_is_named(folder):
+    for one in checkpoints(folder.parent):
+        (one / "training.json").write_text("{")
+    with pytest.raises(CheckpointError, match=rf"{folder.name}/training\.json"):
+        make(folder.parent).resume()
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"sde": S.VESDE()}, r"whose sde is .*vp.*, not .*ve"),
+        ({"predicts": "data"}, "whose predicts is noise, not data"),
+        ({"time_input": "log_snr"}, "whose time_input is .*, not log_snr"),
+        ({"scaling": Scaling(2.0, 1.0)}, "whose scaling is None, not "),
+    ],
+)
+def test_a_checkpoint_of_another_model_is_refused(folder, change, said):
+    settings = {"sde": S.VPSDE()} | change
+    model = S.ScoreModel(S.ResidualMLP((2,), width=8, blocks=1), settings.pop("sde"), **settings)
+    trainer = S.Trainer(model, config=S.TrainerConfig(steps=6, batch_size=8, device="cpu"), folder=folder.parent)
+    with pytest.raises(CheckpointError, match=said):
+        trainer.resume()
+
+
+def test_more_data_go_on_when_asked(folder):
+    more = torch.cat([POINTS, POINTS + 1])
+    trainer = make(folder.parent, steps=6)
+    trainer.resume()
+    with pytest.raises(CheckpointError, match="new_data=True"):
+        trainer.fit(more)
+    trainer.resume(new_data=True)
+    assert [record.step for record in trainer.fit(more)] == [6]
+
+
+def test_a_compiled_network_keeps_its_names(tmp_path):
+    """Train one that torch.compile wraps (without compiling), and load it."""
+    torch.manual_seed(0)
+    net = torch.compile(S.ResidualMLP((2,), width=8, blocks=1), backend="eager")
+    model = S.ScoreModel(net, S.VPSDE())
+    config = S.TrainerConfig(steps=2, batch_size=8, device="cpu", ema_half_life={"a": 1.0, "b": 2.0})
+    trainer = S.Trainer(model, config=config, folder=tmp_path)
+    trainer.fit(POINTS)
+    plain = S.ScoreModel.from_pretrained(tmp_path)
+    assert set(plain.net.state_dict()) == set(S.ResidualMLP((2,), width=8, blocks=1).state_dict())
+    assert torch.equal(plain(POINTS, 0.5).eps, trainer.averaged_model()(POINTS, 0.5).eps)
+    slow = load_average(latest_checkpoint(tmp_path), "b")
+    assert torch.equal(slow(POINTS, 0.5).eps, trainer.averaged_model("b")(POINTS, 0.5).eps)
+    again = S.Trainer(S.ScoreModel(net, S.VPSDE()), config=config, folder=tmp_path)
+    assert again.resume() == 2
+    model.save_pretrained(tmp_path / "saved")
+    assert torch.equal(S.ScoreModel.from_pretrained(tmp_path / "saved")(POINTS, 0.5).eps, model(POINTS, 0.5).eps)
+
+
+def test_a_network_that_cannot_be_saved_is_refused_at_once(tmp_path):
+    class Own(torch.nn.Linear):
+        def forward(self, x, t, cond=None):
+            return super().forward(x)
+
+    with pytest.raises(ArgumentError, match="register_net"):
+        S.Trainer(S.ScoreModel(Own(2, 2), S.VPSDE()), folder=tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
+def test_data_of_another_scale_are_refused():
+    """Train a model of a whole set on a part, whose scale differs."""
+    generator = torch.Generator().manual_seed(0)
+    whole = S.Data("whole", torch.randn(60, 2, generator=generator) * 3 + 5)
+    train, test = whole.split(0.3)
+    model = S.ScoreModel.for_data(S.ResidualMLP((2,), width=8, blocks=1), S.VPSDE(), whole)
+    trainer = S.Trainer(model, config=S.TrainerConfig(steps=2, batch_size=8, device="cpu"))
+    for data, held_out, name in ((train, None, "data"), (whole, test, "held_out")):
+        with pytest.raises(DataError, match=rf"`{name}` must be .*scaled_like\(model\.scaling\)"):
+            trainer.fit(data, held_out=held_out)
+    trainer.fit(train.scaled_like(model.scaling), held_out=test.scaled_like(whole))
+    assert trainer.step == 2
+
+
+def test_held_out_data_that_fail_do_not_cost_the_checkpoint(tmp_path, monkeypatch):
+    def fails(*_):
+        raise MemoryError("no memory")
+
+    monkeypatch.setattr("scoresde.training.trainer.held_out_loss", fails)
+    data = S.Data("points", POINTS, normalize="none")
+    with pytest.raises(MemoryError):
+        make(tmp_path).fit(data, held_out=data)
+    assert make(tmp_path).resume() == 2
+
+
+HOLDER = """
+import sys, time
+from scoresde.training.folder_lock import folder_lock
+with folder_lock(sys.argv[1]):
+    print("held", flush=True)
+    time.sleep(60)
+"""
+
+
+def test_a_folder_belongs_to_one_process(tmp_path):
+    """Refuse a second run, and take the folder when the first is killed."""
+    (tmp_path / ".lock").write_text('{"host": "gone"}')  # of a process that ended: it holds nothing
+    holder = subprocess.Popen([sys.executable, "-c", HOLDER, str(tmp_path)], stdout=subprocess.PIPE, text=True)
+    assert holder.stdout.readline() == "held\n"
+    with pytest.raises(RunFolderError, match=rf"in use by process {holder.pid} on .* since 20"):
+        make(tmp_path).fit(POINTS)
+    holder.kill()
+    holder.wait()
+    holder.stdout.close()
+    assert (tmp_path / ".lock").exists()
+    make(tmp_path).fit(POINTS)
+    assert {path.name for path in tmp_path.iterdir()} == {"step-000000002", "step-000000004"}
 
 
 def test_a_checkpoint_of_another_network_or_none_is_refused(folder, tmp_path):
