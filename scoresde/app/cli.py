@@ -5,6 +5,7 @@ Commands import torch and the rest of the package when they run, so that ``--hel
 
 from __future__ import annotations
 
+import json
 import shlex
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -106,8 +107,9 @@ def train(out: Path | None, **options: Any) -> None:
 @options_for(SAMPLE)
 @click.option("--stochastic", is_flag=True, help="Draw noise in each step: the reverse SDE for dpm, eta = 1 for ddim.")
 @click.option("--out", type=click.Path(path_type=Path), metavar="FILE", help="Write here, not in RUN.")
+@click.option("--png", is_flag=True, help="Write each image as a PNG, too, in a folder beside the .npz file.")
 @any_setting
-def sample(run: Path, out: Path | None, stochastic: bool, overrides: Sequence[str], **options: Any) -> None:
+def sample(run: Path, out: Path | None, stochastic: bool, png: bool, overrides: Sequence[str], **options: Any) -> None:
     """Draw samples from the model in RUN.
 
     Writes samples-SAMPLER.npz in RUN (samples-SAMPLER-stochastic.npz with --stochastic) and a picture. The file has the
@@ -115,7 +117,7 @@ def sample(run: Path, out: Path | None, stochastic: bool, overrides: Sequence[st
 
     \b
     Examples:
-      scoresde sample runs/digits -n 100
+      scoresde sample runs/digits -n 100 --png
       scoresde sample runs/digits --sampler dpm --steps 20
       scoresde sample runs/digits --sampler dpm --stochastic --steps 50 -n 10000 --batch 500
       scoresde sample runs/digits --sampler ode --seed 1 --out more.npz
@@ -129,7 +131,7 @@ def sample(run: Path, out: Path | None, stochastic: bool, overrides: Sequence[st
     folder = open_run(run)
     config = with_overrides(folder, override_texts(overrides, SAMPLE | DEVICE, options))
     with on_ranks(options["device"]):
-        work(folder, config, out, stochastic)
+        work(folder, config, out, stochastic, png)
 
 
 _restoring = together(
@@ -360,6 +362,27 @@ def report(run: Path, overrides: Sequence[str], device: str | None) -> None:
     folder = open_run(run)
     page = write_report(folder, with_overrides(folder, override_texts(overrides, DEVICE, {"device": device})))
     say(f"Open {page} in a browser.")
+
+
+@main.command()
+@click.argument("source")
+@click.option("--out", type=click.Path(path_type=Path), metavar="FILE", help="Draw some items into this PNG file.")
+@any_setting
+def data(source: str, out: Path | None, overrides: Sequence[str], **_: Any) -> None:
+    """Show what would be learned from SOURCE, before any training.
+
+    Prints how the axes and the values were understood, the classes, the lengths of the data, and the noise levels that
+    suit them. SOURCE is a name or a path, as for `scoresde train --data`.
+
+    \b
+    Examples:
+      scoresde data digits
+      scoresde data series.npy --set data.layout=channels-last --out series.png
+    """
+    from scoresde.app.config_files import load_config
+    from scoresde.app.describing import describe
+
+    describe(load_config(None, None, [f"data.source={json.dumps(source)}", *overrides]), out)
 
 
 @main.command()

@@ -27,6 +27,7 @@ from scoresde.sampling import DDIM, DPMSolver, Sampler
 from scoresde.sampling import sample as draw
 from scoresde.training.distributed import Ranks, over_ranks, share_of
 
+IMAGES, SHOWN = 256, 2000  # images, and other items, in a picture
 #: stochastic variants of deterministic samplers
 STOCHASTIC: dict[str, Callable[[], Sampler]] = {
     "dpm": lambda: DPMSolver(stochastic=True),
@@ -92,18 +93,28 @@ def draw_samples(
     return x, labels, calls // max(1, batches)
 
 
-def sample(run: RunFolder, config: RunConfig, out: Path | None = None, stochastic: bool = False) -> Path:
+def sample(
+    run: RunFolder, config: RunConfig, out: Path | None = None, stochastic: bool = False, png: bool = False
+) -> Path:
     """Draw samples and write them with a picture.
 
     Args:
         run, config: the model and its settings.
         out: the .npz file to write; the picture lies beside it. None: ``samples-SAMPLER.npz`` in the run.
         stochastic: whether to use the sampler's stochastic variant.
+        png: whether to write each image into a folder beside the .npz file, too.
 
     Returns:
         The path of the .npz file.
+
+    Raises:
+        ConfigError: ``png`` for data that are not images.
     """
     settings = config.sample
+    train, _ = build.data(config.data)
+    if png and not train.is_image:
+        raise ConfigError("png", f"True for items {train.shape}", "left out: the samples are not images")
+    # 1. draw
     name = f"samples-{settings.sampler}" + ("-stochastic" if stochastic else "")
     model = run.model(config.train.device)
     begun = time.monotonic()
@@ -113,15 +124,15 @@ def sample(run: RunFolder, config: RunConfig, out: Path | None = None, stochasti
     raw = scaling.to_raw(x)
     if scaling.num_values is not None and scaling.num_values <= 256:
         raw = raw.to(torch.uint8)
+    # 2. the file, in both units
     arrays: dict[str, Any] = {"x": x.numpy(), "raw": raw.numpy(), "seed": np.array(settings.seed)}
     if labels is not None:
         arrays["labels"] = labels.numpy()
     with io.BytesIO() as file:
         np.savez_compressed(file, **arrays)
         content = file.getvalue()
-    # the picture, which needs the training data
-    train, _ = build.data(config.data)
-    picture = show(train, x)
+    # 3. the picture, and where both go
+    picture = picture_of(train, x)
     if out is None:
         with run.stage(name, since=seconds, calls=calls, n=settings.n):
             path = run.write(f"{name}.npz", content)
@@ -135,19 +146,58 @@ def sample(run: RunFolder, config: RunConfig, out: Path | None = None, stochasti
     say(f"{settings.n} samples by {settings.sampler} in {duration(seconds)}, {calls} network calls each: {path}")
     if shown is not None:
         say(f"  picture: {shown}")
+    if png and not run.read_only:
+        say(f"  images: {_write_images(path.with_suffix(''), train.to_image(x))}")
     return path
 
 
-def show(train: Data, x: Tensor) -> bytes | None:
-    """Return a picture of samples. None: they cannot be drawn.
+def _write_images(folder: Path, images: Tensor) -> Path:
+    """Write images ``(N, C, H, W)`` in [0, 1] as ``00000.png``, and so on.
 
-    Images stand in rows, points in the plane beside the data.
+    Images of an earlier call are replaced. Returns the folder.
     """
-    if train.is_image:
-        return plots.image_grid(train.to_image(x[:256]))
-    if train.shape == (2,):
-        return plots.scatter_pair(train.raw[: len(x)], train.scaling.unscale(x))
-    return None
+    from PIL import Image
+
+    for old in folder.glob("*.png"):
+        if old.stem.isdecimal():
+            old.unlink()
+    for number, image in enumerate(images.mul(255).round().to(torch.uint8).permute(0, 2, 3, 1).numpy()):
+        with io.BytesIO() as file:
+            Image.fromarray(image[:, :, 0] if image.shape[2] == 1 else image).save(file, "png")
+            write_atomically(folder / f"{number:05d}.png", file.getvalue())
+    return folder
+
+
+def picture_of(data: Data, x: Tensor | None) -> bytes | None:
+    """Return a picture of samples, or of data. None: they cannot be drawn.
+
+    Images stand in rows, and so do the middle slices of volumes. Points in the plane, tables and series stand beside
+    the data.
+
+    Args:
+        data: the data, which say what the numbers are.
+        x: samples in model space. None: the data alone.
+    """
+    shape, n = data.shape, SHOWN if x is None else len(x)
+    if data.is_image or len(shape) == 4:
+        shown = (data.bin_centres(data.raw[:IMAGES]) if x is None else x)[:IMAGES]
+        return plots.image_grid(data.to_image(shown) if data.is_image else _slices(shown))
+    real, drawn = data.raw[:n].double(), None if x is None else data.scaling.unscale(x)
+    if shape == (2,) and drawn is not None:
+        return plots.scatter_pair(data.raw[:n], drawn)
+    if len(shape) == 1:
+        return plots.features(real, drawn)
+    return plots.series(real, drawn) if len(shape) == 2 else None
+
+
+def _slices(x: Tensor) -> Tensor:
+    """Return the middle slices of volumes, first channel, as gray images.
+
+    Each is shown from its least to its greatest value.
+    """
+    middle = x[:, :1, x.shape[2] // 2].double()
+    low, high = (middle.flatten(1).quantile(q, 1)[:, None, None, None] for q in (0.0, 1.0))
+    return (middle - low) / (high - low).clamp(min=1e-12)
 
 
 def load_samples(run: RunFolder, sampler: str) -> Tensor | None:

@@ -15,6 +15,7 @@ import torch
 from scoresde.app import build
 from scoresde.app.calibrating import calibrate_run
 from scoresde.app.config import SampleConfig
+from scoresde.app.describing import described
 from scoresde.app.runs import Interrupted, RunFolder
 from scoresde.app.terminal import duration, logged, progress, say
 from scoresde.data import Data, Mapped
@@ -107,6 +108,7 @@ def _go_on(run: RunFolder, trainer: Trainer, data: Data | Mapped, held_out: Data
         say(f"Nothing to do: already trained for {trainer.step} steps.")
         return
     say(f"{data.name}: {len(data)} items {data.shape} to train on, {len(held_out)} held out")
+    say(f"  {described(data)}")
     weights, devices = _say_start(trainer)
 
     before = run.meta["stages"].get("train", {}).get("seconds", 0.0)
@@ -179,7 +181,7 @@ def _board(run: RunFolder, stack: ExitStack) -> TensorBoard | None:
 
 def _show_samples(run: RunFolder, trainer: Trainer, data: Data, board: TensorBoard | None) -> None:
     """Draw a picture of samples of the averaged model, from the same noise."""
-    from scoresde.app.drawing import show
+    from scoresde.app.drawing import picture_of
 
     model = trainer.averaged_model()
     n = POINTS if data.shape == (2,) else GRID
@@ -188,7 +190,7 @@ def _show_samples(run: RunFolder, trainer: Trainer, data: Data, board: TensorBoa
     x = sample(
         model, (n, *data.shape), DPMSolver(), GRID_STEPS, cond=build.cond(model, labels), generator=generator
     ).cpu()
-    picture = show(data, x)
+    picture = picture_of(data, x)
     if picture is not None:
         run.picture(f"training/step-{trainer.step:09d}", picture)
     if board is not None and data.is_image:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 from abc import abstractmethod
 from collections import deque
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, cast
 
 import torch
@@ -39,6 +39,7 @@ class BatchStream(Iterator[dict[str, Tensor]]):
         scaling: the map to model space for integers of another library's dataset. None: that of 8-bit integers.
         flip: whether to mirror half of the items, chosen at random, along their last axis. Not for other libraries'
             datasets.
+        conditions: names of further entries of mapping items, which a batch then holds too.
         pin: whether to put batches in page-locked memory, which is copied to a CUDA device asynchronously.
 
     Raises:
@@ -57,6 +58,7 @@ class BatchStream(Iterator[dict[str, Tensor]]):
         dequantization: Dequantization | None = None,
         scaling: Scaling | None = None,
         flip: bool = False,
+        conditions: Sequence[str] = (),
         pin: bool = False,
     ):
         batch_size = whole("batch_size", batch_size)
@@ -67,7 +69,7 @@ class BatchStream(Iterator[dict[str, Tensor]]):
         if generator.device.type != "cpu":
             raise DeviceError("generator", generator.device, "a generator on the CPU, where batches are made")
         self.batch_size, self.generator, self.share, self.pin = batch_size, generator, share, pin
-        self.reader = Reader(data, share, dequantization, scaling, flip)
+        self.reader = Reader(data, share, dequantization, scaling, flip, conditions)
 
     def _seed(self) -> int:
         return int(torch.randint(SEEDS, (), generator=self.generator))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import operator
+import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Protocol, TypeGuard
 
@@ -15,7 +16,7 @@ from scoresde.checks import whole
 from scoresde.data.arrays import channels_first
 from scoresde.data.dataset import Data
 from scoresde.data.scaling import Scaling
-from scoresde.errors import ArgumentError, DataError, ShapeError
+from scoresde.errors import ArgumentError, DataError, DataWarning, ShapeError
 
 X_KEYS = ("x", "image", "img", "pixel_values")
 LABEL_KEYS = ("label", "labels", "y")
@@ -103,6 +104,43 @@ def collate(items: Sequence[object], rows: Sequence[int] | None = None) -> tuple
     if any(label is None for label in labels):
         return raw, None
     return raw, torch.tensor([_class(label) for label in labels])
+
+
+def further_entry(items: Sequence[object], name: str) -> Tensor:
+    """Return an entry of mapping items as a tensor ``(B, ...)``.
+
+    Floats become float32; integers, such as tokens, become int64.
+
+    Raises:
+        DataError: items without the entry, or of different shapes, NaN or infinity in it.
+    """
+    if name in (*X_KEYS, *LABEL_KEYS):
+        raise DataError("conditions", repr(name), "names of further entries; labels need conditional=True")
+    values = []
+    for item in items:
+        if not isinstance(item, Mapping) or name not in item:
+            got = f"a mapping of {', '.join(map(str, item))}" if isinstance(item, Mapping) else type(item).__name__
+            raise DataError("data", f"an item that is {got}", f"items with the entry {name!r} that `conditions` names")
+        value = as_tensor(item[name])
+        values.append(value if value.is_floating_point() else value.long())
+    shapes = sorted({tuple(value.shape) for value in values})
+    if len(shapes) > 1:
+        raise DataError("data", f"{name!r} of shapes {shapes[0]} and {shapes[1]}", "entries of one shape")
+    stacked = torch.stack(values)
+    if not bool(stacked.isfinite().all()):
+        raise DataError("data", f"NaN or infinity in {name!r}", FINITE)
+    return stacked
+
+
+def say_unused(item: object, used: Sequence[str]) -> None:
+    """Warn of numbers in an item that reach neither the loss nor the network."""
+    if not isinstance(item, Mapping):
+        return
+    known = {*X_KEYS, *LABEL_KEYS, *used}
+    unused = [str(key) for key in item if key not in known and isinstance(item[key], (Tensor, np.ndarray, float))]
+    if unused:
+        text = f"the entries {', '.join(unused)} of the items are not used: TrainerConfig(conditions={{name: 0.0}})"
+        warnings.warn(f"{text} hands them to the network by name.", DataWarning, stacklevel=2)
 
 
 def _class(label: object) -> int:

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from scoresde.data.dataset import Data
 from scoresde.data.dequantization import Dequantization, Uniform
-from scoresde.data.foreign import collate, scaling_of
+from scoresde.data.foreign import collate, further_entry, say_unused, scaling_of
 from scoresde.data.mapped import Mapped
 from scoresde.data.scaling import Scaling
 from scoresde.errors import ArgumentError
@@ -49,9 +49,11 @@ class Reader:
         dequantization: the noise in the bins of integers. None: :class:`Uniform`.
         scaling: the map to model space for integers of other libraries' datasets (:func:`scaling_of`).
         flip: whether to mirror half of the items, chosen at random, along their last axis.
+        conditions: names of further entries of mapping items, which a batch then holds too.
 
     Raises:
-        ArgumentError: ``flip`` for another library's dataset, which has its own augmentation.
+        ArgumentError: ``flip`` for another library's dataset, which has its own augmentation. ``conditions`` for
+            :class:`Data` or :class:`Mapped`, whose items have no further entries.
     """
 
     def __init__(
@@ -61,7 +63,12 @@ class Reader:
         dequantization: Dequantization | None = None,
         scaling: Scaling | None = None,
         flip: bool = False,
+        conditions: Sequence[str] = (),
     ):
+        self.conditions, self._seen = tuple(conditions), False
+        if conditions and isinstance(data, (Data, Mapped)):
+            expected = "empty for Data; a list of mappings such as {'x': x, 'low': low} has further entries"
+            raise ArgumentError("conditions", ", ".join(conditions), expected)
         self.data, self.share, self.scaling, self.flip = data, share, scaling, flip
         if flip and not isinstance(data, (Data, Mapped)):
             raise ArgumentError("flip", flip, "False for another library's dataset: its own transforms augment it")
@@ -91,9 +98,14 @@ class Reader:
     def to_model(self, items: Sequence[object], seed: int, rows: Sequence[int] | None = None) -> dict[str, Tensor]:
         """Return items of this share, with the numbers ``rows``, as a batch."""
         raw, labels = collate(items, rows)
+        further = {name: further_entry(items, name) for name in self.conditions}
+        if not self._seen:
+            self._seen = True
+            say_unused(items[0], self.conditions)
         scaling = scaling_of(raw, self.scaling)
         if scaling is not None:
             index, count = self.share
             streams = [torch.Generator().manual_seed(seed + index + count * i) for i in range(len(raw))]
             raw = self.dequantization.training_data(scaling.check_integers(raw), scaling, streams)
-        return {"x": raw} if labels is None else {"x": raw, "label": labels}
+        batch = {"x": raw} if labels is None else {"x": raw, "label": labels}
+        return batch | further

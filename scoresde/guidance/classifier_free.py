@@ -11,13 +11,14 @@ result is not the diffusion of any distribution; larger w trades diversity for f
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TypeVar
 
 import torch
 from torch import Tensor
 
 from scoresde.checks import number
-from scoresde.errors import ArgumentError
+from scoresde.errors import ArgumentError, ShapeError
 from scoresde.guidance.classifier import SCALE
 from scoresde.guidance.conditioning import class_labels, without_labels
 from scoresde.models.conditions import LABEL, NO_CLASS, Condition
@@ -34,8 +35,16 @@ def _twice(value: Value) -> Value:
 
 
 class _ClassifierFree(Wrapper):
-    def __init__(self, model: Model, scale: float, interval: tuple[float, float] | None, rescale: float):
+    def __init__(
+        self,
+        model: Model,
+        scale: float,
+        interval: tuple[float, float] | None,
+        rescale: float,
+        null: Mapping[str, Tensor | float],
+    ):
         super().__init__(model)
+        self.null = null
         self.scale, self.interval, self.rescale = scale, interval, rescale
         self.guidance = max(abs(scale), 1.0)
 
@@ -43,9 +52,8 @@ class _ClassifierFree(Wrapper):
         return super().knows_mean(cond if self.scale else without_labels(cond))
 
     def estimate(self, x: Tensor, level: Level, cond: Condition = None) -> Estimate:
-        y = class_labels(cond, x, self.model.classes)
         given = dict(cond or {})
-        none = {**given, LABEL: torch.full_like(y, NO_CLASS)}
+        none = self.without(given, x)
         if self.scale == 0:
             return self.model.estimate(x, level, none)
         inside = self.inside(level)
@@ -66,6 +74,27 @@ class _ClassifierFree(Wrapper):
             inside = inside.reshape(-1, *(1,) * (x.ndim - 1))
             guided = torch.where(inside, guided[0], x0), torch.where(inside, guided[1], eps)
         return Estimate(*guided, level, v)
+
+    def without(self, given: dict[str, Tensor], x: Tensor) -> dict[str, Tensor]:
+        """Return the condition with labels and other values hidden.
+
+        Raises:
+            ArgumentError, DTypeError, ShapeError: see :func:`classifier_free_guidance`.
+        """
+        none = dict(given)
+        if LABEL in given or not self.null:
+            none[LABEL] = torch.full_like(class_labels(given, x, self.model.classes), NO_CLASS)
+        for name, value in self.null.items():
+            if name not in given:
+                expected = f"a condition with {name!r}, for which `null` has a value"
+                raise ArgumentError("cond", f"{', '.join(map(repr, given)) or 'nothing'}", expected)
+            like = given[name]
+            try:
+                none[name] = torch.as_tensor(value, dtype=like.dtype, device=like.device).expand_as(like).contiguous()
+            except RuntimeError as error:
+                shape = tuple(torch.as_tensor(value).shape)
+                raise ShapeError(f"null[{name!r}]", shape, f"a number, or of shape {tuple(like.shape[1:])}") from error
+        return none
 
     def inside(self, level: Level) -> bool | Tensor:
         """Return True if the level is in the interval; ``(B,)`` if per sample."""
@@ -89,9 +118,15 @@ class _ClassifierFree(Wrapper):
 
 
 def classifier_free_guidance(
-    model: Model, scale: float, interval: tuple[float, float] | None = None, rescale: float = 0.0
+    model: Model,
+    scale: float,
+    interval: tuple[float, float] | None = None,
+    rescale: float = 0.0,
+    null: Mapping[str, Tensor | float] | None = None,
 ) -> Model:
-    """Return the model, guided to ``cond["y"]`` without a classifier.
+    """Return the model, guided to its condition without a classifier.
+
+    The condition is the labels ``cond["y"]``, the values that ``null`` names, or both.
 
         eps' = eps(x_t) + w (eps(x_t, y) - eps(x_t))
 
@@ -105,6 +140,9 @@ def classifier_free_guidance(
             model is used, at one call. An interval (a, b) of EDM's sigma is (-2 log b, -2 log a). None: everywhere.
         rescale: phi in [0, 1], against contrast that grows with w, default 0. x0' is multiplied by
             phi std(x0(x_t, y))/std(x0') + 1 - phi, with the standard deviation over the entries of a sample.
+        null: What the network was given in training where a value of the condition was hidden, by name: a number, or a
+            tensor of the value's shape ``(...)``. :class:`TrainerConfig`'s ``conditions`` hides by zeros. None: there
+            are labels alone, hidden by -1.
 
     Raises:
         ArgumentError, DTypeError, ShapeError: ``scale``, ``interval`` or ``rescale`` is out of range. When called: the
@@ -120,4 +158,6 @@ def classifier_free_guidance(
         interval = low_high[0], low_high[1]
     if not 0 <= rescale <= 1:
         raise ArgumentError("rescale", rescale, "a number in [0, 1]")
-    return _ClassifierFree(model, number("scale", scale, SCALE), interval, float(rescale))
+    if null is not None and not isinstance(null, Mapping):
+        raise ArgumentError("null", type(null).__name__, "a mapping from names to tensors or numbers")
+    return _ClassifierFree(model, number("scale", scale, SCALE), interval, float(rescale), dict(null or {}))

@@ -81,6 +81,11 @@ class TrainerConfig(Settings):
     label_dropout: float = setting(
         0.0, "probability of hiding a label in training, for classifier-free guidance (conditional)", ge=0, le=1
     )
+    conditions: Mapping[str, float] | None = setting(
+        None,
+        "further entries of the items (mappings) that reach the network by name, each with the probability of hiding"
+        " it behind zeros; None: none",
+    )
     flip: bool = setting(False, "mirror half of the images at random, left to right")
     workers: int = setting(0, "processes that read ahead data which are not in memory", ge=0)
     log_every: int = setting(20, "steps between records", ge=1)
@@ -96,6 +101,9 @@ class TrainerConfig(Settings):
             raise ArgumentError("accumulate", self.accumulate, f"at most batch_size = {self.batch_size}")
         if self.label_dropout and not self.conditional:
             raise ArgumentError("label_dropout", self.label_dropout, "0 unless `conditional` is true")
+        for name, hidden in (self.conditions or {}).items():
+            if not isinstance(hidden, (int, float)) or not 0 <= hidden <= 1:
+                raise ArgumentError(f"conditions[{name!r}]", repr(hidden), "a probability in [0, 1]")
 
     def learning_rate(self, step: int, elapsed: float | None = None) -> float:
         """Return the learning rate of a step, counted from 0.

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from scoresde.errors import ArgumentError, DTypeError
 from scoresde.models import ScoreModel
-from scoresde.models.conditions import Condition
+from scoresde.models.conditions import Condition, condition_rows
 from scoresde.random import ShardedGenerator, rand
 from scoresde.training.config import Precision, TrainerConfig, check_half_lives
 from scoresde.training.devices import pick_device
@@ -114,9 +114,9 @@ class OptimizerSteps:
         """Do one optimiser step on a batch."""
         config, generator, ranks = self.config, self.generator, self.ranks
         x0 = batch["x"].to(self.device, non_blocking=True)
-        y = self._labels(batch) if config.conditional else None
+        cond = self._condition(batch)
         if self.precision == "auto":
-            self._choose_precision(x0, y)
+            self._choose_precision(x0, cond)
         for optimizer in self.optimizers:
             for group in optimizer.param_groups:
                 group["lr"] = lr
@@ -131,7 +131,7 @@ class OptimizerSteps:
                 generator.set_state(before)
             generator.of(ranks.rank + ranks.world * k, ranks.world * pieces, config.batch_size)
             with self._without_reduction(ranks.world > 1 and k < pieces - 1):
-                terms = self._loss(x0[k::pieces], None if y is None else {"y": y[k::pieces]}, generator)
+                terms = self._loss(x0[k::pieces], condition_rows(cond, slice(k, None, pieces)), generator)
                 self.scaler.scale(terms.loss.sum() * scale).backward()
             found.append(Terms(terms.loss.detach(), terms.t, terms.value))
         # 2. clipping, the update and the averages
@@ -142,7 +142,7 @@ class OptimizerSteps:
         self._update_averages()
         return StepResult(entries, found, norm)
 
-    def _choose_precision(self, x0: Tensor, y: Tensor | None) -> None:
+    def _choose_precision(self, x0: Tensor, cond: Condition) -> None:
         """Take bfloat16 if a piece of the batch is faster in it.
 
         The first process measures. Weights, objective and random numbers are as before.
@@ -153,7 +153,7 @@ class OptimizerSteps:
 
         def work() -> float:
             generator.of(ranks.rank, ranks.world * pieces, self.config.batch_size)
-            terms = loss(x0[::pieces], None if y is None else {"y": y[::pieces]}, generator)
+            terms = loss(x0[::pieces], condition_rows(cond, slice(None, None, pieces)), generator)
             terms.loss.sum().backward()
             return float(terms.loss.detach().sum())  # it waits for the device
 
@@ -178,6 +178,18 @@ class OptimizerSteps:
     def _without_reduction(self, wanted: bool) -> Any:
         """Return a context in which gradients stay with their process, if wanted."""
         return self._loss.no_sync() if wanted else nullcontext()  # type: ignore[operator]  # of DistributedDataParallel
+
+    def _condition(self, batch: dict[str, Tensor]) -> Condition:
+        """Return what the network gets besides x and t, some of it hidden."""
+        cond = {"y": self._labels(batch)} if self.config.conditional else {}
+        for name, dropout in (self.config.conditions or {}).items():
+            value = batch[name].to(self.device, non_blocking=True)
+            if dropout:
+                self.generator.of(self.ranks.rank, self.ranks.world, self.config.batch_size)
+                hidden = rand((len(value),), self.generator, self.device) < dropout
+                value = torch.where(hidden.reshape(-1, *(1,) * (value.ndim - 1)), torch.zeros_like(value), value)
+            cond[name] = value
+        return cond or None
 
     def _labels(self, batch: dict[str, Tensor]) -> Tensor:
         """Return the batch's labels, some of them hidden."""

@@ -210,10 +210,14 @@ class Trainer(OptimizerSteps):
             dequantization=self.dequantization,
             scaling=self.model.scaling,
             flip=self.config.flip,
+            conditions=tuple(self.config.conditions or ()),
             pin=self.device.type == "cuda",
         )
+        # 1. what does not fit
         if held_out is not None and not isinstance(held_out, (Data, Mapped)):
             raise ArgumentError("held_out", type(held_out).__name__, "Data, as load_data and from_dataset return")
+        if self.config.conditions and held_out is not None:
+            raise ArgumentError("held_out", type(held_out).__name__, "None with `conditions`, which Data cannot hold")
         if self.config.conditional and held_out is not None and held_out.labels is None:
             raise DataError("held_out", "data without labels", "labelled, as the training is conditional")
         for name, one in (("data", data), ("held_out", held_out)):
@@ -221,6 +225,7 @@ class Trainer(OptimizerSteps):
                 _check_scale(name, one, self.model)
         if self._stream_state is not None:
             batches.load_state_dict(self._stream_state)
+        # 2. the steps, in a folder that is this run's alone
         with ExitStack() as stack:
             if self.folder is not None and self.ranks.first:
                 stack.enter_context(folder_lock(self.folder))

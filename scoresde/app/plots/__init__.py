@@ -1,9 +1,9 @@
 """Pictures of data, samples, scores and training, as the bytes of a PNG.
 
 Every function takes NumPy arrays or tensors and draws on its own matplotlib figure, without pyplot or global state. The
-files have a subject each: ``images``, ``curves``, ``plane`` (points, densities and fields in the plane) and
-``restored``. They share the look (``style``), the checks of what they draw (``inputs``) and the layout of images on a
-page (``sheet``).
+files have a subject each: ``images``, ``curves``, ``plane`` (points, densities and fields in the plane), ``values``
+(series and tables) and ``restored``. They share the look (``style``), the checks of what they draw (``inputs``) and the
+layout of images on a page (``sheet``).
 
 A wrong shape raises ``ShapeError`` and a value that cannot be drawn ``ArgumentError``; both name the argument.
 """
@@ -22,3 +22,5 @@ from scoresde.app.plots.plane import score_field as score_field
 from scoresde.app.plots.restored import restored_curves as restored_curves
 from scoresde.app.plots.restored import restored_points as restored_points
 from scoresde.app.plots.style import STYLE as STYLE
+from scoresde.app.plots.values import features as features
+from scoresde.app.plots.values import series as series
