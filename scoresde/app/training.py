@@ -104,7 +104,7 @@ def _go_on(run: RunFolder, trainer: Trainer, data: Data | Mapped, held_out: Data
         trainer.resume()
     run.sweep()
     run.rewind_log(trainer.step)
-    if trainer.finished:
+    if trainer.finished or ranks.on_first(lambda: repr(trainer.out_of_patience)) == "True":
         say(f"Nothing to do: already trained for {trainer.step} steps.")
         return
     say(f"{data.name}: {len(data)} items {data.shape} to train on, {len(held_out)} held out")
@@ -137,7 +137,10 @@ def _go_on(run: RunFolder, trainer: Trainer, data: Data | Mapped, held_out: Data
         except NonFiniteError as error:
             kept = "there is no checkpoint yet" if run.step is None else f"the last good checkpoint is step {run.step}"
             raise NonFiniteError(f"{error}; {kept}; a smaller train.lr may help") from error
-    if signals or not trainer.finished:  # a signal to this process, or to another
+    early = ranks.on_first(lambda: repr(trainer.out_of_patience)) == "True"
+    if early:
+        say(f"Stopped at step {trainer.step}: {trainer.waited} checkpoints without a better held-out loss.")
+    elif signals or not trainer.finished:  # a signal to this process, or to another
         raise Interrupted(signals[0] if signals else signal.SIGTERM, resume_command(run, command))
     calibrate_run(run, config, ranks)
 

@@ -14,8 +14,8 @@ from typing import Literal
 from scoresde.errors import ArgumentError
 from scoresde.settings import Setting, Settings, explained, setting
 
-Optimizer = Literal["adam", "muon"]
-LRDecay = Literal["none", "cosine", "linear"]
+Optimizer = Literal["adam", "adamw", "muon"]
+LRDecay = Literal["none", "cosine", "linear", "inverse-sqrt"]
 Precision = Literal["float32", "bfloat16", "float16", "auto"]
 OnNaN = Literal["stop", "skip"]
 DeviceName = Literal["auto", "cpu", "cuda", "mps"]
@@ -52,10 +52,19 @@ class TrainerConfig(Settings):
         None, "minutes to train for, instead of steps; saving, measuring and hooks do not count", gt=0
     )
     batch_size: int = setting(128, "items per step, over all devices and accumulated pieces together", ge=1)
-    optimizer: Optimizer = setting("adam", "muon: orthogonal steps on the hidden layers' weights, Adam's on all others")
+    optimizer: Optimizer = setting(
+        "adam", "adamw: with weight_decay; muon: orthogonal steps on the hidden layers' weights, Adam's on all others"
+    )
+    weight_decay: float = setting(
+        0.01, "adamw: share lr x weight_decay of each weight that a step takes away; the others have none", ge=0
+    )
     lr: float = setting(5e-4, "learning rate after the warm-up", gt=0)
     warmup: int = setting(500, "steps over which the learning rate rises linearly from 0", ge=0)
-    lr_decay: LRDecay = setting("cosine", "how the learning rate falls to 0 after the warm-up; none keeps it constant")
+    lr_decay: LRDecay = setting(
+        "cosine",
+        "how the learning rate falls to 0 after the warm-up; none keeps it constant, inverse-sqrt ends above 0",
+    )
+    decay_after: int = setting(10_000, "inverse-sqrt: steps after which the rate falls as 1/sqrt(step)", ge=1)
     betas: tuple[float, float] = setting(
         (0.9, 0.99), "decay rates of Adam's gradients and squared gradients", ge=0, lt=1
     )
@@ -90,6 +99,9 @@ class TrainerConfig(Settings):
     workers: int = setting(0, "processes that read ahead data which are not in memory", ge=0)
     log_every: int = setting(20, "steps between records", ge=1)
     checkpoint_every: int = setting(1_000, "steps between checkpoints", ge=1)
+    patience: int | None = setting(
+        None, "stop after this many checkpoints without a better held-out loss; None: train to the end", ge=1
+    )
     keep: int = setting(2, "checkpoints to keep, besides the best on held-out data", ge=1)
     seed: int = setting(0, "seed of batches, times and noise, and of the weights of a new run", ge=0)
     device: DeviceName = setting("auto", "device to compute on; auto: CUDA if available, else MPS, else the CPU")
@@ -108,7 +120,8 @@ class TrainerConfig(Settings):
     def learning_rate(self, step: int, elapsed: float | None = None) -> float:
         """Return the learning rate of a step, counted from 0.
 
-        It rises linearly during the warm-up, and is then constant or falls to 0.
+        It rises linearly during the warm-up, and is then constant or falls. The inverse square root is that of EDM2,
+        lr / sqrt(max(step / decay_after, 1)) (Karras et al. 2024, eq. 67).
 
         Args:
             step: number of the step.
@@ -121,6 +134,8 @@ class TrainerConfig(Settings):
             rate *= 0.5 * (1 + math.cos(math.pi * past))
         elif self.lr_decay == "linear":
             rate *= 1 - past
+        elif self.lr_decay == "inverse-sqrt":
+            rate /= math.sqrt(max(1.0, (step + 1) / self.decay_after))
         return rate
 
     def half_lives(self, steps: int) -> dict[str, float]:

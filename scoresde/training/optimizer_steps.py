@@ -107,7 +107,10 @@ class OptimizerSteps:
         chosen = set(kernels)
         others = [p for p in self.model.parameters() if p.requires_grad and p not in chosen]
         implementation: dict[str, Any] = {"fused" if self._fused else "foreach": True}
-        adam = torch.optim.Adam(others, lr=config.lr, betas=config.betas, **implementation)
+        if config.optimizer == "adamw":
+            implementation["weight_decay"] = config.weight_decay
+        kind = torch.optim.AdamW if config.optimizer == "adamw" else torch.optim.Adam
+        adam = kind(others, lr=config.lr, betas=config.betas, **implementation)
         return [adam, Muon(kernels, config.lr)] if kernels else [adam], [*others, *kernels]
 
     def _one_step(self, batch: dict[str, Tensor], lr: float) -> StepResult:

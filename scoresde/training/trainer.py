@@ -134,6 +134,8 @@ class Trainer(OptimizerSteps):
 
     Attributes:
         step, seconds_trained: optimiser steps done, and the time spent in them.
+        held_out: held-out loss at the last checkpoint. None: not measured.
+        best, waited: least held-out loss, and the checkpoints since it.
         precision: precision of the network; with ``precision="auto"`` the first step chooses it, by time.
         ema: the averaged weights; :meth:`averaged_model` returns a model with them.
         ranks: this process among those of the run.
@@ -156,6 +158,7 @@ class Trainer(OptimizerSteps):
         self.folder, self.dequantization = None if folder is None else Path(folder), dequantization
         self.batch_generator = torch.Generator().manual_seed(self.config.seed + 1)
         self.held_out: float | None = None
+        self.best, self.waited = math.inf, 0
         self._hooks: list[tuple[int, Callable[[Trainer], object]]] = []
         self._batches: BatchStream | None = None
         self._stream_state: dict[str, Any] | None = None
@@ -216,6 +219,8 @@ class Trainer(OptimizerSteps):
         # 1. what does not fit
         if held_out is not None and not isinstance(held_out, (Data, Mapped)):
             raise ArgumentError("held_out", type(held_out).__name__, "Data, as load_data and from_dataset return")
+        if self.config.patience is not None and held_out is None:
+            raise ArgumentError("patience", self.config.patience, "None without held-out data")
         if self.config.conditions and held_out is not None:
             raise ArgumentError("held_out", type(held_out).__name__, "None with `conditions`, which Data cannot hold")
         if self.config.conditional and held_out is not None and held_out.labels is None:
@@ -337,6 +342,9 @@ class Trainer(OptimizerSteps):
             self.save()
             raise
         self.held_out = loss
+        self.best, self.waited = (loss, 0) if loss < self.best else (self.best, self.waited + 1)
+        if self.out_of_patience:
+            self.stop()
 
     def _call_hooks(self) -> None:
         due = [hook for steps, hook in self._hooks if self.step % steps == 0] if self.ranks.first else []
@@ -350,6 +358,11 @@ class Trainer(OptimizerSteps):
         """Whether all steps are done, or the minutes are over."""
         minutes = self.config.minutes
         return self.step >= self.config.steps if minutes is None else self.seconds_trained >= 60 * minutes
+
+    @property
+    def out_of_patience(self) -> bool:
+        """Whether ``patience`` checkpoints were no better; rank 0 alone knows."""
+        return self.config.patience is not None and self.waited >= self.config.patience
 
     def learning_rate(self, step: int) -> float:
         """Return the learning rate of a step, counted from 0.
@@ -401,6 +414,8 @@ class Trainer(OptimizerSteps):
             "ema": {"updates": self.ema.updates, "half_lives": self.ema.half_lives},
             "scaler": self.scaler.state_dict(),
             "held_out": self.held_out,
+            "best": None if math.isinf(self.best) else self.best,
+            "waited": self.waited,
             "seconds": self.seconds_trained,
             "precision": self.precision,
             "config": asdict(self.config),
@@ -459,3 +474,4 @@ class Trainer(OptimizerSteps):
         load_random_state(self.generator, self.device, self.ranks.rank, parts["rng"])
         self._stream_state, self._batches = parts["batches"], None
         self.held_out, self.step, self.seconds_trained = info["held_out"], info["step"], info["seconds"]
+        self.best, self.waited = math.inf if info["best"] is None else info["best"], info["waited"]

@@ -1,5 +1,6 @@
 """The trainer: learning, bit-for-bit resuming, and safe failures."""
 
+import json
 import math
 
 import pytest
@@ -419,6 +420,39 @@ def test_learning_rate_rises_and_falls():
     assert rates[55] == pytest.approx(0.5)
     assert rates[-1] < 1e-3
     assert make(warmup=0, lr_decay="none", lr=0.3).learning_rate(29) == 0.3
+
+
+def test_learning_rate_falls_as_the_inverse_root():
+    trainer = make(warmup=10, lr_decay="inverse-sqrt", decay_after=100, lr=1.0)
+    assert [trainer.learning_rate(i) for i in (4, 50, 99, 399, 9999)] == pytest.approx([0.5, 1, 1, 0.5, 0.1])
+
+
+def test_adamw_takes_a_share_of_the_weights_away():
+    """Compare one step with Adam's, whose gradient is the same."""
+    plain, decayed = (make(optimizer=name, weight_decay=0.1, lr=0.5, warmup=0, steps=1) for name in ("adam", "adamw"))
+    before = [p.detach().clone() for p in plain.parameters]
+    for trainer in (plain, decayed):
+        torch.manual_seed(1)  # for the dropout
+        trainer.fit(DATA)
+    lr = plain.learning_rate(0)
+    for old, without, with_ in zip(before, plain.parameters, decayed.parameters, strict=True):
+        torch.testing.assert_close(with_, without - lr * 0.1 * old, rtol=1e-5, atol=1e-6)
+
+
+def test_training_ends_when_patience_does(tmp_path):
+    """Ruin the model by its learning rate: no later checkpoint is better."""
+    trainer = make(tmp_path, steps=60, lr=50.0, lr_decay="none", warmup=0, patience=2, checkpoint_every=5, keep=9)
+    data = S.Data("points", DATA.x, normalize="none")
+    trainer.fit(data, held_out=data)
+    losses = [json.loads((one / "training.json").read_text())["held_out"] for one in checkpoints(tmp_path)]
+    best = losses.index(min(losses))
+    assert trainer.step == 5 * len(losses) == 5 * (best + 3) < 60
+    assert (trainer.best, trainer.waited, trainer.out_of_patience) == (min(losses), 2, True)
+    again = make(tmp_path, steps=60, patience=2)
+    again.resume()
+    assert (again.best, again.waited) == (min(losses), 2)
+    with pytest.raises(ArgumentError, match="patience"):
+        again.fit(data)
 
 
 def test_gradients_are_clipped():
