@@ -17,6 +17,7 @@ from scoresde.data import Data
 from scoresde.errors import LostRankError
 from scoresde.random import spawn_generators
 from scoresde.training import SlicedScoreMatching
+from scoresde.training.checkpoints import checkpoints
 from scoresde.training.distributed import over_ranks, process_group
 
 SETTINGS = {
@@ -47,6 +48,11 @@ def trainer(folder, dropout=0.0, objective=None, **settings):
     model = S.ScoreModel.for_data(net, S.VPSDE(), digits())
     objective = S.DenoisingScoreMatching("likelihood", time_sampling="log-snr") if objective is None else objective
     return S.Trainer(model, objective, S.TrainerConfig(**SETTINGS | settings), folder)
+
+
+def loss_aware():
+    """Return an objective that learns where its loss is large."""
+    return S.DenoisingScoreMatching("likelihood", time_sampling="loss-aware")
 
 
 def sampled(n=5):
@@ -147,6 +153,11 @@ def main(part: str, folder: Path) -> None:
             stopped.fit(digits(), callback=lambda record: stopped.stop() if rank == 1 and record.step == 4 else None)
             found |= {"stopped": stopped.step}
             torch.save(found, folder / f"rank{rank}.pt")
+        elif part == "onward":
+            going = trainer(folder, objective=loss_aware(), steps=12, keep=9)
+            begun = going.resume() if checkpoints(folder) else 0
+            going.every(begun + 4, lambda trainer: trainer.stop())
+            going.fit(digits())
         elif part == "die":
             dying = trainer(folder / "run", steps=10**6, checkpoint_every=5)
             try:

@@ -17,7 +17,7 @@ from scoresde.errors import ArgumentError
 from scoresde.training import SlicedScoreMatching
 from scoresde.training.checkpoints import best_checkpoint, checkpoints, load_average, load_checkpoint
 from scoresde.training.distributed import Ranks, launched, process_group, share_of
-from tests.training.ranks_for_tests import commands, digits, said, sampled, trainer
+from tests.training.ranks_for_tests import commands, digits, loss_aware, said, sampled, trainer
 
 pytestmark = pytest.mark.slow
 
@@ -109,6 +109,19 @@ def test_records_are_of_the_whole_batch_on_every_rank(two, one):
         assert found["norms"] == pytest.approx([record.grad_norm for record in one[1]], rel=1e-4)
         assert [at for at, _ in found["levels"]] == [at for at, _ in one[1][-1].by_level]
         assert [v for _, v in found["levels"]] == pytest.approx([v for _, v in one[1][-1].by_level], rel=1e-4)
+
+
+def test_a_run_goes_on_with_one_then_two_then_three_processes(tmp_path):
+    """Compare 4 steps each with 12 steps of one process, times by the loss included."""
+    alone = trainer(tmp_path / "alone", objective=loss_aware(), steps=12)
+    alone.fit(digits())
+    for world in (1, 2, 3):
+        ended = finish(start("tests.training.ranks_for_tests", "onward", tmp_path / "run", world=world))
+        assert [code for code, *_ in ended] == [0] * world, ended
+    last = checkpoints(tmp_path / "run")[-1]
+    assert last.name == "step-000000012"
+    tensors, _ = load_checkpoint(last)
+    assert close({f"net.{name}": value for name, value in alone.model.net.state_dict().items()}, tensors)
 
 
 def test_what_networks_draw_themselves_differs_between_ranks(two):
