@@ -16,6 +16,7 @@ from scoresde.nets.configured import configured
 from scoresde.nets.embeddings import Conditioning
 from scoresde.nets.inputs import AXES, check_inputs
 from scoresde.nets.precision import exactly
+from scoresde.nets.recomputing import recomputed
 from scoresde.nets.unet_blocks import CONV, Attention, ResBlock, Stage, Style, doubled
 
 LAYOUTS = ("compact", "ddpm", "ddpm++")
@@ -152,6 +153,11 @@ class UNet(nn.Module):
         fourier_inputs: Exponents n, default none. The network also sees :math:`\sin(2^n\pi x)` and
             :math:`\cos(2^n\pi x)`, which resolve the fine values of data such as 8-bit images in [-1, 1]: (7, 8) for
             likelihoods. They refer to x as the network gets it; a caller that rescales x changes their meaning.
+        periodic: Whether the axes wrap around, for all or for each: longitudes do, latitudes do not. Convolutions then
+            join the two ends of an axis, and a roll of x by a multiple of ``2^(resolutions - 1)`` rolls the result.
+            Default False. Not with ``resample="fir"``.
+        recompute: In training, compute each block again in the backward pass instead of keeping what is inside,
+            default False: less memory, about a third more time, the same gradients.
         init: The other weights: ``"torch"`` (default), each layer's own, or ``"xavier"``, uniform with variance
             2 / (fan_in + fan_out) and no biases, as in both papers above.
 
@@ -190,6 +196,8 @@ class UNet(nn.Module):
         head_channels: int | None = None,
         skip_rescale: bool = False,
         fourier_inputs: Sequence[int] = (),
+        periodic: bool | Sequence[bool] = False,
+        recompute: bool = False,
         init: str = "torch",
     ):
         super().__init__()
@@ -207,7 +215,9 @@ class UNet(nn.Module):
         plan = _Plan(channels, widths, blocks, attends, layout, resample == "conv", heads, head_channels)
         plan.check(self.shape, num_groups)
         fir, dropout = resample == "fir", probability("dropout", dropout)
-        style = Style(rank, num_groups, dropout, scale_shift, skip_rescale, fir, fused_attention)
+        wraps = _periodic_axes(periodic, rank, fir)
+        style = Style(rank, num_groups, dropout, scale_shift, skip_rescale, fir, fused_attention, wraps)
+        self.recompute = recompute
         out = self.shape[0] if out_channels is None else whole("out_channels", out_channels)
         self.compact, self.fourier_inputs = plan.compact, wholes("fourier_inputs", fourier_inputs, least=0)
 
@@ -299,6 +309,10 @@ class UNet(nn.Module):
         phases = [2**n * math.pi * exact for n in self.fourier_inputs]
         return torch.cat((x, *(wave(phase).to(x.dtype) for phase in phases for wave in (torch.sin, torch.cos))), dim=1)
 
+    def _run(self, stage: nn.Module, h: Tensor, modulation: Tensor) -> Tensor:
+        """Return ``stage(h, modulation)``, see :func:`recomputed`."""
+        return recomputed(stage, h, modulation, self.recompute and self.training)
+
     def forward(self, x: Tensor, time_input: Tensor, y: Tensor | None = None) -> Tensor:
         check_inputs(x, time_input, (self.shape[0], *AXES[len(self.shape) - 1]), self.stem.weight)
         # 1. the modulations of all blocks, and the stem
@@ -311,7 +325,7 @@ class UNet(nn.Module):
             if resolution and not self.compact:
                 skips.append(h)
             for stage in cast(nn.ModuleList, stages):
-                h = stage(h, next(modulations))
+                h = self._run(stage, h, next(modulations))
                 skips.append(h)
         # 3. the middle
         h = self.middle(h, next(modulations))
@@ -325,9 +339,19 @@ class UNet(nn.Module):
             else:
                 h = enlarge(doubled(h, size, fir=False))
             for stage in cast(nn.ModuleList, stages):
-                h = stage(torch.cat((h, skips.pop()), dim=1), next(modulations))
+                h = self._run(stage, torch.cat((h, skips.pop()), dim=1), next(modulations))
         result: Tensor = self.head(h)
         return result
+
+
+def _periodic_axes(periodic: bool | Sequence[bool], rank: int, fir: bool) -> tuple[bool, ...]:
+    """Return whether each axis wraps around."""
+    axes = (periodic,) * rank if isinstance(periodic, bool) else tuple(periodic)
+    if len(axes) != rank or not all(isinstance(axis, bool) for axis in axes):
+        raise ArgumentError("periodic", repr(periodic), f"True, False, or {rank} of them, one for each axis")
+    if any(axes) and fir:
+        raise ArgumentError("periodic", repr(periodic), "False with resample='fir', whose filter does not wrap around")
+    return axes
 
 
 def _check_names(**names: str) -> None:

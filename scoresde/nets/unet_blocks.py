@@ -11,6 +11,32 @@ from torch.nn import functional as F
 from scoresde.nets.attention import attend
 
 CONV: dict[int, type[nn.Conv1d] | type[nn.Conv2d] | type[nn.Conv3d]] = {1: nn.Conv1d, 2: nn.Conv2d, 3: nn.Conv3d}
+
+
+class _Periodic(nn.Module):
+    """The part of a convolution that joins the ends of some axes."""
+
+    wraps: tuple[int, ...]  # entries to add at both ends, last axis first, as F.pad takes them
+
+    def forward(self, h: Tensor) -> Tensor:
+        result: Tensor = super().forward(F.pad(h, self.wraps, mode="circular"))
+        return result
+
+
+class _PeriodicConv1d(_Periodic, nn.Conv1d):
+    pass
+
+
+class _PeriodicConv2d(_Periodic, nn.Conv2d):
+    pass
+
+
+class _PeriodicConv3d(_Periodic, nn.Conv3d):
+    pass
+
+
+_PeriodicConv = _PeriodicConv1d | _PeriodicConv2d | _PeriodicConv3d
+_PERIODIC: dict[int, type[_PeriodicConv]] = {1: _PeriodicConv1d, 2: _PeriodicConv2d, 3: _PeriodicConv3d}
 _POOL = {1: F.avg_pool1d, 2: F.avg_pool2d, 3: F.avg_pool3d}
 _LINEAR = {1: "linear", 2: "bilinear", 3: "trilinear"}
 
@@ -52,6 +78,7 @@ class Style:
         rescale: Multiply the sums of skip and residual by 1/sqrt(2).
         fir: Resample with the filter (1, 3, 3, 1).
         fused: Use torch's fused attention.
+        periodic: Whether each axis wraps around. Empty: none does.
     """
 
     rank: int
@@ -61,6 +88,7 @@ class Style:
     rescale: bool = False
     fir: bool = False
     fused: bool = False
+    periodic: tuple[bool, ...] = ()
 
     @property
     def gain(self) -> float | None:
@@ -69,7 +97,14 @@ class Style:
 
     def conv(self, inputs: int, width: int, size: int, stride: int = 1) -> nn.Conv1d | nn.Conv2d | nn.Conv3d:
         """Return a convolution of this rank, padded to keep the lengths."""
-        return CONV[self.rank](inputs, width, size, stride=stride, padding=size // 2)
+        half = size // 2
+        if not any(self.periodic) or not half:
+            return CONV[self.rank](inputs, width, size, stride=stride, padding=half)
+        zeros = tuple(0 if wraps else half for wraps in self.periodic)
+        conv: _PeriodicConv
+        conv = _PERIODIC[self.rank](inputs, width, size, stride=stride, padding=zeros)  # type: ignore[arg-type]  # rank
+        conv.wraps = tuple(half * wraps for wraps in reversed(self.periodic) for _ in range(2))
+        return conv
 
 
 class ResBlock(nn.Module):

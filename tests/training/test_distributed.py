@@ -112,7 +112,10 @@ def test_records_are_of_the_whole_batch_on_every_rank(two, one):
 
 
 def test_a_run_goes_on_with_one_then_two_then_three_processes(tmp_path):
-    """Compare 4 steps each with 12 steps of one process, times by the loss included."""
+    """Compare 4 steps each with 12 steps of one process.
+
+    The times are drawn by the loss that the run has seen.
+    """
     alone = trainer(tmp_path / "alone", objective=loss_aware(), steps=12)
     alone.fit(digits())
     for world in (1, 2, 3):
