@@ -40,6 +40,13 @@ def test_variants_of_a_problem():
     assert guided.model.guidance == 5.0
 
 
+def test_settings_of_a_record_are_read(tmp_path):
+    text = "part,problem,calls,peer_setting\nsampler,moons network,5,a\nfrechet,moons network,5,\n"
+    (tmp_path / "r.csv").write_text(text)
+    (row,) = defaults.read_settings(str(tmp_path / "r.csv"))
+    assert (row["problem"], row["calls"], row["peer_setting"]) == ("moons network", 5, "a")
+
+
 @pytest.mark.slow
 def test_it_writes_its_tables(tmp_path):
     settings = ["--families", "narrow_modes", "--variants", "known", "--calls", "5,10", "--processes", "vp"]
