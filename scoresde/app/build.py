@@ -31,6 +31,7 @@ from scoresde.likelihood.divergence import Divergence, Exact, Hutchinson, defaul
 from scoresde.models import Model, ScoreModel
 from scoresde.models.conditions import Condition
 from scoresde.nets import build_net
+from scoresde.nets.sizing import unet_for
 from scoresde.sampling import (
     DDIM,
     Ancestral,
@@ -110,11 +111,14 @@ def all_data(config: DataConfig) -> Data:
 def net(config: RunConfig, train: Data | Mapped) -> torch.nn.Module:
     """Return the network with weights drawn by ``train.seed``.
 
-    ``"auto"`` is an MLP for vectors and a U-Net for everything else.
+    ``"auto"`` is an MLP for vectors and a U-Net for everything else, which grows with the size of the items unless
+    channels or multipliers are given.
     """
     name, options = config.net.name, dict(config.net.options)
     if name == "auto":
         name = "mlp" if len(train.shape) == 1 else "unet"
+        if name == "unet" and not {"channels", "multipliers"} & options.keys():
+            options |= unet_for(train.shape)
     if config.model.time_input == "time" and options.get("embedding", "sinusoidal") == "sinusoidal":
         options.setdefault("embedding_scale", 1000.0)  # the sines' frequencies suit inputs that span hundreds
     if config.train.conditional:

@@ -86,7 +86,7 @@ def train(out: Path | None, **options: Any) -> None:
     Examples:
       scoresde train --data digits --out runs/digits
       scoresde train --data two-moons --sde ve --out runs/moons
-      scoresde train --data my-images/ --set data.size=32 --set net.options.channels=64
+      scoresde train --data my-images/ --size 32 --classes
       scoresde train --out runs/digits --resume
       scoresde train --data digits --out runs/digits --resume auto  (begins it, or goes on: for schedulers)
     """

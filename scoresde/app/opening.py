@@ -29,6 +29,7 @@ def begin_run(
     config: Path | None,
     preset: str | None,
     resume: str | None,
+    classes: bool,
     overrides: Sequence[str],
     **given: Any,
 ) -> RunFolder:
@@ -40,7 +41,8 @@ def begin_run(
     from scoresde.app.runs import RunFolder, has_run, refuse_full, remove_half
     from scoresde.errors import ConfigError
 
-    changes = override_texts(overrides, TRAIN | DEVICE, given)
+    by_class = ["train.conditional=true", "train.label_dropout=0.1"] if classes else []
+    changes = override_texts([*by_class, *overrides], TRAIN | DEVICE, given)
     # 1. a new run
     if resume != "run":
         settings = load_config(config, preset, changes)

@@ -20,6 +20,7 @@ F = TypeVar("F", bound=Callable[..., Any])
 DEVICE = {"--device": "train.device"}
 TRAIN = {
     "--data": "data.source",
+    "--size": "data.size",
     "--sde": "sde.name",
     "--steps": "train.steps",
     "--batch-size": "train.batch_size",
@@ -130,6 +131,11 @@ new_run = together(
     ),
     click.option("-c", "--config", type=click.Path(path_type=Path), metavar="FILE", help="A YAML file of settings."),
     options_for(TRAIN),
+    click.option(
+        "--classes",
+        is_flag=True,
+        help="Condition the network on the class labels, and hide a tenth of them, for guidance.",
+    ),
     click.option(
         "--resume",
         is_flag=False,

@@ -8,7 +8,7 @@ import signal
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, nullcontext
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -20,6 +20,7 @@ from scoresde.app.runs import Interrupted, RunFolder
 from scoresde.app.terminal import duration, logged, progress, say
 from scoresde.data import Data, Mapped
 from scoresde.errors import NonFiniteError, ScoreSDEError
+from scoresde.nets import UNet
 from scoresde.sampling import DPMSolver, sample
 from scoresde.training import Record, Trainer
 from scoresde.training.distributed import Ranks, process_group, quiet_unless_first
@@ -88,7 +89,8 @@ def train(run: RunFolder, command: str = "train") -> None:
     torch.use_deterministic_algorithms(config.train.deterministic)
     try:
         data, held_out = build.mapped(config.data) if config.data.mmap else build.data(config.data)
-        model = build.model(config, data)
+        with logged("scoresde.nets"):
+            model = build.model(config, data)
         trainer = build.trainer(config, model, run.checkpoints)
     except ScoreSDEError:
         run.withdraw()
@@ -156,6 +158,9 @@ def _say_start(trainer: Trainer) -> tuple[int, str]:
     weights = sum(p.numel() for p in model.parameters())
     devices = f"{trainer.device}" if ranks.world == 1 else f"{ranks.world} processes ({trainer.device.type})"
     say(f"{model.sde}, {type(model.net).__name__} with {weights:,} weights, on {devices}")
+    if isinstance(model.net, UNet):
+        net: dict[str, Any] = model.config["net"]
+        say(f"  {net['channels']} channels times {net['multipliers']} from fine to coarse; net.options changes it")
     if trainer.step:
         say(f"Continuing from step {trainer.step}.")
     return weights, devices

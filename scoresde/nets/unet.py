@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -22,6 +23,8 @@ from scoresde.nets.unet_blocks import CONV, Attention, ResBlock, Stage, Style, d
 LAYOUTS = ("compact", "ddpm", "ddpm++")
 RESAMPLINGS = ("conv", "block", "fir")
 INITS = ("torch", "xavier")
+MOST_POSITIONS = 1024  # at the coarsest resolution, up to which it has attention by default
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -122,9 +125,10 @@ class UNet(nn.Module):
         channels: Width of the stem, default 32.
         multipliers: The width of resolution k is ``channels * multipliers[k]``; default (1, 2).
         blocks: Residual blocks of each resolution on the way down, default 1. ``layout`` fixes those on the way up.
-        attention: Resolutions with self-attention, after each of their blocks; -1 (default) is the coarsest. In the
-            compact layout the coarsest resolution has it in the middle alone, which suffices to see the whole input.
-            The other layouts always have it there.
+        attention: Resolutions with self-attention, after each of their blocks; -1 is the coarsest. In the compact
+            layout the coarsest resolution has it in the middle alone, which suffices to see the whole input. The other
+            layouts always have it there. None (default): the coarsest, if it has at most 1024 positions; attention
+            takes time in proportion to their square.
         heads: Attention heads, a divisor of the width of these resolutions, default 4.
         dropout: Probability in [0, 1) inside each block, default 0. Training draws it from torch's global random state.
         classes: Number of classes. None: an unconditional network.
@@ -179,7 +183,7 @@ class UNet(nn.Module):
         channels: int = 32,
         multipliers: Sequence[int] = (1, 2),
         blocks: int = 1,
-        attention: Sequence[int] = (-1,),
+        attention: Sequence[int] | None = None,
         heads: int = 4,
         dropout: float = 0.0,
         classes: int | None = None,
@@ -211,7 +215,7 @@ class UNet(nn.Module):
         widths = tuple(channels * m for m in wholes("multipliers", multipliers))
         if not widths:
             raise ArgumentError("multipliers", "()", "a non-empty sequence, one for each resolution")
-        blocks, attends = whole("blocks", blocks), _attention_resolutions(attention, len(widths))
+        blocks, attends = whole("blocks", blocks), _attention_resolutions(attention, len(widths), self.shape[1:])
         plan = _Plan(channels, widths, blocks, attends, layout, resample == "conv", heads, head_channels)
         plan.check(self.shape, num_groups)
         fir, dropout = resample == "fir", probability("dropout", dropout)
@@ -361,8 +365,15 @@ def _check_names(**names: str) -> None:
             raise UnknownNameError(argument, name, known[argument])
 
 
-def _attention_resolutions(attention: Sequence[int], resolutions: int) -> frozenset[int]:
+def _attention_resolutions(
+    attention: Sequence[int] | None, resolutions: int, lengths: tuple[int, ...]
+) -> frozenset[int]:
     """Return resolution numbers in 0..resolutions-1, for negative ones too."""
+    if attention is None:
+        positions = math.prod(-(-length // 2 ** (resolutions - 1)) for length in lengths)
+        if positions > MOST_POSITIONS:
+            _log.info("No attention: %d positions at the coarsest resolution; `attention` asks for it.", positions)
+        attention = (-1,) if positions <= MOST_POSITIONS else ()
     attention = wholes("attention", attention, least=-resolutions)
     if any(resolution >= resolutions for resolution in attention):
         raise ArgumentError("attention", attention, f"resolution numbers from {-resolutions} to {resolutions - 1}")

@@ -12,6 +12,7 @@ import warnings
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from scoresde.app.runs import RunFolder
 from tests.app.runs_for_tests import TINY, error, invoke, train
@@ -120,6 +121,20 @@ def test_one_line_begins_a_run_or_goes_on(tmp_path):
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "notes.txt").write_text("mine")
     assert "not empty" in error("train", "--data", "digits", "--out", tmp_path / "mine", "--resume", "auto")
+
+
+def test_the_size_of_images_and_classes_have_options(tmp_path):
+    for name, value in (("a/1.png", 10), ("a/2.png", 90), ("b/1.png", 50), ("b/2.png", 200)):
+        (tmp_path / "pictures" / name).parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(np.full((20, 24), value, np.uint8)).save(tmp_path / "pictures" / name)
+    settings = ["--steps", 1, "--batch-size", 2, "--set", "sample.calibration_paths=0", "--set", "data.held_out=1"]
+    shown = invoke(
+        "train", "--data", tmp_path / "pictures", "--out", tmp_path / "r", "--size", 8, "--classes", *settings
+    )
+    assert "images of 8 x 8 pixels, 1 channel; integers 0..255; 2 classes" in shown.output
+    assert "32 channels times [1, 2] from fine to coarse" in shown.output
+    config = RunFolder.open(tmp_path / "r").config
+    assert (config.data.size, config.train.conditional, config.train.label_dropout) == (8, True, 0.1)
 
 
 def test_a_damaged_settings_file(run):
