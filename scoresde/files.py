@@ -149,7 +149,7 @@ def read_json(path: Path, argument: str) -> dict[str, Any]:
     except OSError as error:
         got = f"{path.parent} ({path.name}: {error.strerror})"
         raise CheckpointError(argument, got, f"a folder with {path.name}") from error
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise CheckpointError(argument, f"{path} ({error})", "valid JSON") from error
     if not isinstance(content, dict):
         raise CheckpointError(argument, f"{path}, a JSON {type(content).__name__}", "a JSON object")

@@ -7,6 +7,7 @@ import difflib
 import os
 import re
 from collections.abc import Iterable, Mapping, Sequence
+from itertools import accumulate
 from pathlib import Path
 from typing import Any, get_origin
 
@@ -17,6 +18,8 @@ from scoresde.app.presets import preset_for, preset_settings
 from scoresde.errors import ArgumentError, ConfigError
 from scoresde.files import write_atomically
 from scoresde.settings import Setting, Settings, settings_of
+
+MOST_ENTRIES, MOST_LEVELS = 100_000, 100  # of a YAML text
 
 
 def load_config(
@@ -110,13 +113,31 @@ _Loader.add_implicit_resolver(
 
 def _parse(text: str, what: str) -> Any:
     """Return the value of a YAML text; ``what`` names it in a ConfigError."""
+    depth = accumulate((char in "[{") - (char in "]}") for char in text if char in "[]{}")
     try:
-        return yaml.load(text, Loader=_Loader)
+        if max(depth, default=0) > MOST_LEVELS:  # the parser's time grows with their square
+            raise RecursionError
+        value = yaml.load(text, Loader=_Loader)
+        if _entries(value, {}) > MOST_ENTRIES:
+            raise ConfigError(what, "aliases that stand for too much", f"YAML of at most {MOST_ENTRIES} entries")
+        return value
+    except RecursionError:
+        raise ConfigError(what, "YAML in too many levels, or inside itself", "well-formed YAML") from None
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         problem = getattr(error, "problem", None) or str(error)
         where = f" on line {mark.line + 1}, column {mark.column + 1}" if mark else ""
         raise ConfigError(what, f"malformed YAML{where} ({problem})", "well-formed YAML") from None
+
+
+def _entries(value: Any, known: dict[int, int]) -> int:
+    """Return the number of entries of a YAML value, its aliases written out."""
+    if not isinstance(value, (dict, list)):
+        return 1
+    if id(value) not in known:
+        parts = value.values() if isinstance(value, dict) else value
+        known[id(value)] = 1 + sum(_entries(part, known) for part in parts)
+    return known[id(value)]
 
 
 def _read(path: str | os.PathLike[str]) -> dict[str, Any]:

@@ -16,6 +16,7 @@ from scoresde.data.dataset import CHANNELS, Data
 from scoresde.data.options import Layout
 from scoresde.errors import ArgumentError, DataError, DTypeError, UnknownNameError
 
+BOMB_BYTES, BOMB_RATIO = 2**26, 200  # a packed array that is larger, and grows more, is refused
 NPZ_LABELS = ("labels", "y")  # names of the labels in an .npz
 NUM_VALUES = {"uint8": 256, "bool": 2}  # of the dtypes that imply it
 
@@ -125,19 +126,19 @@ def load_array(
     """
     path = Path(path)
     try:
-        with path.open("rb") as file:
-            loaded = np.load(file, allow_pickle=False)
-            if isinstance(loaded, np.ndarray):
-                array, labels = loaded, None
-                if key is not None:
-                    raise DataError("key", repr(key), f"None for {path}, which holds one array without a name")
-            else:
+        loaded = np.load(path, mmap_mode="r", allow_pickle=False)  # mapped: a header that promises more is refused
+        if isinstance(loaded, np.ndarray):
+            array, labels = loaded, None
+            if key is not None:
+                raise DataError("key", repr(key), f"None for {path}, which holds one array without a name")
+        else:
+            with loaded:
                 array, labels = _choose(loaded, key, path)
     except ArgumentError:
         raise
     except FileNotFoundError as error:
         raise DataError("path", path, "an existing .npy or .npz file") from error
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+    except (OSError, ValueError, EOFError, MemoryError, zipfile.BadZipFile, zlib.error) as error:
         raise DataError(
             "path", f"{path} ({error})", "an intact .npy or .npz file of numbers, without pickles"
         ) from error
@@ -146,6 +147,10 @@ def load_array(
 
 def _choose(archive: np.lib.npyio.NpzFile, key: str | None, path: Path) -> tuple[NDArray[Any], NDArray[Any] | None]:
     """Return the array and the labels of an .npz."""
+    for member in archive.zip.infolist() if archive.zip is not None else ():
+        if member.file_size > max(BOMB_BYTES, BOMB_RATIO * member.compress_size):
+            got = f"{path}, where {member.compress_size} bytes of {member.filename} become {member.file_size}"
+            raise DataError("path", got, f"an .npz that grows by {BOMB_RATIO} times at most; save this one as .npy")
     names = [name for name in archive.files if name not in NPZ_LABELS]
     if key is None:
         if len(names) != 1:

@@ -24,6 +24,7 @@ from scoresde.errors import DataError
 
 DTYPES = {0x08: "u1", 0x09: "i1", 0x0B: ">i2", 0x0C: ">i4", 0x0D: ">f4", 0x0E: ">f8"}  # by the type byte
 PARTS = ("train", "t10k")
+PIECE = 2**20  # bytes that are read at a time
 
 
 def is_idx(path: str | Path) -> bool:
@@ -45,6 +46,17 @@ def _open(path: Path) -> BinaryIO:
     return cast(BinaryIO, gzip.open(path, "rb")) if packed else path.open("rb")
 
 
+def _body(file: BinaryIO, expected: int) -> tuple[bytearray, bool]:
+    """Return what follows a header, and whether more follows that.
+
+    Little more is read than is expected, so that a small packed file cannot fill the memory.
+    """
+    body = bytearray()
+    while len(body) <= expected and (part := file.read(PIECE)):
+        body += part
+    return body, bool(file.read(1))
+
+
 def read_idx(path: str | Path) -> NDArray[Any]:
     """Read the array of an idx file, in the machine's byte order.
 
@@ -63,13 +75,13 @@ def read_idx(path: str | Path) -> NDArray[Any]:
             shape = struct.unpack(f">{magic[3]}I", sizes)
             dtype = np.dtype(DTYPES[magic[2]])
             expected = math.prod(shape) * dtype.itemsize
-            body = file.read()
+            body, more = _body(file, expected)
     except FileNotFoundError as error:
         raise DataError("path", path, "an existing idx file") from error
     except (OSError, EOFError, zlib.error) as error:
         raise DataError("path", f"{path} ({error})", "an intact idx file, plain or gzipped") from error
     if len(body) != expected:
-        got = f"{path} with {len(body)} bytes after its header"
+        got = f"{path} with {'more than ' * more}{len(body)} bytes after its header"
         raise DataError("path", got, f"an idx file with {expected} bytes, an array of shape {shape}, after its header")
     return np.frombuffer(body, dtype).reshape(shape).astype(dtype.newbyteorder("="))
 
