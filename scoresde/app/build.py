@@ -69,6 +69,12 @@ def mapped(config: DataConfig) -> tuple[Mapped, Data]:
     return whole.split(usual if config.held_out is None else count_of(config.held_out, len(whole)))
 
 
+def _reading(config: DataConfig) -> dict[str, Any]:
+    """Return the settings that say how a source is read."""
+    names = ("num_values", "size", "key", "grayscale", "layout", "labels_from")
+    return {name: getattr(config, name) for name in names}
+
+
 def data(config: DataConfig) -> tuple[Data, Data]:
     """Return training and held-out data in memory.
 
@@ -84,12 +90,7 @@ def data(config: DataConfig) -> tuple[Data, Data]:
         config.held_out,
         config.seed,
         n=config.n,
-        num_values=config.num_values,
-        size=config.size,
-        key=config.key,
-        grayscale=config.grayscale,
-        layout=config.layout,
-        labels_from=config.labels_from,
+        **_reading(config),
     )
 
 
@@ -99,12 +100,7 @@ def all_data(config: DataConfig) -> Data:
         return data(config)[1]
     return load_whole(
         config.source,
-        num_values=config.num_values,
-        size=config.size,
-        key=config.key,
-        grayscale=config.grayscale,
-        layout=config.layout,
-        labels_from=config.labels_from,
+        **_reading(config),
     )
 
 

@@ -22,15 +22,16 @@ CLASSES = 12  # that are counted by name
 def layout_of(data: Data | Mapped) -> str:
     """Return how the axes of an item are understood."""
     shape = data.shape
+    channels = f"{shape[0]} channel{'s' * (shape[0] > 1)}"
     if data.is_image and len(shape) == 3:
-        return f"images of {shape[1]} x {shape[2]} pixels, {shape[0]} channel{'s' * (shape[0] > 1)}"
+        return f"images of {shape[1]} x {shape[2]} pixels, {channels}"
     if len(shape) == 1:
         return f"vectors of {shape[0]}"
     if len(shape) == 2:
-        return f"series of {shape[1]}, {shape[0]} channel{'s' * (shape[0] > 1)}"
+        return f"series of {shape[1]}, {channels}"
     hint = "" if shape[0] in CHANNELS else " (another order: --set data.layout=channels-last)"
     kind = "volumes" if len(shape) == 4 else "images"
-    return f"{kind} of {' x '.join(map(str, shape[1:]))}, {shape[0]} channels{hint}"
+    return f"{kind} of {' x '.join(map(str, shape[1:]))}, {channels}{hint}"
 
 
 def values_of(data: Data | Mapped) -> str:
@@ -50,15 +51,12 @@ def described(data: Data | Mapped) -> str:
     return f"{layout_of(data)}; {values_of(data)}; {classes}"
 
 
-def describe(config: RunConfig, out: Path | None) -> Path | None:
+def describe(config: RunConfig, out: Path | None) -> None:
     """Print what would be learned from the data, and draw some of them.
 
     Args:
         config: the settings that name the data.
-        out: PNG file to write. None: no picture.
-
-    Returns:
-        The picture. None: there is none.
+        out: PNG file to write, if the items can be drawn. None: no picture.
     """
     train, held_out = build.mapped(config.data) if config.data.mmap else build.data(config.data)
     items = train.sample if isinstance(train, Mapped) else train
@@ -70,12 +68,9 @@ def describe(config: RunConfig, out: Path | None) -> Path | None:
     if same:
         say(f"  repeated items: {same} of {len(items.raw)}")
     _say_lengths(train)
-    picture = None if out is None else picture_of(items, None)
-    if out is None or picture is None:
-        return None
-    write_atomically(out, picture)
-    say(f"  picture: {out}")
-    return out
+    if out is not None and (picture := picture_of(items, None)) is not None:
+        write_atomically(out, picture)
+        say(f"  picture: {out}")
 
 
 def _classes(data: Data) -> str:

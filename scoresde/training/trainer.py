@@ -58,26 +58,30 @@ def _check_scale(name: str, data: Data | Mapped, model: ScoreModel) -> None:
     """Raise a DataError if data come into model space by another map."""
     known, found = model.scaling, data.scaling
     assert known is not None  # the caller's condition
-    same = known.num_values == found.num_values and all(
-        torch.allclose(a, b, rtol=1e-6, atol=1e-9)
-        for a, b in zip(_numbers(known), _numbers(found), strict=True)
-        if a.shape == b.shape or 1 in (a.numel(), b.numel())
-    )
-    if not same:
+    (scale, shift), (other_scale, other_shift) = _numbers(known), _numbers(found)
+    same = known.num_values == found.num_values and _close(scale, other_scale, 1e-6, 0.0)
+    if not same or not _close(shift, other_shift, 0.0, 1e-6):  # in units of the model
         expected = "data in the model's scale: data.scaled_like(model.scaling), or a model made for these data"
         raise DataError(name, f"{data!r} with {_said(found)}, where the model has {_said(known)}", expected)
 
 
 def _numbers(scaling: Scaling) -> tuple[Tensor, Tensor]:
-    """Return scale, and shift over scale: the mean that goes to 0."""
+    """Return scale and shift as tensors."""
     scale, shift = (torch.as_tensor(value, dtype=torch.float64) for value in (scaling.scale, scaling.shift))
-    return scale, shift / scale
+    return scale, shift
+
+
+def _close(a: Tensor, b: Tensor, rtol: float, atol: float) -> bool:
+    """Return whether tensors agree; one number stands for all entries."""
+    fits = a.shape == b.shape or 1 in (a.numel(), b.numel())
+    return fits and torch.allclose(a, b, rtol=rtol, atol=atol)
 
 
 def _said(scaling: Scaling) -> str:
     if scaling.num_values is not None:
         return f"integers 0..{scaling.num_values - 1}"
-    mean, std = (f"{float(value.mean()):.6g}" for value in (-_numbers(scaling)[1], 1 / _numbers(scaling)[0]))
+    scale, shift = _numbers(scaling)
+    mean, std = (f"{float(value.mean()):.6g}" for value in (-shift / scale, 1 / scale))
     return f"mean {mean} and std {std}"
 
 

@@ -17,7 +17,7 @@ KINDS = {
     "images": (RNG.integers(0, 256, (80, 3, 6, 5)).astype(np.uint8), "images of 6 x 5 pixels, 3 channels"),
     "table": (RNG.normal(size=(80, 4)) * [1e-3, 1, 100, 1e4], "vectors of 4"),
     "series": (RNG.normal(size=(80, 2, 50)), "series of 50, 2 channels"),
-    "volumes": (RNG.normal(size=(80, 1, 4, 6, 5)), "volumes of 4 x 6 x 5, 1 channels"),
+    "volumes": (RNG.normal(size=(80, 1, 4, 6, 5)), "volumes of 4 x 6 x 5, 1 channel"),
     "channels last": (RNG.normal(size=(80, 28, 28, 2)), "layout=channels-last"),
 }
 

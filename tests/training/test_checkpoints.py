@@ -184,6 +184,15 @@ def test_data_of_another_scale_are_refused():
     assert trainer.step == 2
 
 
+def test_a_mean_far_from_zero_hides_no_shift():
+    """Move data by a tenth of their std, which is 1e-7 of their mean."""
+    raw = 1e6 + torch.randn(60, 2, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    model = S.ScoreModel.for_data(S.ResidualMLP((2,), width=8, blocks=1), S.VPSDE(), S.Data("far", raw))
+    trainer = S.Trainer(model, config=S.TrainerConfig(steps=2, batch_size=8, device="cpu"))
+    with pytest.raises(DataError, match="scaled_like"):
+        trainer.fit(S.Data("moved", raw + 0.1))
+
+
 def test_held_out_data_that_fail_do_not_cost_the_checkpoint(tmp_path, monkeypatch):
     def fails(*_):
         raise MemoryError("no memory")

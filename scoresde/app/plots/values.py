@@ -16,7 +16,7 @@ LINES, COLUMNS, BINS = 6, 12, 40  # series and channels in a picture, columns of
 
 @styled
 def series(real: Array, samples: Array | None = None) -> Figure:
-    """Draw series as lines: the first few of the data above those drawn.
+    """Draw series as lines: the first few of the data beside those drawn.
 
     Args:
         real, samples: series ``(N, C, L)``, a colour for each channel. None: the data alone.
