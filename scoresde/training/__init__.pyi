@@ -16,6 +16,8 @@ from .objectives import DenoisingScoreMatching as DenoisingScoreMatching
 from .objectives import ExplicitScoreMatching as ExplicitScoreMatching
 from .objectives import Objective as Objective
 from .objectives import Terms as Terms
+from .post_hoc import PowerEMA as PowerEMA
+from .post_hoc import post_hoc_average as post_hoc_average
 from .records import Record as Record
 from .records import Skip as Skip
 from .signals import on_signals as on_signals

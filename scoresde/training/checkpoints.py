@@ -30,7 +30,7 @@ from scoresde.models import ScoreModel
 from scoresde.models.pretrained import FILES as MODEL_FILES
 from scoresde.models.pretrained import TRAINING, altered
 
-FORMAT = "scoresde-checkpoint-3"
+FORMAT = "scoresde-checkpoint-4"
 TENSORS, INFO = "training.safetensors", TRAINING
 FILES = (*MODEL_FILES, TENSORS)  # the files whose checksums are in INFO
 

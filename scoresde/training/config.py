@@ -102,6 +102,11 @@ class TrainerConfig(Settings):
     patience: int | None = setting(
         None, "stop after this many checkpoints without a better held-out loss; None: train to the end", ge=1
     )
+    snapshot_every: int | None = setting(
+        None,
+        "steps between snapshots of two averages, from which post_hoc_average makes one of any length; None: none",
+        ge=1,
+    )
     keep: int = setting(2, "checkpoints to keep, besides the best on held-out data", ge=1)
     seed: int = setting(0, "seed of batches, times and noise, and of the weights of a new run", ge=0)
     device: DeviceName = setting("auto", "device to compute on; auto: CUDA if available, else MPS, else the CPU")

@@ -19,8 +19,9 @@ from scoresde.training.config import Precision, TrainerConfig, check_half_lives
 from scoresde.training.devices import pick_device
 from scoresde.training.distributed import Ranks
 from scoresde.training.ema import EMA
-from scoresde.training.muon import Muon, hidden_weights
 from scoresde.training.objectives import DenoisingScoreMatching, Objective, Terms
+from scoresde.training.optimizers import OptimizerFactory, Rates, SchedulerFactory, make_optimizers
+from scoresde.training.post_hoc import PowerEMA
 from scoresde.training.precision import FASTER, PRECISIONS, Network, time_bfloat16, training_view
 from scoresde.training.records import StepResult
 
@@ -56,13 +57,21 @@ class OptimizerSteps:
         model: model whose network is trained in place.
         objective: loss. None: denoising score matching.
         config: settings. None: :class:`TrainerConfig` with its defaults.
+        optimizer, scheduler: factories, see :class:`~scoresde.training.optimizers.Rates`. None: those of the config.
 
     Raises:
         ArgumentError: fewer items per step than processes times accumulated pieces.
         DTypeError: another object than a model, an objective or a config in its place.
     """
 
-    def __init__(self, model: ScoreModel, objective: Objective | None, config: TrainerConfig | None):
+    def __init__(
+        self,
+        model: ScoreModel,
+        objective: Objective | None,
+        config: TrainerConfig | None,
+        optimizer: OptimizerFactory | None = None,
+        scheduler: SchedulerFactory | None = None,
+    ):
         _check_types(model, objective, config)
         self.config = config = TrainerConfig() if config is None else config
         self.objective = DenoisingScoreMatching() if objective is None else objective
@@ -89,8 +98,11 @@ class OptimizerSteps:
         self.ema = EMA(
             model.net, check_half_lives(config.ema_half_life) if by_time else config.half_lives(config.steps)
         )
+        self.power = None if config.snapshot_every is None else PowerEMA(model.net)
         self._fused = self.device.type in ("cpu", "cuda")
-        self.optimizers, self.parameters = self._make_optimizers()
+        self.optimizers, self.parameters = make_optimizers(self.model, config, optimizer, self._fused)
+        self._reads_found_inf = self._fused and optimizer is None
+        self.rates = Rates(self.optimizers, config.lr, scheduler)
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=config.precision == "float16")
 
         # 3. randomness
@@ -100,19 +112,6 @@ class OptimizerSteps:
             torch.manual_seed(config.seed + self.ranks.rank)
         self.step, self.seconds_trained = 0, 0.0
 
-    def _make_optimizers(self) -> tuple[list[torch.optim.Optimizer], list[nn.Parameter]]:
-        """Return the optimisers, and all parameters in the order of a checkpoint."""
-        config = self.config
-        kernels = hidden_weights(self.model) if config.optimizer == "muon" else []
-        chosen = set(kernels)
-        others = [p for p in self.model.parameters() if p.requires_grad and p not in chosen]
-        implementation: dict[str, Any] = {"fused" if self._fused else "foreach": True}
-        if config.optimizer == "adamw":
-            implementation["weight_decay"] = config.weight_decay
-        kind = torch.optim.AdamW if config.optimizer == "adamw" else torch.optim.Adam
-        adam = kind(others, lr=config.lr, betas=config.betas, **implementation)
-        return [adam, Muon(kernels, config.lr)] if kernels else [adam], [*others, *kernels]
-
     def _one_step(self, batch: dict[str, Tensor], lr: float) -> StepResult:
         """Do one optimiser step on a batch."""
         config, generator, ranks = self.config, self.generator, self.ranks
@@ -120,9 +119,8 @@ class OptimizerSteps:
         cond = self._condition(batch)
         if self.precision == "auto":
             self._choose_precision(x0, cond)
+        self.rates.before_step(lr)
         for optimizer in self.optimizers:
-            for group in optimizer.param_groups:
-                group["lr"] = lr
             optimizer.zero_grad(set_to_none=True)
         # 1. the gradient, piece by piece; times and noise are those of the whole batch
         pieces, found = config.accumulate, []
@@ -207,20 +205,23 @@ class OptimizerSteps:
     def _update(self, norm: Tensor) -> None:
         """Let the optimisers take their step, unless it is bad and to be skipped."""
         if self.config.on_nan == "skip" and not self.scaler.is_enabled():
-            if not self._fused and not norm.isfinite():
+            if not self._reads_found_inf and not norm.isfinite():
                 return
             bad = (~norm.isfinite()).float()
-            for optimizer in self.optimizers if self._fused else ():
+            for optimizer in self.optimizers if self._reads_found_inf else ():
                 # the fused kernel reads it, without a host sync
                 optimizer.found_inf = bad  # type: ignore[attr-defined]
         for optimizer in self.optimizers:
             self.scaler.step(optimizer)  # optimizer.step() if the scaler is not enabled
         self.scaler.update()
+        self.rates.after_step()
 
     def _update_averages(self) -> None:
         if self.config.minutes is not None and self.seconds_trained:
             self.ema.half_lives = self.config.half_lives(self._steps_that_fit())
         self.ema.update()
+        if self.power is not None:
+            self.power.update()
 
     def _steps_that_fit(self) -> int:
         """Return the steps in ``minutes`` at the mean speed so far.

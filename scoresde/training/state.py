@@ -1,7 +1,8 @@
 """The state of a training as named tensors, and back.
 
-A checkpoint's ``training.safetensors`` holds these tensors. Their names are ``net.*`` and ``ema.NAME.*`` (weights),
-``optimizer.I.*`` (the state of the I-th parameter), ``objective.*``, ``rng.*`` and ``batches.*``.
+A checkpoint's ``training.safetensors`` holds these tensors. Their names are ``net.*``, ``ema.NAME.*`` and
+``power.I.*`` (weights), ``optimizer.I.*`` (the state of the I-th parameter), ``objective.*``, ``rng.*`` and
+``batches.*``.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from scoresde.errors import CheckpointError
 from scoresde.models.pretrained import bare_name
 from scoresde.training.distributed import Ranks
 from scoresde.training.ema import EMA
@@ -37,12 +39,20 @@ def in_wrappers(net: nn.Module, weights: Mapping[str, Tensor]) -> dict[str, Tens
 def optimizer_state(
     parameters: Sequence[nn.Parameter], optimizers: Sequence[torch.optim.Optimizer]
 ) -> dict[str, Tensor]:
-    """Return what the optimisers keep for each parameter."""
+    """Return what the optimisers keep for each parameter.
+
+    Raises:
+        CheckpointError: an optimiser that keeps more than tensors and numbers.
+    """
     tensors: dict[str, Tensor] = {}
     for i, p in enumerate(parameters):
         for optimizer in optimizers:
-            state = optimizer.state.get(p, {})
-            tensors |= {f"optimizer.{i}.{name}": torch.as_tensor(value) for name, value in state.items()}
+            for name, value in optimizer.state.get(p, {}).items():
+                if not isinstance(value, (Tensor, float, int, type(None))):
+                    got = f"{type(optimizer).__name__}, which keeps a {type(value).__name__} as {name!r}"
+                    raise CheckpointError("optimizer", got, "one that keeps tensors and numbers")
+                if value is not None:
+                    tensors[f"optimizer.{i}.{name}"] = torch.as_tensor(value)
     return tensors
 
 

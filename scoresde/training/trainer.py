@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import json
 import math
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -19,16 +18,18 @@ from scoresde.checks import whole
 from scoresde.data import Data, Dequantization, Mapped
 from scoresde.data.batches import BatchStream, stream_batches
 from scoresde.data.foreign import MapStyle
-from scoresde.data.scaling import Scaling
 from scoresde.errors import ArgumentError, CheckpointError, DataError
 from scoresde.models import ScoreModel
 from scoresde.training.checkpoints import load_checkpoint, load_newest, save_checkpoint, sweep
+from scoresde.training.compatibility import check_same, check_saved, check_scale
 from scoresde.training.config import TrainerConfig
 from scoresde.training.distributed import Agreement
 from scoresde.training.folder_lock import folder_lock
 from scoresde.training.held_out import held_out_loss
 from scoresde.training.objectives import Objective
 from scoresde.training.optimizer_steps import OptimizerSteps
+from scoresde.training.optimizers import OptimizerFactory, SchedulerFactory
+from scoresde.training.post_hoc import rewind
 from scoresde.training.precision import training_view
 from scoresde.training.records import NaNWatch, Record, StepResult, Tally
 from scoresde.training.state import (
@@ -42,62 +43,6 @@ from scoresde.training.state import (
     stream_state,
     weights_state,
 )
-
-
-def _check_saved(model: ScoreModel) -> None:
-    """Raise an ArgumentError unless checkpoints of the model can be written."""
-    try:
-        json.dumps(model.config)
-    except TypeError as error:
-        raise ArgumentError(
-            "net", f"{type(model.net).__name__} ({error})", "one whose `config` JSON can hold"
-        ) from error
-
-
-def _check_scale(name: str, data: Data | Mapped, model: ScoreModel) -> None:
-    """Raise a DataError if data come into model space by another map."""
-    known, found = model.scaling, data.scaling
-    assert known is not None  # the caller's condition
-    (scale, shift), (other_scale, other_shift) = _numbers(known), _numbers(found)
-    same = known.num_values == found.num_values and _close(scale, other_scale, 1e-6, 0.0)
-    if not same or not _close(shift, other_shift, 0.0, 1e-6):  # in units of the model
-        expected = "data in the model's scale: data.scaled_like(model.scaling), or a model made for these data"
-        raise DataError(name, f"{data!r} with {_said(found)}, where the model has {_said(known)}", expected)
-
-
-def _numbers(scaling: Scaling) -> tuple[Tensor, Tensor]:
-    """Return scale and shift as tensors."""
-    scale, shift = (torch.as_tensor(value, dtype=torch.float64) for value in (scaling.scale, scaling.shift))
-    return scale, shift
-
-
-def _close(a: Tensor, b: Tensor, rtol: float, atol: float) -> bool:
-    """Return whether tensors agree; one number stands for all entries."""
-    fits = a.shape == b.shape or 1 in (a.numel(), b.numel())
-    return fits and torch.allclose(a, b, rtol=rtol, atol=atol)
-
-
-def _said(scaling: Scaling) -> str:
-    if scaling.num_values is not None:
-        return f"integers 0..{scaling.num_values - 1}"
-    scale, shift = _numbers(scaling)
-    mean, std = (f"{float(value.mean()):.6g}" for value in (-shift / scale, 1 / scale))
-    return f"mean {mean} and std {std}"
-
-
-def _check_same(folder: Path, saved: ScoreModel, model: ScoreModel) -> None:
-    """Raise a CheckpointError that says in what a saved model differs."""
-    for name in ("sde", "predicts", "time_input", "scale_input", "learned_variance", "scaling"):
-        theirs, ours = (_plain(getattr(one, name)) for one in (saved, model))
-        if theirs != ours:
-            got = f"{folder}, whose {name} is {theirs}, not {ours}"
-            raise CheckpointError("checkpoint", got, "a checkpoint of this model")
-
-
-def _plain(value: Any) -> Any:
-    """Return a setting of a model as JSON would give it back."""
-    described = value.config if hasattr(value, "config") else value
-    return described if callable(described) else json.loads(json.dumps(described))
 
 
 @dataclass
@@ -132,6 +77,11 @@ class Trainer(OptimizerSteps):
         config: settings. None: :class:`TrainerConfig` with its defaults.
         folder: where checkpoints go, as ``folder/step-N``. None: no checkpoints.
         dequantization: noise in the bins of integer data. None: uniform.
+        optimizer: function of the list of parameters that returns their optimiser, such as
+            ``functools.partial(torch.optim.RAdam, lr=1e-3)``. None: that of ``config``. Each group's learning rate is
+            its own, times the warm-up and decay of ``config``.
+        scheduler: function of the optimiser that returns its ``torch.optim.lr_scheduler``, which takes a step after
+            each step and replaces warm-up and decay. None: those of ``config``.
 
     Raises:
         ArgumentError: ``folder`` for a model that cannot be saved, as its network is not registered.
@@ -155,10 +105,14 @@ class Trainer(OptimizerSteps):
         config: TrainerConfig | None = None,
         folder: str | Path | None = None,
         dequantization: Dequantization | None = None,
+        optimizer: OptimizerFactory | None = None,
+        scheduler: SchedulerFactory | None = None,
     ):
-        super().__init__(model, objective, config)
+        super().__init__(model, objective, config, optimizer, scheduler)
         if folder is not None:
-            _check_saved(model)
+            check_saved(model)
+        elif self.config.snapshot_every is not None:
+            raise ArgumentError("snapshot_every", self.config.snapshot_every, "None without a folder")
         self.folder, self.dequantization = None if folder is None else Path(folder), dequantization
         self.batch_generator = torch.Generator().manual_seed(self.config.seed + 1)
         self.held_out: float | None = None
@@ -231,7 +185,7 @@ class Trainer(OptimizerSteps):
             raise DataError("held_out", "data without labels", "labelled, as the training is conditional")
         for name, one in (("data", data), ("held_out", held_out)):
             if isinstance(one, (Data, Mapped)) and self.model.scaling is not None:
-                _check_scale(name, one, self.model)
+                check_scale(name, one, self.model)
         if self._stream_state is not None:
             batches.load_state_dict(self._stream_state)
         # 2. the steps, in a folder that is this run's alone
@@ -285,6 +239,7 @@ class Trainer(OptimizerSteps):
             if save:
                 self.save()
                 loop.saved_step = self.step
+            self._snapshot()
             self._call_hooks()
         # 4. after a stop, the steps since the last record and checkpoint
         loop.agreement.close()
@@ -350,6 +305,14 @@ class Trainer(OptimizerSteps):
         if self.out_of_patience:
             self.stop()
 
+    def _snapshot(self) -> None:
+        """Write a snapshot of the power-function averages, if one is due."""
+        every = self.config.snapshot_every
+        if every is not None and self.ranks.first and (self.finished or self.step % every == 0):
+            assert self.power is not None  # made with the setting
+            assert self.folder is not None
+            self.power.save(self.folder)
+
     def _call_hooks(self) -> None:
         due = [hook for steps, hook in self._hooks if self.step % steps == 0] if self.ranks.first else []
         if due:
@@ -410,6 +373,8 @@ class Trainer(OptimizerSteps):
             raise ArgumentError("folder", None, "a folder for checkpoints, given to the trainer")
         stream = self._batches.state_dict() if self._batches is not None else self._stream_state or {}
         tensors = weights_state(self.model.net, self.ema)
+        if self.power is not None:
+            tensors |= {f"power.{name}": value for name, value in self.power.tensors().items()}
         tensors |= optimizer_state(self.parameters, self.optimizers)
         tensors |= {f"objective.{name}": value for name, value in self.objective.state_dict().items()}
         tensors |= random_state(self.generator, self.device, self.ranks)
@@ -417,6 +382,8 @@ class Trainer(OptimizerSteps):
         info = {
             "ema": {"updates": self.ema.updates, "half_lives": self.ema.half_lives},
             "scaler": self.scaler.state_dict(),
+            "optimizers": self._optimizer_names,
+            "rates": self.rates.state_dict(),
             "held_out": self.held_out,
             "best": None if math.isinf(self.best) else self.best,
             "waited": self.waited,
@@ -453,14 +420,20 @@ class Trainer(OptimizerSteps):
         else:
             raise ArgumentError("checkpoint", None, "the folder of a checkpoint, as the trainer has no folder")
         saved = ScoreModel.from_pretrained(folder)
-        _check_same(folder, saved, self.model)
+        check_same(folder, saved, self.model)
         try:
             self._load(parts_of(tensors), saved.net.state_dict(), info)
         except (KeyError, RuntimeError, ValueError) as error:
             raise CheckpointError("checkpoint", f"{folder} ({error})", "a checkpoint of this model") from error
         if new_data:
             self._stream_state = None
+        if self.power is not None and self.folder is not None and self.ranks.first:
+            rewind(self.folder, self.step)
         return self.step
+
+    @property
+    def _optimizer_names(self) -> list[str]:
+        return [type(optimizer).__name__ for optimizer in self.optimizers]
 
     def _load(self, parts: dict[str, dict[str, Tensor]], first: dict[str, Tensor], info: dict[str, Any]) -> None:
         """Load the state of a checkpoint, ``first`` being its first average."""
@@ -468,10 +441,14 @@ class Trainer(OptimizerSteps):
         net.load_state_dict(in_wrappers(net, parts["net"]))
         averages = averages_of(self.ema, first, parts.get("ema", {}))
         self.ema.load({name: in_wrappers(net, average) for name, average in averages.items()}, info["ema"]["updates"])
-        if info["config"]["optimizer"] != self.config.optimizer:
-            raise ValueError(f"of the optimizer {info['config']['optimizer']!r}, not {self.config.optimizer!r}")
+        if info["optimizers"] != self._optimizer_names:
+            theirs, ours = (" and ".join(names) for names in (info["optimizers"], self._optimizer_names))
+            raise ValueError(f"of the optimizer {theirs}, not {ours}")
+        if self.power is not None:
+            self.power.load(parts["power"], info["step"])
         load_optimizers(self.parameters, self.optimizers, parts.get("optimizer", {}))
         self.scaler.load_state_dict(info["scaler"])
+        self.rates.load_state_dict(info["rates"])
         if self.config.precision == "auto":
             self._set_precision(info["precision"])
         self.objective.load_state_dict(parts.get("objective", {}))

@@ -71,7 +71,7 @@ def test_damaged_files_are_refused_by_name(folder, name, harm):
         ("[1, 2", "valid JSON, got .*training.json"),
         ("[1, 2]", "training.json, a JSON list"),
         ('{"format": "other"}', "format 'scoresde-checkpoint"),
-        ('{"format": "scoresde-checkpoint-3"}', "format 'scoresde-checkpoint"),
+        ('{"format": "scoresde-checkpoint-4"}', "format 'scoresde-checkpoint"),
     ],
 )
 def test_foreign_or_torn_json_is_refused_by_name(folder, text, message):
