@@ -105,8 +105,8 @@ def _go_on(run: RunFolder, trainer: Trainer, data: Data | Mapped, held_out: Data
     if run.step is not None:
         trainer.resume()
     run.sweep()
-    run.rewind_log(trainer.step)
-    if trainer.finished or ranks.on_first(lambda: repr(trainer.out_of_patience)) == "True":
+    run.rewind_log(trainer.step - trainer.unmeasured)
+    if not trainer.unmeasured and (trainer.finished or trainer.out_of_patience):
         say(f"Nothing to do: already trained for {trainer.step} steps.")
         return
     say(f"{data.name}: {len(data)} items {data.shape} to train on, {len(held_out)} held out")
@@ -139,8 +139,7 @@ def _go_on(run: RunFolder, trainer: Trainer, data: Data | Mapped, held_out: Data
         except NonFiniteError as error:
             kept = "there is no checkpoint yet" if run.step is None else f"the last good checkpoint is step {run.step}"
             raise NonFiniteError(f"{error}; {kept}; a smaller train.lr may help") from error
-    early = ranks.on_first(lambda: repr(trainer.out_of_patience)) == "True"
-    if early:
+    if trainer.out_of_patience:
         say(f"Stopped at step {trainer.step}: {trainer.waited} checkpoints without a better held-out loss.")
     elif signals or not trainer.finished:  # a signal to this process, or to another
         raise Interrupted(signals[0] if signals else signal.SIGTERM, resume_command(run, command))

@@ -25,7 +25,7 @@ import torch
 from torch import Tensor
 
 from scoresde.errors import CheckpointError, CheckpointWarning, UnknownNameError
-from scoresde.files import atomic_folder, digest, load_tensors, read_json, save_tensors
+from scoresde.files import atomic_folder, digest, load_tensors, read_json, save_tensors, write_atomically
 from scoresde.models import ScoreModel
 from scoresde.models.pretrained import FILES as MODEL_FILES
 from scoresde.models.pretrained import TRAINING, altered
@@ -42,6 +42,12 @@ def _seal(content: dict[str, Any]) -> str:
     """Return the checksum of training.json without its checksums."""
     rest = {key: value for key, value in content.items() if key != "sha256"}
     return hashlib.sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()
+
+
+def _sealed(content: dict[str, Any]) -> str:
+    """Return the text of training.json, with its checksum."""
+    content["sha256"][INFO] = _seal(content)
+    return json.dumps(content, indent=2) + "\n"
 
 
 def checkpoints(root: str | Path) -> list[Path]:
@@ -76,7 +82,7 @@ def save_checkpoint(
 ) -> Path:
     """Write ``root/step-N``, a model and the state of its training.
 
-    Older checkpoints are then removed, except for the newest ``keep`` and the best by ``info["held_out"]``.
+    Older checkpoints are then removed, see :func:`prune`.
 
     Args:
         root: Folder of the checkpoints.
@@ -96,15 +102,24 @@ def save_checkpoint(
         save_tensors(tensors, new / TENSORS)
         digests = {name: digest(new / name) for name in FILES}
         content = {"format": FORMAT, "step": step, "sha256": digests, **info}
-        digests[INFO] = _seal(content)
-        (new / INFO).write_text(json.dumps(content, indent=2) + "\n")
+        (new / INFO).write_text(_sealed(content))
+    prune(root, keep)
+    return folder
+
+
+def amend_checkpoint(folder: Path, info: Mapping[str, Any]) -> None:
+    """Replace counters of a checkpoint, all or nothing."""
+    write_atomically(folder / INFO, _sealed({**read_json(folder / INFO, "checkpoint"), **info}))
+
+
+def prune(root: Path, keep: int) -> None:
+    """Remove checkpoints but the newest ``keep`` and the best one."""
     best = best_checkpoint(root)
     for old in checkpoints(root)[:-keep]:
         if old != best:
             gone = old.with_name(f".{old.name}.{uuid.uuid4().hex[:8]}.gone")  # a partial checkpoint is never visible
             old.rename(gone)
             shutil.rmtree(gone, ignore_errors=True)
-    return folder
 
 
 def _held_out(folder: Path) -> float:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -57,6 +58,12 @@ class Record:
     by_level: tuple[tuple[float, float], ...] = ()
     skipped: tuple[Skip, ...] = ()
     held_out: float | None = None
+
+
+def record_of(saved: Mapping[str, Any]) -> Record:
+    """Return a record from its fields, as JSON gives them back."""
+    by_level = tuple((level, loss) for level, loss in saved["by_level"])
+    return Record(**{**saved, "by_level": by_level, "skipped": tuple(Skip(*skip) for skip in saved["skipped"])})
 
 
 class StepResult(NamedTuple):

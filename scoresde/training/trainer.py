@@ -7,9 +7,9 @@ import math
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -20,7 +20,14 @@ from scoresde.data.batches import BatchStream, stream_batches
 from scoresde.data.foreign import MapStyle
 from scoresde.errors import ArgumentError, CheckpointError, DataError
 from scoresde.models import ScoreModel
-from scoresde.training.checkpoints import load_checkpoint, load_newest, save_checkpoint, sweep
+from scoresde.training.checkpoints import (
+    amend_checkpoint,
+    load_checkpoint,
+    load_newest,
+    prune,
+    save_checkpoint,
+    sweep,
+)
 from scoresde.training.compatibility import check_same, check_saved, check_scale
 from scoresde.training.config import TrainerConfig
 from scoresde.training.distributed import Agreement
@@ -31,7 +38,7 @@ from scoresde.training.optimizer_steps import OptimizerSteps
 from scoresde.training.optimizers import OptimizerFactory, SchedulerFactory
 from scoresde.training.post_hoc import rewind
 from scoresde.training.precision import training_view
-from scoresde.training.records import NaNWatch, Record, StepResult, Tally
+from scoresde.training.records import NaNWatch, Record, StepResult, Tally, record_of
 from scoresde.training.state import (
     averages_of,
     in_wrappers,
@@ -90,6 +97,7 @@ class Trainer(OptimizerSteps):
         step, seconds_trained: optimiser steps done, and the time spent in them.
         held_out: held-out loss at the last checkpoint. None: not measured.
         best, waited: least held-out loss, and the checkpoints since it.
+        unmeasured: whether the last checkpoint still lacks its held-out loss, as after a kill.
         precision: precision of the network; with ``precision="auto"`` the first step chooses it, by time.
         ema: the averaged weights; :meth:`averaged_model` returns a model with them.
         ranks: this process among those of the run.
@@ -117,6 +125,7 @@ class Trainer(OptimizerSteps):
         self.batch_generator = torch.Generator().manual_seed(self.config.seed + 1)
         self.held_out: float | None = None
         self.best, self.waited = math.inf, 0
+        self.unmeasured, self._pending = False, cast("Record | None", None)
         self._hooks: list[tuple[int, Callable[[Trainer], object]]] = []
         self._batches: BatchStream | None = None
         self._stream_state: dict[str, Any] | None = None
@@ -218,6 +227,8 @@ class Trainer(OptimizerSteps):
         loop = _Loop(
             Agreement(self.ranks, self.seconds_trained), self.seconds_trained, time.perf_counter(), self.step, self.step
         )
+        if self.unmeasured and held_out is not None:
+            yield from self._measure(held_out)
         while not self.finished:
             # 1. stop here if any process wants to
             stopping, self.seconds_trained = loop.agreement.ask(self._stop, loop.seconds)
@@ -231,14 +242,14 @@ class Trainer(OptimizerSteps):
             save = self.folder is not None and (last or self.step % self.config.checkpoint_every == 0)
             if save or log or (self._reads_cheaply and not math.isfinite(norm)):
                 self._check(loop.tally)
-            if save:
-                self._measure(held_out)
+            record = self._record(loop) if log else None
             if log:
-                yield self._record(loop)
                 loop.tally, loop.logged_at, loop.logged_step = Tally(), time.perf_counter(), self.step
             if save:
-                self.save()
+                yield from self._save_and_measure(record, held_out)
                 loop.saved_step = self.step
+            elif record is not None:
+                yield record
             self._snapshot()
             self._call_hooks()
         # 4. after a stop, the steps since the last record and checkpoint
@@ -246,8 +257,7 @@ class Trainer(OptimizerSteps):
         if loop.tally.new:
             self._check(loop.tally)
         if self.folder is not None and loop.saved_step != self.step:
-            self._measure(held_out)
-            self.save()
+            yield from self._save_and_measure(None, held_out)
 
     @property
     def _reads_cheaply(self) -> bool:
@@ -284,24 +294,39 @@ class Trainer(OptimizerSteps):
         first = self.step - len(tally.new) + 1
         tally.skipped += self._watch.look(first, *tally.collect(self.ranks))
 
-    def _measure(self, held_out: Data | Mapped | None) -> None:
-        """Measure the averaged model on held-out data, with equal noise each time.
+    def _save_and_measure(self, record: Record | None, held_out: Data | Mapped | None) -> Iterator[Record]:
+        """Save a checkpoint, and measure it on held-out data; yield the record.
 
-        If that fails, as for want of memory, the checkpoint is saved before the error goes on.
+        The checkpoint comes first, so that measuring cannot cost it. One whose loss is not known yet holds the record,
+        and a resumed training measures it.
         """
-        if held_out is None or not self.ranks.first:
-            return
-        generator = torch.Generator(self.generator.device).manual_seed(self.config.seed + 2)
-        try:
-            model, objective = self.averaged_model(), copy.deepcopy(self.objective)
-            model = training_view(model, self.device, self.precision, False, self.config.channels_last)
-            loss = held_out_loss(model, objective, held_out, self.config, generator, self.dequantization)
-        except BaseException:
-            self.held_out = None
+        if held_out is None:  # a run that is killed in between logs the step again
+            if record is not None:
+                yield record
             self.save()
-            raise
+            return
+        self.unmeasured, self._pending = True, record
+        self.save()
+        yield from self._measure(held_out)
+
+    def _measure(self, held_out: Data | Mapped) -> Iterator[Record]:
+        """Measure the averaged model of the last checkpoint; yield its record.
+
+        Times and noise are the same each time.
+        """
+        model = training_view(self.averaged_model(), self.device, self.precision, False, self.config.channels_last)
+        generator = torch.Generator().manual_seed(self.config.seed + 2)
+        loss = held_out_loss(
+            model, self.objective, held_out, self.config, generator, self.dequantization, ranks=self.ranks
+        )
         self.held_out = loss
         self.best, self.waited = (loss, 0) if loss < self.best else (self.best, self.waited + 1)
+        if self._pending is not None:
+            yield replace(self._pending, held_out=loss)
+        self.unmeasured, self._pending = False, None
+        if self.folder is not None and self.ranks.first:
+            amend_checkpoint(self._checkpoint, self._counters())
+            prune(self.folder, self.config.keep)
         if self.out_of_patience:
             self.stop()
 
@@ -328,7 +353,7 @@ class Trainer(OptimizerSteps):
 
     @property
     def out_of_patience(self) -> bool:
-        """Whether ``patience`` checkpoints were no better; rank 0 alone knows."""
+        """Whether ``patience`` checkpoints were no better."""
         return self.config.patience is not None and self.waited >= self.config.patience
 
     def learning_rate(self, step: int) -> float:
@@ -384,17 +409,30 @@ class Trainer(OptimizerSteps):
             "scaler": self.scaler.state_dict(),
             "optimizers": self._optimizer_names,
             "rates": self.rates.state_dict(),
-            "held_out": self.held_out,
-            "best": None if math.isinf(self.best) else self.best,
-            "waited": self.waited,
+            **self._counters(),
             "seconds": self.seconds_trained,
             "precision": self.precision,
             "config": asdict(self.config),
         }
-        folder = self.folder / f"step-{self.step:09d}"
         if self.ranks.first:
             save_checkpoint(self.folder, self.step, self.model, self.ema.state_dict(), tensors, info, self.config.keep)
-        return folder
+        return self._checkpoint
+
+    @property
+    def _checkpoint(self) -> Path:
+        """Folder of this step's checkpoint."""
+        assert self.folder is not None  # the callers' condition
+        return self.folder / f"step-{self.step:09d}"
+
+    def _counters(self) -> dict[str, Any]:
+        """Return what a checkpoint knows of the held-out losses."""
+        return {
+            "held_out": None if self.unmeasured else self.held_out,
+            "best": None if math.isinf(self.best) else self.best,
+            "waited": self.waited,
+            "unmeasured": self.unmeasured,
+            "record": None if self._pending is None else asdict(self._pending),
+        }
 
     def resume(self, checkpoint: str | Path | None = None, *, new_data: bool = False) -> int:
         """Continue from a checkpoint; return its step.
@@ -456,3 +494,5 @@ class Trainer(OptimizerSteps):
         self._stream_state, self._batches = parts["batches"], None
         self.held_out, self.step, self.seconds_trained = info["held_out"], info["step"], info["seconds"]
         self.best, self.waited = math.inf if info["best"] is None else info["best"], info["waited"]
+        self.unmeasured = info["unmeasured"]
+        self._pending = None if info["record"] is None else record_of(info["record"])

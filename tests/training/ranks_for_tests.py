@@ -142,6 +142,7 @@ def main(part: str, folder: Path) -> None:
             found |= {"sliced": sliced.model.net.state_dict()}
             found |= {
                 "losses": [r.loss for r in records],
+                "held_out": [r.held_out for r in records],
                 "norms": [r.grad_norm for r in records],
                 "levels": records[-1].by_level,
                 "sampled": sampled(),

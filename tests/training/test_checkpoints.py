@@ -12,7 +12,16 @@ import torch
 import scoresde as S
 from scoresde.data.scaling import Scaling
 from scoresde.errors import ArgumentError, CheckpointError, CheckpointWarning, DataError, RunFolderError
-from scoresde.training.checkpoints import FILES, best_checkpoint, checkpoints, latest_checkpoint, load_average, sweep
+from scoresde.training.checkpoints import (
+    FILES,
+    best_checkpoint,
+    checkpoints,
+    latest_checkpoint,
+    load_average,
+    load_checkpoint,
+    sweep,
+)
+from scoresde.training.held_out import held_out_loss
 from tests.marks import first_fast
 
 POINTS = S.GaussianMixture([[2.0, 0.0], [-1.0, 1.0]], [0.1, 0.3]).sample(64, torch.Generator().manual_seed(0)).float()
@@ -193,15 +202,36 @@ def test_a_mean_far_from_zero_hides_no_shift():
         trainer.fit(S.Data("moved", raw + 0.1))
 
 
-def test_held_out_data_that_fail_do_not_cost_the_checkpoint(tmp_path, monkeypatch):
-    def fails(*_):
-        raise MemoryError("no memory")
+def test_a_run_that_dies_while_measuring_loses_nothing(tmp_path, monkeypatch):
+    """Let the measuring fail after the checkpoint of step 4 is saved.
+
+    The resumed run measures it, and its records and files are those of a run that never failed.
+    """
+    data = S.Data("points", POINTS, normalize="none")
+    settings = {"steps": 8, "checkpoint_every": 2, "log_every": 2, "keep": 9}
+    whole = make(tmp_path / "whole", **settings).fit(data, held_out=data)
+    cut, records, calls = make(tmp_path / "cut", **settings), [], iter(range(9))
+
+    def fails(*arguments, **options):
+        if next(calls) == 1:
+            raise MemoryError("no memory")
+        return held_out_loss(*arguments, **options)
 
     monkeypatch.setattr("scoresde.training.trainer.held_out_loss", fails)
-    data = S.Data("points", POINTS, normalize="none")
     with pytest.raises(MemoryError):
-        make(tmp_path).fit(data, held_out=data)
-    assert make(tmp_path).resume() == 2
+        cut.fit(data, records.append, held_out=data)
+    assert [record.step for record in records] == [2]
+    later = make(tmp_path / "cut", **settings)
+    assert (later.resume(), later.unmeasured) == (4, True)
+    later.fit(data, records.append, held_out=data)
+    assert [(r.step, r.loss, r.held_out, r.by_level) for r in records] == [
+        (r.step, r.loss, r.held_out, r.by_level) for r in whole
+    ]
+    for ours, theirs in zip(checkpoints(tmp_path / "cut"), checkpoints(tmp_path / "whole"), strict=True):
+        left, right = (json.loads((one / "training.json").read_text()) for one in (ours, theirs))
+        for key in ("held_out", "best", "waited", "unmeasured"):
+            assert left[key] == right[key]
+    load_checkpoint(checkpoints(tmp_path / "cut")[1])  # its checksums are right
 
 
 HOLDER = """

@@ -106,6 +106,7 @@ def test_minutes_are_those_of_the_slowest_process(two):
 def test_records_are_of_the_whole_batch_on_every_rank(two, one):
     for found in two[1]:
         assert found["losses"] == pytest.approx([record.loss for record in one[1]], rel=1e-5)
+        assert found["held_out"][-1] == pytest.approx(one[1][-1].held_out, rel=1e-5)
         assert found["norms"] == pytest.approx([record.grad_norm for record in one[1]], rel=1e-4)
         assert [at for at, _ in found["levels"]] == [at for at, _ in one[1][-1].by_level]
         assert [v for _, v in found["levels"]] == pytest.approx([v for _, v in one[1][-1].by_level], rel=1e-4)

@@ -99,7 +99,7 @@ def test_the_trainer_learns_with_it_and_resumes_bit_for_bit(tmp_path):
     second.fit(DATA)
     for (name, a), b in zip(weights(whole).items(), weights(second).values(), strict=True):
         assert torch.equal(a, b), name
-    with pytest.raises(CheckpointError, match="optimizer 'muon', not 'adam'"):
+    with pytest.raises(CheckpointError, match="optimizer Adam and Muon, not Adam"):
         make(tmp_path / "parts", optimizer="adam").resume()
 
 
