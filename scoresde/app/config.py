@@ -128,6 +128,8 @@ class TrainConfig(TrainerConfig):
     )
     sample_every: int | None = setting(None, "steps between pictures of samples; None: no pictures", ge=1)
     tensorboard: bool = setting(False, "write the log for TensorBoard as well")
+    wandb: bool = setting(False, "send the log to Weights & Biases as well (WANDB_PROJECT names the project)")
+    mlflow: bool = setting(False, "send the log to MLflow as well (MLFLOW_TRACKING_URI names the server)")
     deterministic: bool = setting(False, "refuse operations whose result can change between runs")
 
     @property

@@ -4,6 +4,7 @@
 config.yaml        all settings
 meta.json          versions, the first command, and the step and duration of each stage
 log.jsonl          one record of the training per line
+log.csv            the same records as a table
 tensorboard/       the same records for TensorBoard, if train.tensorboard is on
 checkpoints/       step-N folders, each a model and the state of its training
 samples-*.npz      samples, one file per sampler

@@ -6,9 +6,10 @@ import dataclasses
 import shlex
 import signal
 import time
+import uuid
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, nullcontext
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 
@@ -28,7 +29,7 @@ from scoresde.training.folder_lock import folder_lock
 from scoresde.training.signals import on_signals
 
 if TYPE_CHECKING:
-    from scoresde.training.tensorboard import TensorBoard
+    from scoresde.training.loggers import Logger
 
 GRID, GRID_STEPS = 64, 20  # samples in a picture during training, and the steps that draw them
 POINTS = 2000  # samples if they are points in the plane
@@ -122,15 +123,15 @@ def _go_on(run: RunFolder, trainer: Trainer, data: Data | Mapped, held_out: Data
         stack.enter_context(logged("scoresde.training"))
         update = stack.enter_context(progress(*work, _done(trainer)))
         stack.enter_context(run.stage("train", since=before, weights=weights, device=devices))
-        board, line = _board(run, stack) if ranks.first else None, ""
+        loggers, line = _loggers(run, trainer, stack) if ranks.first else [], ""
         trainer.every(1, lambda trainer: update(_done(trainer), line))  # slow steps are seen long before a record
         if config.train.sample_every is not None:
-            trainer.every(config.train.sample_every, lambda trainer: _show_samples(run, trainer, held_out, board))
+            trainer.every(config.train.sample_every, lambda trainer: _show_samples(run, trainer, held_out, loggers))
         try:
             for record in trainer.records(data, held_out):
                 run.log({**dataclasses.asdict(record), "seconds": round(time.monotonic() - begun, 2)})
-                if board is not None:
-                    board(record)
+                for logger in loggers:
+                    logger(record)
                 line = _line(record)
                 update(_done(trainer), line)
                 _say_skipped(record)
@@ -178,15 +179,29 @@ def _line(record: Record) -> str:
     return f"loss {record.loss:.4f}{held_out}  {record.steps_per_second:.1f} steps/s  {left} left"
 
 
-def _board(run: RunFolder, stack: ExitStack) -> TensorBoard | None:
-    if not run.config.train.tensorboard:
-        return None
-    from scoresde.training.tensorboard import TensorBoard
+def _loggers(run: RunFolder, trainer: Trainer, stack: ExitStack) -> list[Logger]:
+    """Return the loggers that the run's settings name, and the CSV file."""
+    from scoresde.training.loggers import CSVLog, MLflow, TensorBoard, WandB
 
-    return stack.enter_context(TensorBoard(run.path / "tensorboard"))
+    config, loggers = run.config.train, cast("list[Logger]", [])
+    loggers.append(CSVLog(run.path / "log.csv", trainer.step - trainer.unmeasured))
+    if config.tensorboard:
+        loggers.append(stack.enter_context(TensorBoard(run.path / "tensorboard")))
+    if config.wandb:
+        mark, settings = run.meta.setdefault("wandb", uuid.uuid4().hex[:8]), dataclasses.asdict(run.config)
+        known = {"name": run.path.name, "config": settings, "dir": str(run.path), "id": mark, "resume": "allow"}
+        loggers.append(stack.enter_context(WandB(**known)))
+    if config.mlflow:
+        mark = run.meta.get("mlflow")
+        known = {"run_name": run.path.name} if mark is None else {"run_id": mark}
+        logger = MLflow(dataclasses.asdict(run.config.train), **known)
+        run.meta["mlflow"] = logger.run_id
+        loggers.append(stack.enter_context(logger))
+    run.save_meta()
+    return loggers
 
 
-def _show_samples(run: RunFolder, trainer: Trainer, data: Data, board: TensorBoard | None) -> None:
+def _show_samples(run: RunFolder, trainer: Trainer, data: Data, loggers: list[Logger]) -> None:
     """Draw a picture of samples of the averaged model, from the same noise."""
     from scoresde.app.drawing import picture_of
 
@@ -200,5 +215,5 @@ def _show_samples(run: RunFolder, trainer: Trainer, data: Data, board: TensorBoa
     picture = picture_of(data, x)
     if picture is not None:
         run.picture(f"training/step-{trainer.step:09d}", picture)
-    if board is not None and data.is_image:
-        board.images("samples", data.to_image(x), trainer.step)
+    for logger in loggers if data.is_image else ():
+        logger.images("samples", data.to_image(x), trainer.step)

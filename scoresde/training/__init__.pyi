@@ -10,6 +10,11 @@ from .distributed import Ranks as Ranks
 from .distributed import over_ranks as over_ranks
 from .distributed import process_group as process_group
 from .ema import EMA as EMA
+from .loggers import CSVLog as CSVLog
+from .loggers import Logger as Logger
+from .loggers import MLflow as MLflow
+from .loggers import TensorBoard as TensorBoard
+from .loggers import WandB as WandB
 from .muon import Muon as Muon
 from .muon import hidden_weights as hidden_weights
 from .objectives import DenoisingScoreMatching as DenoisingScoreMatching
@@ -23,7 +28,6 @@ from .records import Skip as Skip
 from .signals import on_signals as on_signals
 from .sliced import ImplicitScoreMatching as ImplicitScoreMatching
 from .sliced import SlicedScoreMatching as SlicedScoreMatching
-from .tensorboard import TensorBoard as TensorBoard
 from .time_sampling import Draws as Draws
 from .time_sampling import FixedTime as FixedTime
 from .time_sampling import LogNormal as LogNormal
