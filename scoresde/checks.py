@@ -10,11 +10,13 @@ from collections.abc import Callable, Iterable, Sequence
 from operator import index
 from typing import TYPE_CHECKING, SupportsFloat, SupportsIndex, cast
 
-from scoresde.errors import ArgumentError, NonFiniteError
+from scoresde.errors import ArgumentError, DTypeError, NonFiniteError
 
 if TYPE_CHECKING:
+    import torch
     from torch import Tensor
 
+LARGEST = 2**63 - 1  # what an integer of torch can be
 SHOWN = 8  # samples that a message lists
 
 
@@ -24,14 +26,16 @@ def whole(name: str, value: object, least: int = 1) -> int:
     NumPy integers and integer tensors of one entry are integers too. Booleans are not.
 
     Raises:
-        ArgumentError: ``value`` is not an integer, or is below ``least``.
+        ArgumentError: ``value`` is not an integer, is below ``least``, or is 2^63 or more.
     """
     try:
         number = None if isinstance(value, bool) else index(cast(SupportsIndex, value))
-    except TypeError:
+    except (TypeError, ValueError, RuntimeError):
         number = None
-    if number is None or number < least:
-        raise ArgumentError(name, repr(value), "a positive integer" if least == 1 else f"an integer >= {least}")
+    if number is None or not least <= number <= LARGEST:
+        below = " below 2^63" if number is not None and number > LARGEST else ""
+        expected = "a positive integer" if least == 1 else f"an integer >= {least}"
+        raise ArgumentError(name, repr(value), expected + below)
     return number
 
 
@@ -59,10 +63,38 @@ def number(name: str, value: object, expected: str = "a finite number") -> float
     """
     try:
         result = math.nan if isinstance(value, bool | str) else float(cast(SupportsFloat, value))
-    except (TypeError, ValueError, RuntimeError):
+    except (TypeError, ValueError, RuntimeError, OverflowError):
         result = math.nan
     if not math.isfinite(result):
         raise ArgumentError(name, repr(value), expected)
+    return result
+
+
+def numbers(
+    name: str,
+    value: object,
+    expected: str = "numbers, as a tensor, an array or a list",
+    dtype: torch.dtype | None = None,
+) -> Tensor:
+    """Return ``value`` as a tensor of real numbers.
+
+    Args:
+        name: Name of the argument, for the message.
+        value: A tensor, an array, a list or a number.
+        expected: Text of the message after "must be".
+        dtype: Dtype of the result. None: that of the values.
+
+    Raises:
+        DTypeError: ``value`` is anything else, or a tensor without values.
+    """
+    import torch
+
+    try:
+        result = torch.as_tensor(value, dtype=dtype)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise DTypeError(name, type(value).__name__, expected) from error
+    if result.is_meta or result.is_complex():
+        raise DTypeError(name, f"a {'meta' if result.is_meta else 'complex'} tensor", expected)
     return result
 
 

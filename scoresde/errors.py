@@ -15,6 +15,8 @@ from __future__ import annotations
 
 import difflib
 import math
+import sys
+import warnings
 from collections.abc import Iterable, Sequence
 
 
@@ -135,6 +137,17 @@ class MissingExtraError(ScoreSDEError, ImportError):
 
     def __reduce__(self) -> tuple[object, ...]:
         return type(self), (self.package, self.extra)
+
+
+def warn(message: str | Warning, category: type[Warning] | None = None, stacklevel: int = 1) -> None:
+    """Warn as :func:`warnings.warn` does, where decorators add no levels."""
+    frame, level = sys._getframe(1), 2
+    for _ in range(stacklevel - 1):
+        while frame.f_back is not None:
+            frame, level = frame.f_back, level + 1
+            if frame.f_globals.get("__name__") != "scoresde.argument_types":
+                break
+    warnings.warn(message, category, stacklevel=level)
 
 
 class ScoreSDEWarning(UserWarning):

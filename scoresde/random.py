@@ -53,6 +53,8 @@ def device_named(name: torch.device | str) -> torch.device:
     except (RuntimeError, AssertionError, TypeError) as error:  # torch's builds differ in what they raise
         first = str(error).split(". ")[0].splitlines()[0]
         raise ArgumentError("device", repr(str(name)), f"an available device, such as 'cpu' ({first})") from error
+    if device.type == "meta":
+        raise ArgumentError("device", "'meta'", "a device whose tensors have values")
     return device
 
 

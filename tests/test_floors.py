@@ -17,7 +17,7 @@ PACKAGE = Path(__file__).parents[1] / "scoresde"
 FLOORS = (
     {"errors", "version"},
     {"checks", "random", "files"},
-    {"settings"},
+    {"settings", "argument_types"},
     {"sde", "nets", "data"},
     {"models"},
     {"guidance", "flow"},

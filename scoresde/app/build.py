@@ -11,6 +11,7 @@ from torch import Tensor
 
 from scoresde.app.config import DataConfig, LikelihoodConfig, RunConfig, SampleConfig
 from scoresde.app.processes import make_sde
+from scoresde.app.terminal import say
 from scoresde.data import (
     SOURCES,
     Data,
@@ -71,7 +72,7 @@ def mapped(config: DataConfig) -> tuple[Mapped, Data]:
 
 def _reading(config: DataConfig) -> dict[str, Any]:
     """Return the settings that say how a source is read."""
-    names = ("num_values", "size", "key", "grayscale", "layout", "labels_from")
+    names = ("num_values", "size", "key", "grayscale", "layout", "labels_from", "columns", "label_column", "missing")
     return {name: getattr(config, name) for name in names}
 
 
@@ -94,6 +95,17 @@ def data(config: DataConfig) -> tuple[Data, Data]:
     )
 
 
+def complete_data(config: DataConfig) -> tuple[Data, Data]:
+    """Return the items of :func:`data` without missing values.
+
+    Likelihoods and comparisons are of these.
+    """
+    train, held_out = data(config)
+    if held_out.missing and len(held_out.complete) < len(held_out):
+        say(f"{len(held_out) - len(held_out.complete)} of {len(held_out)} held-out items have missing values: left out")
+    return train.complete, held_out.complete
+
+
 def all_data(config: DataConfig) -> Data:
     """Return all items of a file or folder, or the held-out part of a source."""
     if config.source.replace("_", "-") in SOURCES:
@@ -101,7 +113,7 @@ def all_data(config: DataConfig) -> Data:
     return load_whole(
         config.source,
         **_reading(config),
-    )
+    ).complete
 
 
 def net(config: RunConfig, train: Data | Mapped) -> torch.nn.Module:

@@ -41,7 +41,7 @@ def train_classifier(
         CheckpointError: a folder that cannot be written, or that holds anything else.
         NonFiniteError: the loss turned NaN or infinite.
     """
-    train, held_out = build.data(config.data)
+    train, held_out = build.complete_data(config.data)
     sde, device, folder = make_sde(config.sde, train), pick_device(config.train.device), out or run.path / "classifier"
     with run.stage("classifier"):
         with progress("training a classifier", steps) as update:

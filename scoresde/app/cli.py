@@ -157,7 +157,7 @@ def _restore(
 
     folder = open_run(run)
     config = with_overrides(folder, override_texts(overrides, DEVICE, {"device": device}))
-    items = build.data(config.data)[1] if data is None else build.all_data(replace(config.data, source=data))
+    items = build.complete_data(config.data)[1] if data is None else build.all_data(replace(config.data, source=data))
     seen = problem(items, settings["seed"])
     if data is not None:
         seen = seen._replace(name=f"{seen.name}-{Path(data).stem}")
@@ -307,7 +307,7 @@ def likelihood(
     other = None if paired is None else open_run(paired)
     config = with_overrides(folder, override_texts(overrides, LIKELIHOOD | DEVICE, options), () if data else FIXED)
     if data is None:
-        name, first = "likelihood", build.data(config.data)[1]
+        name, first = "likelihood", build.complete_data(config.data)[1]
     else:
         name, first = f"likelihood-{Path(data).stem}", scoring.other_data(config, data)
     seconds = {source: scoring.other_data(config, source, corrupting=first) for source in against}

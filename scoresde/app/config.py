@@ -52,6 +52,11 @@ class DataConfig(Settings):
     labels_from: LabelsFrom | None = setting(
         None, "where the classes of images come from: folders, names (dog_1.png) or none; None: folders"
     )
+    columns: str | None = setting(
+        None, "columns of a table to learn, with commas between them; None: all but the labels"
+    )
+    label_column: str | None = setting(None, "column of a table with the classes; None: no labels")
+    missing: bool = setting(False, "take NaN and empty cells for missing values, which the loss leaves out")
     mmap: bool = setting(False, "leave an .npy file on the disk and read it batch by batch")
     labels: str | None = setting(None, "an .npy file of class labels beside the data (mmap)")
 

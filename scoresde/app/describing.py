@@ -42,7 +42,7 @@ def values_of(data: Data | Mapped) -> str:
     std = 1 / torch.as_tensor(items.scaling.scale, dtype=torch.float64)
     if std.ndim:
         return f"floats, each column scaled by its std, {std.min():.3g} to {std.max():.3g}"
-    return f"floats of mean {items.raw.double().mean():.4g}, scaled by 1/{std:.4g}"
+    return f"floats of mean {items.raw.double().nanmean():.4g}, scaled by 1/{std:.4g}"
 
 
 def described(data: Data | Mapped) -> str:
@@ -67,6 +67,8 @@ def describe(config: RunConfig, out: Path | None) -> None:
     same = len(items.raw) - len(torch.unique(items.raw.flatten(1), dim=0))
     if same:
         say(f"  repeated items: {same} of {len(items.raw)}")
+    if items.missing:
+        say(f"  missing values: {100 * items.raw.isnan().double().mean():.3g} %")
     _say_lengths(train)
     if out is not None and (picture := picture_of(items, None)) is not None:
         write_atomically(out, picture)

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import csv
 import io
 import time
 import zipfile
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -131,24 +132,39 @@ def sample(
     with io.BytesIO() as file:
         np.savez_compressed(file, **arrays)
         content = file.getvalue()
-    # 3. the picture, and where both go
+    files = {".npz": content, **_table(train.columns, raw)}
+    # 3. the picture, and where all of them go
     picture = picture_of(train, x)
     if out is None:
         with run.stage(name, since=seconds, calls=calls, n=settings.n):
-            path = run.write(f"{name}.npz", content)
+            paths = [run.write(f"{name}{suffix}", part) for suffix, part in files.items()]
             shown = run.picture(name, picture) if picture else None
     else:
-        path, shown = out, out.with_suffix(".png") if picture else None
-        if not run.read_only:
-            write_atomically(out, content)
-            if picture and shown:
-                write_atomically(shown, picture)
+        paths = [out, *(out.with_suffix(suffix) for suffix in list(files)[1:])]
+        shown = out.with_suffix(".png") if picture else None
+        drawn = {} if shown is None else {shown: picture or b""}
+        for file_path, part in () if run.read_only else (*zip(paths, files.values(), strict=True), *drawn.items()):
+            write_atomically(file_path, part)
+    path = paths[0]
     say(f"{settings.n} samples by {settings.sampler} in {duration(seconds)}, {calls} network calls each: {path}")
+    for table in paths[1:]:
+        say(f"  table: {table}")
     if shown is not None:
         say(f"  picture: {shown}")
     if png and not run.read_only:
         say(f"  images: {_write_images(path.with_suffix(''), train.to_image(x))}")
     return path
+
+
+def _table(columns: Sequence[str] | None, raw: Tensor) -> dict[str, str | bytes]:
+    """Return samples with named columns as a .csv file, by its suffix."""
+    if columns is None:
+        return {}
+    with io.StringIO(newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(columns)
+        writer.writerows(raw.tolist())
+        return {".csv": file.getvalue()}
 
 
 def _write_images(folder: Path, images: Tensor) -> Path:
@@ -182,6 +198,7 @@ def picture_of(data: Data, x: Tensor | None) -> bytes | None:
     if data.is_image or len(shape) == 4:
         shown = (data.bin_centres(data.raw[:IMAGES]) if x is None else x)[:IMAGES]
         return plots.image_grid(data.to_image(shown) if data.is_image else _slices(shown))
+    data = data.complete
     real, drawn = data.raw[:n].double(), None if x is None else data.scaling.unscale(x)
     if shape == (2,) and drawn is not None:
         return plots.scatter_pair(data.raw[:n], drawn)

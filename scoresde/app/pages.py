@@ -40,7 +40,7 @@ def write_report(run: RunFolder, config: RunConfig) -> Path:
         CheckpointError: the run has no checkpoint yet.
         RunFolderError: a file of the run is damaged.
     """
-    train, held_out = build.data(config.data)
+    train, held_out = build.complete_data(config.data)
     model = run.model(config.train.device)
     evaluation = _evaluation(run)
     held = _held_out(run, config, model, held_out, evaluation)

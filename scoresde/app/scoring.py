@@ -307,7 +307,7 @@ def evaluate(run: RunFolder, config: RunConfig, corrupted: int = CORRUPTED) -> d
     """
     with run.stage("evaluate"):
         settings = config.likelihood
-        train, held_out = build.data(config.data)
+        train, held_out = build.complete_data(config.data)
         if settings.n is not None and settings.n < len(held_out):
             held_out = held_out.take(settings.n)
         model = run.model(config.train.device)

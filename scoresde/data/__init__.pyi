@@ -23,6 +23,8 @@ from .scaling import Scaling as Scaling
 from .sources import SOURCES as SOURCES
 from .sources import load_data as load_data
 from .sources import load_whole as load_whole
+from .tables import from_frame as from_frame
+from .tables import load_table as load_table
 from .toys import TOYS as TOYS
 from .toys import checkerboard as checkerboard
 from .toys import gaussian_grid as gaussian_grid

@@ -12,6 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from scoresde.argument_types import checked
 from scoresde.data.dataset import CHANNELS, Data
 from scoresde.data.options import Layout
 from scoresde.errors import ArgumentError, DataError, DTypeError, UnknownNameError
@@ -21,12 +22,14 @@ NPZ_LABELS = ("labels", "y")  # names of the labels in an .npz
 NUM_VALUES = {"uint8": 256, "bool": 2}  # of the dtypes that imply it
 
 
+@checked
 def from_array(
     array: NDArray[Any],
     labels: NDArray[Any] | None = None,
     num_values: int | None = None,
     name: str = "array",
     layout: Layout | None = None,
+    missing: bool = False,
 ) -> Data:
     """Return an array ``(N, ...)`` as data.
 
@@ -41,6 +44,7 @@ def from_array(
         name: the name that reports use.
         layout: "channels-first", "channels-last" such as ``(N, L, C)``, or "no-channels" such as ``(N, H, W)``, which
             get one channel. None: as above.
+        missing: whether NaN are missing values, see :class:`~scoresde.data.dataset.Data`.
 
     Raises:
         DTypeError: objects, strings, complex numbers, dates.
@@ -53,7 +57,9 @@ def from_array(
     array = arranged(array, layout)
     if array.dtype.kind == "f":
         dtype = np.float64 if array.dtype.itemsize > 4 else np.float32
-        return Data(name, torch.from_numpy(np.array(array, dtype)), _labels(labels), num_values)
+        return Data(name, torch.from_numpy(np.array(array, dtype)), _labels(labels), num_values, missing=missing)
+    if missing:
+        raise DataError(name, f"an array of {array.dtype} with missing=True", "floats, of which NaN are missing")
     if num_values is None:
         num_values = NUM_VALUES.get(array.dtype.name)
     return Data(name, _integers(name, array), _labels(labels), num_values)
@@ -108,8 +114,13 @@ def _labels(labels: NDArray[Any] | None) -> Tensor | None:
     return torch.from_numpy(labels.astype(np.int64))
 
 
+@checked
 def load_array(
-    path: str | Path, key: str | None = None, num_values: int | None = None, layout: Layout | None = None
+    path: str | Path,
+    key: str | None = None,
+    num_values: int | None = None,
+    layout: Layout | None = None,
+    missing: bool = False,
 ) -> Data:
     """Load data from an .npy or .npz file, without pickle.
 
@@ -118,7 +129,8 @@ def load_array(
     Args:
         path: path of the file.
         key: name of the array in an .npz. None: its only array besides the labels.
-        num_values, layout: number of values of integers, and order of the axes, see :func:`from_array`.
+        num_values, layout, missing: number of values of integers, order of the axes, and whether NaN are missing
+            values, see :func:`from_array`.
 
     Raises:
         DataError: a missing file, one that NumPy cannot read, pickled objects, no array or several to choose from.
@@ -142,7 +154,7 @@ def load_array(
         raise DataError(
             "path", f"{path} ({error})", "an intact .npy or .npz file of numbers, without pickles"
         ) from error
-    return from_array(array, labels, num_values, path.stem, layout)
+    return from_array(array, labels, num_values, path.stem, layout, missing)
 
 
 def _choose(archive: np.lib.npyio.NpzFile, key: str | None, path: Path) -> tuple[NDArray[Any], NDArray[Any] | None]:

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from scoresde.argument_types import checked
 from scoresde.checks import whole
 from scoresde.data.dequantization import Dequantization
 from scoresde.data.foreign import MapStyle, is_map_style
@@ -92,6 +93,7 @@ class BatchStream(Iterator[dict[str, Tensor]]):
         """
 
 
+@checked
 class Batches(BatchStream):
     """Shuffled batches of a map-style dataset.
 
@@ -110,6 +112,8 @@ class Batches(BatchStream):
         self, data: MapStyle, batch_size: int, generator: torch.Generator, *, workers: int = 0, **settings: Any
     ):
         self.workers = whole("workers", workers, 0)
+        if not is_map_style(data):
+            raise ArgumentError("data", type(data).__name__, "a map-style dataset, with a length")
         super().__init__(data, batch_size, generator, **settings)
         self.data = data
         if len(data) == 0:
@@ -189,6 +193,7 @@ class Batches(BatchStream):
         self.generator.set_state(state["generator"].cpu())
 
 
+@checked
 class StreamBatches(BatchStream):
     """Batches of an iterable, in its own order; it is restarted when it ends.
 
@@ -203,6 +208,7 @@ class StreamBatches(BatchStream):
     """
 
     def __init__(self, data: Iterable[Any], batch_size: int, generator: torch.Generator, **settings: Any):
+        is_map_style(data)  # refuses what has no items
         super().__init__(data, batch_size, generator, **settings)
         self.data = data
         self.epoch, self.position = 0, 0
@@ -254,6 +260,7 @@ class StreamBatches(BatchStream):
         self.generator.set_state(state["generator"].cpu())
 
 
+@checked
 def stream_batches(
     data: MapStyle | Iterable[Any], batch_size: int, generator: torch.Generator, *, workers: int = 0, **settings: Any
 ) -> BatchStream:

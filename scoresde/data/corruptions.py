@@ -10,6 +10,7 @@ import dataclasses
 import torch
 from torch import Tensor
 
+from scoresde.argument_types import checked
 from scoresde.data.dataset import Data
 from scoresde.errors import DataError, UnknownNameError
 from scoresde.random import rand
@@ -18,6 +19,7 @@ from scoresde.random import rand
 CORRUPTIONS = ("shuffled-pixels", "inverted", "rows-shuffled")
 
 
+@checked
 def corrupt(data: Data, kind: str, generator: torch.Generator | None = None) -> Data:
     """Return the same items, corrupted.
 

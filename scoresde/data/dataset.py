@@ -24,6 +24,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from scoresde.argument_types import checked
 from scoresde.checks import whole
 from scoresde.data.data_scale import MOST_DIMENSIONS, DataScale
 from scoresde.data.scaling import Scaling
@@ -38,6 +39,7 @@ MEASURED = 8192  # most items whose lengths are measured
 CONSTANT = 64 * torch.finfo(torch.float64).eps  # std over |mean| of a feature that does not vary
 
 
+@checked
 @dataclasses.dataclass(frozen=True, eq=False, repr=False)
 class Data(Dataset[dict[str, Tensor]]):
     """A map-style dataset in memory that knows its scale and number of values.
@@ -57,6 +59,9 @@ class Data(Dataset[dict[str, Tensor]]):
         image: whether items are images ``(C, H, W)`` or ``(H, W)``. None: they are if D is ``(C, H, W)`` with C = 1,
             3 or 4.
         class_names: names of the labels 0, 1, ... None: unnamed.
+        columns: names of the entries of vectors, as a table has them. None: unnamed.
+        missing: whether NaN are values that are missing. Everything measured is then of the observed ones, and the loss
+            of a training leaves the others out. False: NaN is an error.
 
     Raises:
         DataError: NaN or infinity, no items, values outside 0..K-1, integers without ``num_values``, floats with it,
@@ -74,6 +79,8 @@ class Data(Dataset[dict[str, Tensor]]):
     normalize: Literal["features", "standard", "none", "given"] | None = None
     image: bool | None = None
     class_names: tuple[str, ...] | None = None
+    columns: tuple[str, ...] | None = None
+    missing: bool = False
 
     def __post_init__(self) -> None:
         raw = self.raw
@@ -89,6 +96,10 @@ class Data(Dataset[dict[str, Tensor]]):
             raise ArgumentError("normalize", repr(self.normalize), f"{expected} for items {self.shape}")
         if self.image and len(self.shape) not in (2, 3):
             raise ArgumentError("image", f"True for items {self.shape}", "False unless items are (C, H, W) or (H, W)")
+        if self.columns is not None and (len(self.shape) != 1 or len(self.columns) != self.shape[0]):
+            raise ArgumentError(
+                "columns", f"{len(self.columns)} names for items {self.shape}", "one name for each entry"
+            )
         if self.raw.is_floating_point():
             self._check_floats()
         else:
@@ -128,10 +139,16 @@ class Data(Dataset[dict[str, Tensor]]):
         raw = self.raw
         if self.num_values is not None:
             raise DataError("num_values", f"{self.num_values} for {raw.dtype} items", "None for continuous items")
-        bad = ~torch.isfinite(raw)
+        bad = ~torch.isfinite(raw) & ~self._unobserved
         if bad.any():
             first = tuple(bad.nonzero()[0].tolist())
-            raise DataError("raw", f"{int(bad.sum())} NaN or infinite values, the first at {first}", "finite numbers")
+            where = (
+                f"the first at {first}"
+                if self.columns is None
+                else f"the first in row {first[0]} of {self.columns[first[1]]!r}"
+            )
+            expected = "finite numbers; with missing=True NaN are missing values"
+            raise DataError("raw", f"{int(bad.sum())} NaN or infinite values, {where}", expected)
         if self.scale is None or self.shift is None:
             self._set(**self._measured_map())
         scale, shift = (torch.as_tensor(value, dtype=torch.float64) for value in (self.scale, self.shift))
@@ -147,9 +164,11 @@ class Data(Dataset[dict[str, Tensor]]):
         if self.normalize == "none":
             return {"scale": 1.0, "shift": 0.0}
         y = self.raw.double()
-        mean = y.mean(0) if y.ndim == 2 else y.mean()
+        mean = y.nanmean(0) if y.ndim == 2 else y.nanmean()
         variance = (y - mean).square()
-        std = (variance.mean(0) if self.normalize == "features" else variance.mean()).sqrt()
+        std = (variance.nanmean(0) if self.normalize == "features" else variance.nanmean()).sqrt()
+        if not bool(mean.isfinite().all()):
+            raise DataError("raw", "entries that no item has", "at least one observed value of each entry")
         constant = std <= CONSTANT * mean.abs()
         if constant.all():
             raise DataError("raw", "items that are all the same", "items that vary, unless normalize='none'")
@@ -169,6 +188,25 @@ class Data(Dataset[dict[str, Tensor]]):
         if self.labels.min() < 0:
             raise DataError("labels", f"the value {int(self.labels.min())}", "classes 0, 1, ...")
         self._set(labels=self.labels.long().cpu())
+
+    @property
+    def _unobserved(self) -> Tensor:
+        """True where a value is missing, ``(N, *D)`` or ``()``."""
+        return self.raw.isnan() if self.missing else torch.tensor(False)
+
+    @property
+    def complete(self) -> Data:
+        """The items without missing values.
+
+        Raises:
+            DataError: every item has a missing value.
+        """
+        if not self.missing:
+            return self
+        rows = (~self._unobserved.flatten(1).any(1)).nonzero()[:, 0]
+        if not len(rows):
+            raise DataError(self.name, "missing values in every item", "at least one item without them")
+        return dataclasses.replace(self.subset(rows), missing=False)
 
     def __len__(self) -> int:
         return self.raw.shape[0]
@@ -273,11 +311,15 @@ class Data(Dataset[dict[str, Tensor]]):
     def moments(self) -> tuple[Tensor, Tensor]:
         """Return the mean ``D`` and the covariance of x over all items.
 
-        Both are float64. The covariance divides by N. It is ``(d, d)`` for items flattened to d numbers, and only its
-        diagonal ``(d,)`` if d > 1024. It includes the noise of dequantisation, scale^2/12 in each variance.
+        Both are float64. The covariance divides by N. Of missing values, each mean is over the items that have it, each
+        covariance over those that have both, and negative eigenvalues become 0. It is ``(d, d)`` for items flattened to
+        d numbers, and only its diagonal ``(d,)`` if d > 1024. It includes the noise of dequantisation, scale^2/12 in
+        each variance.
         """
         N, d = len(self), math.prod(self.shape)
         full = d <= MOST_DIMENSIONS
+        if self.missing:
+            return self._observed_moments(full)
         mean = torch.zeros(d, dtype=torch.float64)
         for part in torch.split(self.raw, CHUNK):
             mean += self.bin_centres(part, torch.float64).flatten(1).sum(0) / N
@@ -289,12 +331,25 @@ class Data(Dataset[dict[str, Tensor]]):
             (covariance.diagonal() if full else covariance).add_(self.bin_width**2 / 12)
         return mean.reshape(self.shape), covariance
 
+    def _observed_moments(self, full: bool) -> tuple[Tensor, Tensor]:
+        """Return mean and covariance over the observed values."""
+        x = self.bin_centres(self.raw, torch.float64).flatten(1)
+        known, mean = ~x.isnan(), x.nanmean(0)
+        z = torch.where(known, x - mean, 0.0)
+        if not full:
+            return mean.reshape(self.shape), z.square().sum(0) / known.sum(0).clamp(min=1)
+        count = known.double().T @ known.double()
+        values, vectors = torch.linalg.eigh(z.T @ z / count.clamp(min=1))
+        return mean.reshape(self.shape), (vectors * values.clamp(min=0)) @ vectors.T
+
     def few(self, most: int = MEASURED) -> Tensor:
         """Return at most ``most`` items in model space, evenly spaced, in float64.
 
-        Integers are dequantised.
+        Integers are dequantised. A missing value becomes that of another item, drawn at random.
         """
         raw = self.raw[:: -(-len(self) // most)]
+        if self.missing:
+            raw = _filled(raw, self.raw)
         return self.to_model(raw, torch.Generator().manual_seed(0), torch.float64)
 
     @cached_property
@@ -367,12 +422,23 @@ class Data(Dataset[dict[str, Tensor]]):
         count = count_of(held_out, N)
         if count >= N:
             raise ArgumentError("held_out", held_out, f"a count from 1 to {N - 1} or a fraction in (0, 1)")
-        order = torch.randperm(N, generator=torch.Generator().manual_seed(seed))
+        order = torch.randperm(N, generator=torch.Generator().manual_seed(whole("seed", seed, 0)))
         test, train = self.subset(order[:count]), self.subset(order[count:])
         if self.num_values is None and self.normalize in ("features", "standard"):
             train = dataclasses.replace(train, scale=None, shift=None)
             test = test.scaled_like(train)
         return train, test
+
+
+def _filled(raw: Tensor, donors: Tensor) -> Tensor:
+    """Return items whose missing entries are those of random other items."""
+    generator = torch.Generator().manual_seed(0)
+    columns = raw.flatten(1).clone()
+    for column, known in zip(columns.T, donors.flatten(1).T, strict=True):
+        gaps, values = column.isnan(), known[~known.isnan()]
+        if len(values):
+            column[gaps] = values[torch.randint(len(values), (int(gaps.sum()),), generator=generator)]
+    return columns.reshape(raw.shape)
 
 
 def count_of(held_out: int | float, n: int) -> int:

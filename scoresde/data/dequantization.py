@@ -26,6 +26,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from scoresde.argument_types import checked
 from scoresde.checks import positive, whole
 from scoresde.data.scaling import Scaling
 from scoresde.errors import ArgumentError
@@ -84,6 +85,7 @@ class Dequantization(ABC):
         """
 
 
+@checked
 @dataclass(frozen=True)
 class Uniform(Dequantization):
     """Uniform noise inside the bins.
@@ -116,6 +118,7 @@ class Uniform(Dequantization):
         return x, torch.full((len(x),), scaling.log_volume(raw[0].numel()), dtype=torch.float64)
 
 
+@checked
 @dataclass(frozen=True)
 class TruncatedNormal(Dequantization):
     """The process's own noise at t_min, truncated to the bin.

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import operator
-import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Protocol, TypeGuard
 
@@ -12,14 +11,16 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
 
+from scoresde.argument_types import checked
 from scoresde.checks import whole
 from scoresde.data.arrays import channels_first
 from scoresde.data.dataset import Data
 from scoresde.data.scaling import Scaling
-from scoresde.errors import ArgumentError, DataError, DataWarning, ShapeError
+from scoresde.errors import ArgumentError, DataError, DataWarning, ShapeError, warn
 
 X_KEYS = ("x", "image", "img", "pixel_values")
 LABEL_KEYS = ("label", "labels", "y")
+MASK_KEY = "observed"
 FINITE = "finite numbers"
 
 
@@ -79,10 +80,11 @@ def as_tensor(x: Any) -> Tensor:
     return torch.from_numpy(np.array(array, np.uint8 if array.dtype.itemsize == 1 else np.int64))
 
 
-def collate(items: Sequence[object], rows: Sequence[int] | None = None) -> tuple[Tensor, Tensor | None]:
-    """Return the items as tensors: x ``(B, *D)`` and labels ``(B,)`` int64.
+def collate(items: Sequence[object], rows: Sequence[int] | None = None) -> tuple[Tensor, Tensor | None, Tensor | None]:
+    """Return the items as tensors: x, labels and what is observed.
 
-    The labels are None if an item has none.
+    x is ``(B, *D)``, the labels ``(B,)`` int64; they are None if an item has none. ``observed`` ``(B, *D)`` is True
+    where values are known, and x is 0 elsewhere. It is None if no item has such a mask.
 
     Args:
         items: The items.
@@ -96,14 +98,33 @@ def collate(items: Sequence[object], rows: Sequence[int] | None = None) -> tuple
     shapes = sorted({tuple(x.shape) for x in tensors})
     if len(shapes) > 1:
         raise DataError("data", f"items of shapes {shapes[0]} and {shapes[1]}", "items of one shape")
-    raw = torch.stack(tensors)
+    raw, observed = torch.stack(tensors), _masks(items, tensors[0].shape)
+    if observed is not None:
+        raw = torch.where(observed, raw, torch.zeros_like(raw))
     if raw.is_floating_point() and not bool(raw.isfinite().all()):
         place = tuple((~raw.isfinite()).nonzero()[0].tolist())
         number = "" if rows is None else f", which is item {rows[place[0]]} of the data"
         raise DataError("data", f"NaN or infinity in item {place[0]} of a batch, entry {place[1:]}{number}", FINITE)
     if any(label is None for label in labels):
-        return raw, None
-    return raw, torch.tensor([_class(label) for label in labels])
+        return raw, None, observed
+    return raw, torch.tensor([_class(label) for label in labels]), observed
+
+
+def _masks(items: Sequence[object], shape: torch.Size) -> Tensor | None:
+    """Return the masks of mapping items, ``(B, *D)``. None: no item has one.
+
+    Raises:
+        DataError: some items without a mask, or masks that are not truth values in the shape of x.
+    """
+    found = [item[MASK_KEY] if isinstance(item, Mapping) and MASK_KEY in item else None for item in items]
+    if all(mask is None for mask in found):
+        return None
+    masks = [None if mask is None else torch.as_tensor(mask) for mask in found]
+    for mask in masks:
+        if mask is None or mask.shape != shape or mask.dtype != torch.bool:
+            got = "no mask in some items" if mask is None else f"{tuple(mask.shape)} of {mask.dtype}"
+            raise DataError(MASK_KEY, got, f"truth values of the shape of x, {tuple(shape)}, in every item")
+    return torch.stack([mask for mask in masks if mask is not None])
 
 
 def further_entry(items: Sequence[object], name: str) -> Tensor:
@@ -136,11 +157,11 @@ def say_unused(item: object, used: Sequence[str]) -> None:
     """Warn of numbers in an item that reach neither the loss nor the network."""
     if not isinstance(item, Mapping):
         return
-    known = {*X_KEYS, *LABEL_KEYS, *used}
+    known = {*X_KEYS, *LABEL_KEYS, MASK_KEY, *used}
     unused = [str(key) for key in item if key not in known and isinstance(item[key], (Tensor, np.ndarray, float))]
     if unused:
         text = f"the entries {', '.join(unused)} of the items are not used: TrainerConfig(conditions={{name: 0.0}})"
-        warnings.warn(f"{text} hands them to the network by name.", DataWarning, stacklevel=2)
+        warn(f"{text} hands them to the network by name.", DataWarning, stacklevel=2)
 
 
 def _class(label: object) -> int:
@@ -183,18 +204,21 @@ def is_map_style(data: object) -> TypeGuard[MapStyle]:
     if isinstance(data, DataLoader):
         expected = "the loader's dataset (loader.dataset), so that the stream of batches can be resumed"
         raise ArgumentError("data", "a DataLoader", expected)
+    if isinstance(data, Tensor) and (data.is_meta or data.ndim == 0):
+        raise ArgumentError("data", f"a tensor {'without values (meta)' if data.is_meta else '()'}", "items (N, *D)")
     if hasattr(data, "iloc"):
-        expected = "items; from_array(frame.to_numpy()) reads a table of numbers"
+        expected = "items; from_frame(frame) reads a table"
         raise ArgumentError("data", f"a {type(data).__name__} of pandas", expected)
     if isinstance(data, Mapping):
         raise ArgumentError("data", f"a mapping of {', '.join(map(str, data))}", "one dataset, such as data['train']")
-    if hasattr(data, "__getitem__") and hasattr(data, "__len__"):
-        return True
+    if hasattr(data, "__getitem__") and hasattr(data, "__len__") and not isinstance(data, (str, bytes, type)):
+        return getattr(data, "ndim", 1) > 0
     if not isinstance(data, Iterable):
         raise ArgumentError("data", type(data).__name__, "a map-style dataset, or an iterable of items")
     return False
 
 
+@checked
 def from_dataset(dataset: MapStyle, name: str = "dataset", num_values: int | None = None, n: int | None = None) -> Data:
     """Read a dataset of another library into memory as :class:`Data`.
 
@@ -212,7 +236,15 @@ def from_dataset(dataset: MapStyle, name: str = "dataset", num_values: int | Non
     count = len(dataset) if n is None else min(whole("n", n), len(dataset))
     if count == 0:
         raise DataError("dataset", "no items", "a dataset of at least one item")
-    raw, labels = collate([dataset[i] for i in range(count)])
+    raw, labels, observed = collate([dataset[i] for i in range(count)])
+    if observed is not None:
+        if not raw.is_floating_point():
+            raise DataError(
+                "dataset", f"{raw.dtype} items with missing values", "floats, or Trainer.fit(dataset) itself"
+            )
+        raw = torch.where(observed, raw, torch.nan)
     if raw.ndim < 2:
         raise ShapeError("dataset", "items that are single numbers", "items (*D) with D of rank 1 or more")
-    return Data(name, raw, labels, 256 if num_values is None and raw.dtype == torch.uint8 else num_values)
+    if num_values is None and raw.dtype == torch.uint8:
+        num_values = 256
+    return Data(name, raw, labels, num_values, missing=observed is not None)

@@ -18,6 +18,7 @@ from typing import Any, BinaryIO, cast
 import numpy as np
 from numpy.typing import NDArray
 
+from scoresde.argument_types import checked
 from scoresde.data.arrays import from_array
 from scoresde.data.dataset import Data
 from scoresde.errors import DataError
@@ -57,6 +58,7 @@ def _body(file: BinaryIO, expected: int) -> tuple[bytearray, bool]:
     return body, bool(file.read(1))
 
 
+@checked
 def read_idx(path: str | Path) -> NDArray[Any]:
     """Read the array of an idx file, in the machine's byte order.
 
@@ -86,6 +88,7 @@ def read_idx(path: str | Path) -> NDArray[Any]:
     return np.frombuffer(body, dtype).reshape(shape).astype(dtype.newbyteorder("="))
 
 
+@checked
 def load_idx(path: str | Path, num_values: int | None = None) -> Data:
     """Load data from an idx file.
 
@@ -129,6 +132,7 @@ def idx_files(folder: str | Path) -> dict[str, Path]:
     return found if "train" in found else {}
 
 
+@checked
 def load_idx_folder(folder: str | Path, num_values: int | None = None) -> tuple[Data, Data | None]:
     """Load the training set and the test set of a folder like MNIST's.
 

@@ -12,6 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from scoresde.argument_types import checked
 from scoresde.checks import whole, wholes
 from scoresde.data.dataset import Data
 from scoresde.data.options import LabelsFrom
@@ -23,6 +24,7 @@ GRAY_MODES = ("1", "L", "LA")  # and those of wide integers, which begin with I
 BYTE = 256
 
 
+@checked
 def load_images(
     folder: str | Path,
     size: int | tuple[int, int] | None = None,

@@ -12,7 +12,8 @@ from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from scoresde.checks import whole
+from scoresde.argument_types import checked
+from scoresde.checks import numbers, whole
 from scoresde.data.arrays import NUM_VALUES, arranged, check_numbers
 from scoresde.data.data_scale import DataScale
 from scoresde.data.dataset import MEASURED, Data
@@ -23,6 +24,7 @@ from scoresde.errors import ArgumentError, DataError
 SAMPLE, SAMPLE_BYTES = 16_384, 2**24  # most items, and most bytes, on which scale and moments are measured
 
 
+@checked
 class Mapped(Dataset[dict[str, Tensor]]):
     """An array ``(N, ...)`` on disk as training data.
 
@@ -62,7 +64,7 @@ class Mapped(Dataset[dict[str, Tensor]]):
         arranged(array, layout)  # refuses a layout that does not fit
         self.name, self.array, self.num_values, self.layout = name, array, num_values, layout
         self._file = _file_of(array)
-        self.labels = None if labels is None else torch.as_tensor(np.asarray(labels)).long()
+        self.labels = None if labels is None else numbers("labels", labels, "one integer for each item").long()
         if self.labels is not None and self.labels.shape != (len(array),):
             expected = f"one integer for each item, ({len(array)},)"
             raise DataError("labels", f"shape {tuple(self.labels.shape)}", expected)
@@ -182,6 +184,7 @@ def _file_of(array: NDArray[Any]) -> tuple[str, int] | None:
     return str(root.filename), root.offset + array.ctypes.data - root.ctypes.data
 
 
+@checked
 def map_array(
     path: str | Path,
     labels: str | Path | None = None,

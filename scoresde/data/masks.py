@@ -7,10 +7,12 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from scoresde.argument_types import checked
 from scoresde.checks import wholes
-from scoresde.errors import DataError
+from scoresde.errors import DataError, ShapeError
 
 
+@checked
 def load_mask(path: str | Path, shape: tuple[int, ...]) -> Tensor:
     """Load a mask ``(H, W)`` of bool from an image file.
 
@@ -26,7 +28,9 @@ def load_mask(path: str | Path, shape: tuple[int, ...]) -> Tensor:
     """
     from PIL import Image, UnidentifiedImageError
 
-    H, W = wholes("shape", shape)[-2:]
+    if len(wholes("shape", shape)) < 2:
+        raise ShapeError("shape", tuple(shape), "(C, H, W) or (H, W)")
+    H, W = shape[-2:]
     try:
         with Image.open(path) as image:
             size, grey = image.size, image.convert("L")

@@ -77,7 +77,8 @@ class Reader:
     def __call__(self, rows: Tensor, seed: int) -> dict[str, Tensor]:
         """Return this share of the items ``rows`` as a batch.
 
-        The batch is ``{"x": (B, *D), "label": (B,)}``, without "label" if the data have no labels.
+        The batch is ``{"x": (B, *D), "label": (B,)}``, without "label" if the data have no labels. Data with missing
+        values have "observed" ``(B, *D)`` too, and x = 0 where it is False.
         """
         index, count = self.share
         if isinstance(self.data, (Data, Mapped)):
@@ -88,7 +89,11 @@ class Reader:
                 mirrored = torch.rand(len(x), generator=generator) < 0.5
                 x = torch.where(mirrored.reshape(-1, *(1,) * (x.ndim - 1)), x.flip(-1), x)
             x = x[index::count]
-            return {"x": x} if self.data.labels is None else {"x": x, "label": self.data.labels[rows][index::count]}
+            batch = {"x": x} if self.data.labels is None else {"x": x, "label": self.data.labels[rows][index::count]}
+            if getattr(self.data, "missing", False):
+                batch["observed"] = ~x.isnan()
+                batch["x"] = x.nan_to_num()  # 0, the mean in model space
+            return batch
         own = rows[index::count].tolist()
         with _seeded(seed + index):
             several = getattr(self.data, "__getitems__", None)
@@ -97,7 +102,7 @@ class Reader:
 
     def to_model(self, items: Sequence[object], seed: int, rows: Sequence[int] | None = None) -> dict[str, Tensor]:
         """Return items of this share, with the numbers ``rows``, as a batch."""
-        raw, labels = collate(items, rows)
+        raw, labels, observed = collate(items, rows)
         further = {name: further_entry(items, name) for name in self.conditions}
         if not self._seen:
             self._seen = True
@@ -108,4 +113,4 @@ class Reader:
             streams = [torch.Generator().manual_seed(seed + index + count * i) for i in range(len(raw))]
             raw = self.dequantization.training_data(scaling.check_integers(raw), scaling, streams)
         batch = {"x": raw} if labels is None else {"x": raw, "label": labels}
-        return batch | further
+        return batch | further | ({} if observed is None else {"observed": observed})

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from scoresde.argument_types import checked
 from scoresde.checks import whole
 from scoresde.errors import DataError, DTypeError, ShapeError
 from scoresde.random import Generators, rand
@@ -15,6 +16,7 @@ from scoresde.random import Generators, rand
 DTYPES = {None: None, "float32": torch.float32, "float64": torch.float64}  # of continuous data, by their saved names
 
 
+@checked
 class Scaling(NamedTuple):
     """The map x = scale * y + shift from data to model space.
 

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from scoresde.argument_types import checked
 from scoresde.data.arrays import load_array
 from scoresde.data.dataset import Data, count_of
 from scoresde.data.digits import load_digits
 from scoresde.data.idx import idx_files, is_idx, load_idx, load_idx_folder
 from scoresde.data.images import load_images
 from scoresde.data.options import LabelsFrom, Layout
+from scoresde.data.tables import SUFFIXES, load_table
 from scoresde.data.toys import TOYS, load_toy
 from scoresde.errors import ArgumentError, DataError, DTypeError, UnknownNameError
 
@@ -22,6 +25,7 @@ TOY_POINTS, TOY_HELD_OUT = 20_000, 2_000
 HELD_OUT = 0.1
 
 
+@checked
 def load_data(
     source: str | Path,
     held_out: int | float | None = None,
@@ -34,12 +38,16 @@ def load_data(
     grayscale: bool = False,
     layout: Layout | None = None,
     labels_from: LabelsFrom | None = None,
+    columns: str | Sequence[str] | None = None,
+    label_column: str | None = None,
+    missing: bool = False,
 ) -> tuple[Data, Data]:
     """Load training data and held-out data from a name or a path.
 
     Args:
-        source: "digits", the name of a toy (two-moons, swiss-roll, checkerboard, rings, gaussian-grid; - or _), or the
-            path of an .npy or .npz file, an idx file (plain or .gz), a folder of images, or a folder of idx files.
+        source: "digits", or the name of a toy (two-moons, swiss-roll, checkerboard, rings, gaussian-grid; - or _). Or a
+            path: an .npy or .npz file, a .csv or .parquet table, an idx file (plain or .gz), a folder of images or of
+            idx files.
         held_out: size of the held-out part, a count or a fraction in (0, 1), of the t10k set if the folder has one.
             None: 360 digits, 2000 new points of a toy, the whole t10k set, 10 % of anything else.
         seed: seed of the split and of the toys' draws.
@@ -52,6 +60,8 @@ def load_data(
         layout: order of the axes of an array, see :func:`from_array`.
         labels_from: where the classes of a folder of images come from: "folders", "names" or "none", see
             :func:`load_images`. None: "folders".
+        columns, label_column: columns of a table to learn, and that of its classes, see :func:`from_frame`.
+        missing: whether NaN and empty cells of arrays and tables are missing values, see :class:`Data`.
 
     Raises:
         UnknownNameError: ``source`` is neither a known name nor a path; the message offers the nearest name.
@@ -59,7 +69,7 @@ def load_data(
         DataError: the source cannot be used.
     """
     name = str(source).replace("_", "-")
-    options = _Options(num_values, size, key, grayscale, layout, labels_from)
+    options = _Options(num_values, size, key, grayscale, layout, labels_from, columns, label_column, missing)
     if name in SOURCES:
         options.check(source)
     if name in TOYS:
@@ -82,6 +92,7 @@ def load_data(
     return train if n is None else train.take(n, seed), test
 
 
+@checked
 def load_whole(
     source: str | Path,
     *,
@@ -91,12 +102,16 @@ def load_whole(
     grayscale: bool = False,
     layout: Layout | None = None,
     labels_from: LabelsFrom | None = None,
+    columns: str | Sequence[str] | None = None,
+    label_column: str | None = None,
+    missing: bool = False,
 ) -> Data:
     """Load all items of a file or folder in their own order.
 
     A folder of idx files gives its training set. Arguments and errors are those of :func:`load_data`.
     """
-    return _read(source, _Options(num_values, size, key, grayscale, layout, labels_from))[0]
+    options = _Options(num_values, size, key, grayscale, layout, labels_from, columns, label_column, missing)
+    return _read(source, options)[0]
 
 
 class _Options(NamedTuple):
@@ -108,6 +123,9 @@ class _Options(NamedTuple):
     grayscale: bool
     layout: Layout | None
     labels_from: LabelsFrom | None
+    columns: str | Sequence[str] | None
+    label_column: str | None
+    missing: bool
 
     def check(self, source: str | Path, *used: str) -> None:
         """Raise ArgumentError for a given option that is not in ``used``."""
@@ -130,13 +148,16 @@ def _read(source: str | Path, options: _Options) -> tuple[Data, Data | None]:
         labels_from = options.labels_from or "folders"
         return load_images(path, options.size, options.grayscale, options.num_values, labels_from), None
     if path.is_file() and path.suffix.lower() in (".npy", ".npz"):
-        options.check(source, "key", "num_values", "layout")
-        return load_array(path, options.key, options.num_values, options.layout), None
+        options.check(source, "key", "num_values", "layout", "missing")
+        return load_array(path, options.key, options.num_values, options.layout, options.missing), None
+    if path.is_file() and path.suffix.lower() in SUFFIXES:
+        options.check(source, "columns", "label_column", "missing")
+        return load_table(path, options.columns, options.label_column, options.missing), None
     if path.is_file() and is_idx(path):
         options.check(source, "num_values")
         return load_idx(path, options.num_values), None
     if path.is_file():
-        raise DataError("source", path, "an .npy or .npz file, an idx file (plain or .gz), or a folder")
+        raise DataError("source", path, "an .npy, .npz, .csv, .parquet or idx file (plain or .gz), or a folder")
     if path.suffix or len(path.parts) > 1 or str(source).endswith("/"):
         raise DataError("source", f"{path}, which does not exist", f"an existing path, or one of {', '.join(SOURCES)}")
     raise UnknownNameError("source", str(source), (*SOURCES, "the path of a file or folder"))

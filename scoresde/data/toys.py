@@ -12,6 +12,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from scoresde.argument_types import checked
 from scoresde.checks import number, whole
 from scoresde.data.dataset import Data
 from scoresde.errors import ArgumentError, UnknownNameError
@@ -30,6 +31,7 @@ def _blur(points: Tensor, noise: float, generator: torch.Generator | None) -> Te
     return points + noise * torch.randn(points.shape, generator=generator, device=device).cpu()
 
 
+@checked
 def two_moons(n: int, generator: torch.Generator | None = None, noise: float = 0.05) -> Tensor:
     """Draw from half circles of radius 1 about (0, 0) and (1, 1/2)."""
     u, side = _uniforms(n, 2, generator)
@@ -39,6 +41,7 @@ def two_moons(n: int, generator: torch.Generator | None = None, noise: float = 0
     return _blur(points, noise, generator)
 
 
+@checked
 def swiss_roll(n: int, generator: torch.Generator | None = None, noise: float = 0.03) -> Tensor:
     """Draw from a spiral r = 2 θ/θ_max, with θ from 3π/2 to θ_max = 9π/2."""
     (u,) = _uniforms(n, 1, generator)
@@ -47,6 +50,7 @@ def swiss_roll(n: int, generator: torch.Generator | None = None, noise: float = 
     return _blur(torch.stack([r * torch.cos(theta), r * torch.sin(theta)], dim=1), noise, generator)
 
 
+@checked
 def checkerboard(n: int, generator: torch.Generator | None = None, noise: float = 0.0) -> Tensor:
     """Draw uniformly from the dark cells of a 4 by 4 board over [-2, 2]².
 
@@ -59,6 +63,7 @@ def checkerboard(n: int, generator: torch.Generator | None = None, noise: float 
     return _blur(torch.stack([column + u, row + v], dim=1) - 2, noise, generator)
 
 
+@checked
 def rings(n: int, generator: torch.Generator | None = None, noise: float = 0.05) -> Tensor:
     """Draw uniformly from circles of radius 1/2, 1 and 3/2 about the origin."""
     u, which = _uniforms(n, 2, generator)
@@ -67,6 +72,7 @@ def rings(n: int, generator: torch.Generator | None = None, noise: float = 0.05)
     return _blur(torch.stack([radius * torch.cos(angle), radius * torch.sin(angle)], dim=1), noise, generator)
 
 
+@checked
 def gaussian_grid(n: int, generator: torch.Generator | None = None, noise: float = 0.1) -> Tensor:
     """Draw from 25 Gaussians N(μ, noise² I), μ the integer points of [-2, 2]²."""
     u, v = _uniforms(n, 2, generator)
@@ -83,6 +89,7 @@ TOYS: dict[str, Callable[..., Tensor]] = {
 }
 
 
+@checked
 def load_toy(name: str, n: int = 20_000, held_out: int = 2_000, seed: int = 0) -> tuple[Data, Data]:
     """Draw a training set and a held-out set on one scale.
 
@@ -99,7 +106,7 @@ def load_toy(name: str, n: int = 20_000, held_out: int = 2_000, seed: int = 0) -
     toy = TOYS.get(name.replace("_", "-"))
     if toy is None:
         raise UnknownNameError("name", name, TOYS)
-    generator = torch.Generator().manual_seed(seed)
+    generator = torch.Generator().manual_seed(whole("seed", seed, 0))
     train = Data(name.replace("_", "-"), toy(n, generator), normalize="standard")
     test = Data(train.name, toy(held_out, generator), scale=train.scale, shift=train.shift, normalize="given")
     return train, test

@@ -10,11 +10,15 @@ The equation is smooth at both ends, where f and g are not, and its linear part 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import torch
 from torch import Tensor
 
+from scoresde.argument_types import checked
+from scoresde.checks import wholes
+from scoresde.errors import ShapeError
 from scoresde.models import Model
 from scoresde.models.conditions import Condition, condition_rows
 from scoresde.sde import SDE, Level
@@ -34,6 +38,7 @@ def on_the_flow(sde: SDE) -> Callable[[float, float], str]:
     return where
 
 
+@checked
 class ProbabilityFlowField:
     """The velocity dx/dlambda for a batch, each sample at its lambda.
 
@@ -44,7 +49,7 @@ class ProbabilityFlowField:
     """
 
     def __init__(self, model: Model, shape: tuple[int, ...], cond: Condition = None):
-        self.model, self.shape, self.cond, self.dtype = model, tuple(shape), cond, model.dtype
+        self.model, self.shape, self.cond, self.dtype = model, wholes("shape", shape), cond, model.dtype
 
     def at(self, lam: Tensor, y: Tensor, rows: Tensor) -> tuple[Tensor, Level, Tensor, Condition]:
         """Return ``(x, level, kappa, cond)`` for some samples.
@@ -59,6 +64,8 @@ class ProbabilityFlowField:
         sde = self.model.sde
         t = sde.time_at(lam=lam)
         alpha_rate, sigma_rate = sde.log_alpha_rate(t), sde.log_sigma_rate(t)
+        if y.shape[1:].numel() != math.prod(self.shape):
+            raise ShapeError("y", tuple(y.shape), f"(B, {math.prod(self.shape)}), flat states of shape {self.shape}")
         x = y.reshape(len(y), *self.shape).to(self.dtype)
         cond = condition_rows(self.cond, rows)
         return x, sde.level_at(t, x), alpha_rate / (alpha_rate - sigma_rate), cond

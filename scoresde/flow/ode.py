@@ -9,8 +9,9 @@ from __future__ import annotations
 
 from torch import Tensor
 
+from scoresde.argument_types import checked
 from scoresde.checks import whole
-from scoresde.errors import ArgumentError, UnknownNameError
+from scoresde.errors import ArgumentError, ShapeError, UnknownNameError
 from scoresde.flow.foreign_solvers import SCIPY, TORCHDIFFEQ, solve_scipy, solve_torchdiffeq
 from scoresde.flow.problem import MAX_CALLS, Control, Field, Norm, Problem, Solution, Where, as_they_are, rms
 from scoresde.flow.runge_kutta import AdaptiveRun, solve_fixed
@@ -20,6 +21,7 @@ from scoresde.flow.tableaux import ADAPTIVE, FIXED, TABLEAUX
 ODE_METHODS = (*ADAPTIVE, *FIXED, *TORCHDIFFEQ, *SCIPY)
 
 
+@checked
 def integrate(
     field: Field,
     y: Tensor,
@@ -59,6 +61,8 @@ def integrate(
     """
     if method not in ODE_METHODS:
         raise UnknownNameError("method", method, ODE_METHODS)
+    if y.ndim != 2 or not y.is_floating_point():
+        raise ShapeError("y", f"{tuple(y.shape)} of {y.dtype}", "states (B, n), floating point")
     problem, control = Problem(field, y, start, end), Control(rtol, atol, norm, max_calls, where)
     if method in FIXED:
         if steps is None:

@@ -16,6 +16,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from scoresde.argument_types import checked
 from scoresde.checks import number
 from scoresde.errors import ArgumentError, DTypeError, ShapeError
 from scoresde.guidance.conditioning import class_labels, without_labels
@@ -99,6 +100,7 @@ class _ClassifierGuided(Wrapper):
         return f"scale={self.scale}, conditional={self.conditional}"
 
 
+@checked
 def classifier_guidance(
     model: Model, log_p_y: LogProbOfClass, scale: float = 1.0, *, conditional: bool = False
 ) -> Model:

@@ -17,6 +17,7 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
+from scoresde.argument_types import checked
 from scoresde.checks import number
 from scoresde.errors import ArgumentError, ShapeError
 from scoresde.guidance.classifier import SCALE
@@ -117,6 +118,7 @@ class _ClassifierFree(Wrapper):
         return f"scale={self.scale}, interval={self.interval}, rescale={self.rescale}"
 
 
+@checked
 def classifier_free_guidance(
     model: Model,
     scale: float,

@@ -8,6 +8,7 @@ from numbers import Real
 import torch
 from torch import Tensor
 
+from scoresde.argument_types import checked
 from scoresde.errors import ArgumentError, DTypeError
 from scoresde.models.conditions import LABEL, Condition, check_labels
 from scoresde.models.estimate import Estimate
@@ -54,6 +55,7 @@ class _Conditioned(Wrapper):
         return f"names={self.names}"
 
 
+@checked
 def conditioned(model: Model, cond: Mapping[str, int | float | Tensor]) -> Model:
     """Return the model with a condition fixed, the same for all samples.
 

@@ -24,6 +24,7 @@ from abc import abstractmethod
 import torch
 from torch import Tensor
 
+from scoresde.argument_types import checked
 from scoresde.checks import positive, whole
 from scoresde.errors import ArgumentError
 from scoresde.guidance.observations import Jacobian, Observed, add_gradient, like_y
@@ -174,6 +175,7 @@ class _MomentMatching(_Guided):
         return f"iterations={self.iterations}"
 
 
+@checked
 def dps(
     model: Model,
     operator: LinearOperator,
@@ -203,6 +205,7 @@ def dps(
     return _DPS(model, operator, y, noise, None if scale is None else positive("scale", scale))
 
 
+@checked
 def pigdm(
     model: Model,
     operator: LinearOperator,
@@ -232,6 +235,7 @@ def pigdm(
     return _PiGDM(model, operator, y, noise, positive("variance", variance))
 
 
+@checked
 def gaussian_data(
     model: Model,
     operator: LinearOperator,
@@ -261,6 +265,7 @@ def gaussian_data(
     return _GaussianData(model, operator, y, noise, moments)
 
 
+@checked
 def moment_matching(
     model: Model,
     operator: LinearOperator,

@@ -9,12 +9,14 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from scoresde.argument_types import checked
 from scoresde.checks import positive, whole
 from scoresde.errors import ArgumentError, ShapeError, UnknownNameError
 from scoresde.guidance.masks import check_mask, expand_mask, mirrored
 from scoresde.guidance.operators import Separable, SpectralOperator, check_shape
 
 
+@checked
 class Inpainting(SpectralOperator):
     """The known entries of x: A x = mask x, of x's shape.
 
@@ -55,6 +57,7 @@ class Inpainting(SpectralOperator):
         return self.mask.double()
 
 
+@checked
 class Colorize(SpectralOperator):
     """The grey image of a colour image, the mean over channels.
 
@@ -97,6 +100,7 @@ def bicubic(u: Tensor) -> Tensor:
 KERNELS: dict[str, Callable[[Tensor], Tensor]] = {"box": box, "bicubic": bicubic}
 
 
+@checked
 class Downsample(Separable):
     """x at ``1/factor`` of its resolution along its last axes.
 
@@ -148,6 +152,7 @@ def hartley(x: Tensor, axes: tuple[int, ...]) -> Tensor:
     return (transformed.real - transformed.imag).to(x.dtype)
 
 
+@checked
 class Blur(SpectralOperator):
     """Convolution with a kernel on the last axes of x, with circular borders.
 
@@ -204,6 +209,7 @@ class Blur(SpectralOperator):
         return self.transfer.square().sum(-1)
 
 
+@checked
 def gaussian_kernel(std: float, dims: int = 2, radius: int | None = None) -> Tensor:
     """Return a Gaussian kernel of odd size that sums to one.
 
@@ -216,14 +222,15 @@ def gaussian_kernel(std: float, dims: int = 2, radius: int | None = None) -> Ten
         ArgumentError: ``std`` is not positive.
     """
     std = positive("std", std)
-    radius = math.ceil(3 * std) if radius is None else radius
+    radius = whole("radius", math.ceil(3 * std) if radius is None else radius, 0)
     line = torch.exp(-0.5 * (torch.arange(-radius, radius + 1, dtype=torch.float64) / std) ** 2)
     kernel = line
-    for _ in range(dims - 1):
+    for _ in range(whole("dims", dims) - 1):
         kernel = kernel[..., None] * line
     return kernel / kernel.sum()
 
 
+@checked
 class PartialFourier(SpectralOperator):
     """Some Fourier coefficients of x.
 

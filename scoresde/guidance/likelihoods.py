@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
+from scoresde.argument_types import checked
 from scoresde.errors import ArgumentError, DTypeError, ShapeError
 from scoresde.guidance.observations import Jacobian, add_gradient
 from scoresde.models.conditions import Condition
@@ -19,6 +20,8 @@ from scoresde.sde import Level
 class _WithLikelihood(Wrapper):
     def __init__(self, model: Model, log_p: Callable[..., Tensor], given: Sequence[str]):
         super().__init__(model)
+        if isinstance(given, str) or not all(isinstance(name, str) for name in given):
+            raise ArgumentError("given", repr(given), "a sequence of names of conditions")
         self.moments, self.log_p, self.given = None, log_p, tuple(given)
         self.guidance = math.inf  # the gradient has no bound
 
@@ -43,6 +46,7 @@ class _WithLikelihood(Wrapper):
         return add_gradient(self.model, x, level, rest or None, direction)
 
 
+@checked
 def with_likelihood(model: Model, log_p_y_given_x0: Callable[..., Tensor], given: Sequence[str] = ()) -> Model:
     """Return the model, guided by any likelihood p(y | x_0).
 

@@ -7,6 +7,7 @@ import math
 import torch
 from torch import Tensor
 
+from scoresde.argument_types import checked
 from scoresde.checks import whole, wholes
 from scoresde.errors import ArgumentError, DTypeError, ShapeError
 
@@ -50,6 +51,7 @@ def mirrored(mask: Tensor) -> Tensor:
     return mask.flip(axes).roll((1,) * mask.ndim, axes)
 
 
+@checked
 def radial_mask(shape: tuple[int, int], lines: int) -> Tensor:
     """Return a mask ``(H, W)`` of frequencies on lines through 0.
 

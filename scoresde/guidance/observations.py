@@ -53,7 +53,8 @@ def check_noise(noise: float | Tensor, *, zero: bool) -> Tensor:
     value = torch.as_tensor(noise, dtype=torch.float64, device="cpu")
     good = value.isfinite() & (value >= 0 if zero else value > 0)
     if value.ndim > 1 or not bool(good.all()):
-        got = f"{tuple(value.shape)} numbers from {value.min().item():g}" if value.ndim else value.item()
+        least = f" from {value.min().item():g}" if value.numel() else ""
+        got = f"{tuple(value.shape)} numbers{least}" if value.ndim else value.item()
         raise ArgumentError("noise", got, f"a standard deviation {'>= 0' if zero else '> 0'}, () or (B,)")
     return value
 

@@ -14,6 +14,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor, nn
 
+from scoresde.argument_types import checked
 from scoresde.checks import wholes
 from scoresde.errors import ArgumentError, DTypeError, ShapeError
 from scoresde.guidance.solvers import conjugate_gradients
@@ -31,9 +32,12 @@ def check_shape(shape: Sequence[int], name: str = "shape") -> tuple[int, ...]:
         ShapeError: A size is not a positive integer.
     """
     try:
-        return wholes(name, shape)
+        found = wholes(name, shape)
     except ArgumentError as error:
         raise ShapeError(name, error.got, "a sequence of positive integers") from None
+    if not found:
+        raise ShapeError(name, found, "a sequence of at least one size")
+    return found
 
 
 def _check(x: Tensor, name: str, shape: tuple[int, ...]) -> Tensor:
@@ -155,6 +159,7 @@ class SpectralOperator(LinearOperator):
         return self.At(self.from_eigen(self.to_eigen(self.check_y(y)) * inverse))
 
 
+@checked
 class Matrix(SpectralOperator):
     """A matrix ``(m, n)`` acting on x flattened, n = prod(D); y is ``(B, m)``.
 
@@ -205,6 +210,7 @@ class Matrix(SpectralOperator):
         return self.squares
 
 
+@checked
 class Separable(SpectralOperator):
     """One matrix along each of the last axes of x.
 
@@ -220,7 +226,9 @@ class Separable(SpectralOperator):
 
     def __init__(self, matrices: Sequence[Tensor], shape: Sequence[int]):
         shape, k = check_shape(shape), len(matrices)
-        if k > len(shape) or any(M.ndim != 2 or M.shape[1] != n for M, n in zip(matrices, shape[-k:], strict=True)):
+        if not 0 < k <= len(shape) or any(
+            M.ndim != 2 or M.shape[1] != n for M, n in zip(matrices, shape[-k:], strict=True)
+        ):
             got = [tuple(M.shape) for M in matrices]
             raise ShapeError("matrices", got, f"of shapes (m, n) with n the last sizes of {shape}")
         super().__init__(shape, (*shape[:-k], *(M.shape[0] for M in matrices)))
@@ -258,6 +266,7 @@ class Separable(SpectralOperator):
         return values
 
 
+@checked
 class LinearFunction(LinearOperator):
     """An operator from a user's linear function.
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from scoresde.argument_types import checked
 from scoresde.guidance.observations import Observed, like_y
 from scoresde.guidance.operators import LinearOperator
 from scoresde.models.conditions import Condition
@@ -29,6 +30,7 @@ class _Replacement(Observed):
         return Estimate(estimate.x0 + move, estimate.eps - level.ratio * move, level, estimate.v)
 
 
+@checked
 def replacement(
     model: Model, operator: LinearOperator, y: Tensor | None = None, noise: float | Tensor | None = 0.0
 ) -> Model:

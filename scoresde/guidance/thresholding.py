@@ -7,6 +7,7 @@ from abc import abstractmethod
 import torch
 from torch import Tensor
 
+from scoresde.argument_types import checked
 from scoresde.checks import positive
 from scoresde.errors import ArgumentError
 from scoresde.models.conditions import Condition
@@ -68,6 +69,7 @@ class _DynamicThreshold(_Limited):
         return f"percentile={self.percentile}, bound={self.bound}"
 
 
+@checked
 def clipped(model: Model, low: float = -1.0, high: float = 1.0, *, keep_eps: bool = False) -> Model:
     """Return the model with x0 clipped to [low, high], in the model's units.
 
@@ -89,6 +91,7 @@ def clipped(model: Model, low: float = -1.0, high: float = 1.0, *, keep_eps: boo
     return _Clipped(model, float(low), float(high), keep_eps)
 
 
+@checked
 def dynamic_threshold(model: Model, percentile: float = 99.5, bound: float = 1.0, *, keep_eps: bool = False) -> Model:
     """Return the model with dynamic thresholding of x0, sample by sample.
 

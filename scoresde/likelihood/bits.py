@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from scoresde.argument_types import checked
 from scoresde.data import Dequantization, Scaling, Uniform
 from scoresde.errors import ArgumentError
 from scoresde.likelihood.divergence import Divergence
@@ -22,6 +23,7 @@ from scoresde.models.conditions import Condition, check_condition
 from scoresde.models.model import check_model
 
 
+@checked
 def bits_per_dim(
     model: Model,
     images: Tensor,

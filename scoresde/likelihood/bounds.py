@@ -27,6 +27,7 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor
 
+from scoresde.argument_types import checked
 from scoresde.checks import whole
 from scoresde.data import Scaling, TruncatedNormal
 from scoresde.errors import ArgumentError, UnknownNameError
@@ -76,6 +77,7 @@ class BoundSettings:
             raise ArgumentError("levels", self.levels, "an even number: two in each stratum")
 
 
+@checked
 @torch.no_grad()
 def variational_bound(
     model: Model,

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 import torch
 from torch import Tensor
 
+from scoresde.argument_types import checked
 from scoresde.checks import whole
 from scoresde.errors import ArgumentError, ShapeError
 from scoresde.likelihood.divergence import Divergence
@@ -14,9 +15,10 @@ from scoresde.likelihood.probability_flow import log_likelihood
 from scoresde.likelihood.results import Classification
 from scoresde.models import Model
 from scoresde.models.conditions import LABEL, check_labels
-from scoresde.random import Generators
+from scoresde.random import Generators, check_generators
 
 
+@checked
 def classify(
     model: Model,
     x0: Tensor,
@@ -53,6 +55,8 @@ def classify(
 
     References: Song et al. 2021, section 4.3, for the likelihood; Li et al. 2023 classify by a bound instead.
     """
+    if x0.ndim == 0:
+        raise ShapeError("x0", (), "(B, *D)")
     labels = _labels(model, classes, x0.device)
     weights = torch.ones(len(labels)) if prior is None else torch.as_tensor(prior)
     weights = weights.detach().to("cpu", torch.float64)
@@ -63,6 +67,7 @@ def classify(
     # each class starts from the same states of the generators
     if generator is None:
         generator = torch.Generator().manual_seed(int(torch.randint(2**62, ())))
+    check_generators(generator)
     generators = [generator] if isinstance(generator, torch.Generator) else list(generator)
     states = [g.get_state() for g in generators]
     found = []

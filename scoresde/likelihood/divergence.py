@@ -14,6 +14,7 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
+from scoresde.argument_types import checked
 from scoresde.checks import whole
 from scoresde.errors import ArgumentError, UnknownNameError
 from scoresde.random import DISTRIBUTIONS, Distribution, Generators, check_generators
@@ -137,6 +138,7 @@ def vector_jacobian(F: Tensor, x: Tensor, v: Tensor, differentiable: bool = Fals
     return rows.reshape(v.shape[1], len(v), -1).transpose(0, 1)
 
 
+@checked
 @dataclass(frozen=True)
 class Exact(Divergence):
     """The exact trace, by n vector-Jacobian products.
@@ -174,6 +176,7 @@ class Exact(Divergence):
         return torch.zeros_like(integrals[:, 0])
 
 
+@checked
 @dataclass(frozen=True)
 class Hutchinson(Divergence):
     """The Skilling-Hutchinson estimator of the trace (E9).
@@ -262,6 +265,7 @@ class Hutchinson(Divergence):
         return super().variance(u, v)
 
 
+@checked
 @dataclass(frozen=True)
 class HutchPP(Divergence):
     """Hutch++: exact on a random subspace, Hutchinson's on its complement.

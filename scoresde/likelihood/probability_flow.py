@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from scoresde.argument_types import checked
 from scoresde.checks import finite
 from scoresde.flow.field import ProbabilityFlowField, on_the_flow
 from scoresde.flow.ode import integrate
@@ -32,6 +33,7 @@ from scoresde.sde.grids import check_finite_log_snr
 from scoresde.sde.tensors import flat
 
 
+@checked
 def log_likelihood(
     model: Model,
     x0: Tensor,

@@ -13,7 +13,6 @@ tolerances. Each sample keeps the solution whose estimated error is least.
 from __future__ import annotations
 
 import math
-import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -21,7 +20,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from scoresde.errors import ArgumentError, LikelihoodWarning, NonFiniteError, ToleranceError
+from scoresde.errors import ArgumentError, LikelihoodWarning, NonFiniteError, ToleranceError, warn
 from scoresde.likelihood.flow_settings import DEFAULT_STEPS, End, FlowSettings
 from scoresde.likelihood.gaussian_path import PathErrors
 from scoresde.likelihood.path_plan import LEAST_CALLS
@@ -154,7 +153,7 @@ def warn_of(parts: list[Estimated]) -> None:
     most = int(causes[:, wrong].nan_to_num(nan=math.inf).argmax(0).mode().values)
     cause = (PATH, LOW, HIGH)[most].format(t_min=parts[0].likelihood.t_min)
     largest = errors.max().item()
-    warnings.warn(
+    warn(
         LikelihoodWarning(int(wrong.sum()), len(errors), tolerance, largest, cause),
         stacklevel=4,
     )

@@ -19,7 +19,8 @@ from typing import Literal, Protocol, overload, runtime_checkable
 import torch
 from torch import Tensor
 
-from scoresde.checks import positive
+from scoresde.argument_types import checked
+from scoresde.checks import numbers, positive
 from scoresde.data import DataScale
 from scoresde.errors import ArgumentError, DTypeError, ShapeError
 from scoresde.models.conditions import LABEL, Condition, check_labels, of_class
@@ -47,6 +48,7 @@ class HasMatrix(Protocol):
         """Return the matrix, ``(m, n)``."""
 
 
+@checked
 class GaussianMixture:
     """The density sum_k w_k N(m_k, C_k) over data of any shape D, n = prod(D).
 
@@ -63,7 +65,7 @@ class GaussianMixture:
     """
 
     def __init__(self, means: Array, covariances: Array, weights: Array | None = None):
-        means = torch.as_tensor(means, dtype=torch.float64, device="cpu")
+        means = numbers("means", means, dtype=torch.float64).cpu()
         if means.ndim < 1 or not means.numel():
             raise ShapeError("means", tuple(means.shape), "of shape (K, *D) with at least one component")
         if not bool(means.isfinite().all()):
@@ -72,7 +74,7 @@ class GaussianMixture:
         self.means = means.reshape(K, -1)
         self.values, self.vectors = _eigen(covariances, K, self.means.shape[1])
         weights = torch.ones(K) if weights is None else weights
-        weights = torch.as_tensor(weights, dtype=torch.float64, device="cpu")
+        weights = numbers("weights", weights, dtype=torch.float64).cpu()
         if weights.shape != (K,) or not bool((weights > 0).all() and weights.isfinite().all()):
             raise ArgumentError("weights", weights.tolist(), f"{K} positive numbers")
         self.weights = weights / weights.sum()
@@ -216,7 +218,7 @@ def _eigen(covariances: Array, K: int, n: int) -> tuple[Tensor, Tensor | None]:
 
     The eigenvectors of diagonal covariances are None, the axes.
     """
-    covariances = torch.as_tensor(covariances, dtype=torch.float64, device="cpu")
+    covariances = numbers("covariances", covariances, dtype=torch.float64).cpu()
     vectors = None
     if covariances.ndim == 0:
         covariances = covariances.expand(K)

@@ -16,8 +16,9 @@ import math
 import torch
 from torch import Tensor
 
+from scoresde.argument_types import checked
 from scoresde.data import Scaling
-from scoresde.errors import ArgumentError
+from scoresde.errors import ArgumentError, ShapeError
 from scoresde.sde import SDE
 from scoresde.sde.tensors import as_column, flat, log1mexp
 from scoresde.sde.times import as_time, is_concrete
@@ -28,6 +29,7 @@ EXPONENTS = {"posterior": 0.0, "forward": 1.0, "learned": 0.5}
 VARIANCES = tuple(EXPONENTS)
 
 
+@checked
 def step_kl(
     sde: SDE, s: float | Tensor, t: float | Tensor, eps: Tensor, eps_theta: Tensor, v: float | Tensor = 0.0
 ) -> Tensor:
@@ -41,7 +43,12 @@ def step_kl(
         eps, eps_theta: Noise in x_t and its estimate, ``(B, *D)``.
         v: Exponent of P7, a number or ``(B, *D)``: 0 for beta~, 1 for beta. Default 0.
     """
+    if eps.shape != eps_theta.shape or not eps.numel():
+        raise ShapeError("eps_theta", tuple(eps_theta.shape), f"of the shape of eps, {tuple(eps.shape)}, with entries")
     error = flat(eps - eps_theta)
+    for name, value, allowed in (("s", s, 1), ("t", t, 1), ("v", v, eps.ndim)):
+        if isinstance(value, Tensor) and value.shape not in ((), eps.shape[:allowed]):
+            raise ShapeError(name, tuple(value.shape), f"a number, or {tuple(eps.shape[:allowed])}")
     s, t = as_time(s, "s"), as_time(t)
     Delta = as_column(sde.log_snr(s) - sde.log_snr(t), error)
     log_ratio = as_column(2 * (sde.log_sigma(t) - sde.log_sigma(s)), error)  # log beta - log beta~
@@ -49,6 +56,7 @@ def step_kl(
     return 0.5 * (power + torch.expm1(-power) + torch.exp(-power) * torch.expm1(Delta) * error.square()).sum(1)
 
 
+@checked
 def ddim_weight(sde: SDE, s: float | Tensor, t: float | Tensor, eta: float = 1.0) -> Tensor:
     r"""Return gamma of D4, the weight of the noise error of a DDIM step.
 
@@ -76,6 +84,7 @@ def ddim_weight(sde: SDE, s: float | Tensor, t: float | Tensor, eta: float = 1.0
     return q * (1 / r + eta**2) ** 2 / (2 * eta**2 * (r**-0.5 + (1 - eta**2 * q).sqrt()) ** 2)
 
 
+@checked
 def discretised_gaussian(raw: Tensor, mean: Tensor, std: float | Tensor, scaling: Scaling) -> Tensor:
     """Return P4's L_0 in nats, ``(B,)``: -log of the mass of the bins.
 
@@ -90,6 +99,9 @@ def discretised_gaussian(raw: Tensor, mean: Tensor, std: float | Tensor, scaling
 
     References: Ho et al. (2020, eq. 13).
     """
+    for name, value in (("mean", mean), ("std", std)):
+        if isinstance(value, Tensor) and value.shape not in ((), raw.shape):
+            raise ShapeError(name, tuple(value.shape), f"of the shape of raw, {tuple(raw.shape)}")
     c = scaling.bin_centres(raw, mean.dtype)
     low, high = (c - scaling.bin_width / 2 - mean) / std, (c + scaling.bin_width / 2 - mean) / std
     low, high = torch.where(low + high > 0, -high, low), torch.where(low + high > 0, -low, high)  # the same mass

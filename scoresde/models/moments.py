@@ -19,9 +19,11 @@ from typing import overload
 import torch
 from torch import Tensor
 
+from scoresde.argument_types import checked
 from scoresde.errors import ShapeError
 
 
+@checked
 class Moments:
     """Mean and covariance of data of shape D, in float64 on the CPU.
 
@@ -100,6 +102,7 @@ class Moments:
         return f"Moments(shape={tuple(self.mean.shape)}, std={self.std:.6g}, covariance={kind})"
 
 
+@checked
 class Gaussian:
     """N(m, C) in the eigenbasis of C, in one dtype and on one device.
 

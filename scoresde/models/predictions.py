@@ -24,6 +24,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from scoresde.argument_types import checked
 from scoresde.errors import UnknownNameError
 
 #: a number for all samples, or a tensor that broadcasts against x
@@ -59,6 +60,7 @@ PREDICTIONS: dict[str, Callable[[Coefficient, Coefficient, float], tuple[Coeffic
 NEEDED: dict[str, tuple[str, ...]] = {"noise": ("alpha",), "data": ("sigma",), "score": ("alpha", "sigma")}
 
 
+@checked
 def prediction_row(
     name: str, alpha: Coefficient, sigma: Coefficient, data_std: float = 1.0
 ) -> tuple[Coefficient, Coefficient]:

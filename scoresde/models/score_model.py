@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import inspect
 import json
-import warnings
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -13,9 +12,10 @@ from typing import Any, Protocol, cast
 import torch
 from torch import Tensor, nn
 
+from scoresde.argument_types import checked
 from scoresde.checks import positive
 from scoresde.data import Data, DataScale, Mapped, Scaling
-from scoresde.errors import ArgumentError, CheckpointError, DataWarning, DTypeError, ScoreSDEError, ShapeError
+from scoresde.errors import ArgumentError, CheckpointError, DataWarning, DTypeError, ScoreSDEError, ShapeError, warn
 from scoresde.files import atomic_folder, load_tensors, read_json, save_tensors
 from scoresde.models.calibration import Calibration
 from scoresde.models.conditions import Condition
@@ -70,7 +70,7 @@ def _warn_of_coarse_noise(sde: SDE, data: Data | Mapped) -> None:
             f"{data.bin_width:.3g} in model units. It blurs neighbouring integers, which costs likelihood. "
             f"VESDE.for_data(data) has less."
         )
-        warnings.warn(message, DataWarning, stacklevel=3)
+        warn(message, DataWarning, stacklevel=3)
 
 
 def _conditions_of(net: Network) -> frozenset[str] | None:
@@ -87,6 +87,7 @@ def _conditions_of(net: Network) -> frozenset[str] | None:
     return frozenset(parameter.name for parameter in parameters[2:])
 
 
+@checked
 class ScoreModel(Model):
     """A network ``net(x, time_input, **cond)`` as a score model (P11, E6).
 

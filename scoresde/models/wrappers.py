@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from scoresde.argument_types import checked
 from scoresde.checks import whole
 from scoresde.errors import ArgumentError, DTypeError
 from scoresde.models.conditions import Condition, condition_rows
@@ -64,6 +65,7 @@ class _InOwnDtype(Wrapper):
         return estimate.to(x.dtype)
 
 
+@checked
 def chunked(model: Model, chunk: int) -> Model:
     """Return the model, with at most ``chunk`` samples per network call.
 
@@ -80,6 +82,7 @@ def chunked(model: Model, chunk: int) -> Model:
     return _Chunked(model, whole("chunk", chunk))
 
 
+@checked
 def in_own_dtype(model: Model) -> Model:
     """Return the model, with its network in the dtype of its parameters.
 
@@ -91,6 +94,7 @@ def in_own_dtype(model: Model) -> Model:
     return _InOwnDtype(model) if any(True for _ in model.parameters()) else model
 
 
+@checked
 def autocast(model: Model, dtype: torch.dtype) -> Model:
     """Return the model, with its network under ``torch.autocast``.
 

@@ -33,8 +33,8 @@ def plain(argument: str, value: Any) -> Any:
         return [plain(argument, item) for item in value]
     if isinstance(value, Mapping) and all(isinstance(key, str) for key in value):
         return {key: plain(argument, item) for key, item in value.items()}
-    if hasattr(value, "__index__"):  # NumPy integers
-        return value.__index__()
+    if hasattr(value, "tolist"):  # numbers of NumPy and torch
+        return plain(argument, value.tolist())
     raise ArgumentError(argument, repr(value), "a value that JSON can hold, so that the network can be rebuilt")
 
 

@@ -11,6 +11,7 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
+from scoresde.argument_types import checked
 from scoresde.checks import probability, whole, wholes
 from scoresde.errors import ArgumentError, ShapeError
 from scoresde.nets.attention import attend
@@ -50,6 +51,7 @@ class _Block(nn.Module):
         return h + gate2 * residual
 
 
+@checked
 @configured("dit")
 class DiT(nn.Module):
     """Diffusion transformer, modulated by the time input and the class.

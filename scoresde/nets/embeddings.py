@@ -11,6 +11,7 @@ import math
 import torch
 from torch import Tensor, nn
 
+from scoresde.argument_types import checked
 from scoresde.checks import positive, whole
 from scoresde.errors import ArgumentError, DTypeError, ShapeError, UnknownNameError
 
@@ -30,6 +31,7 @@ def _at_least_float32(time_input: Tensor) -> Tensor:
     return time_input.to(torch.promote_types(time_input.dtype, torch.float32))
 
 
+@checked
 class Sinusoidal(nn.Module):
     r"""Sines and cosines at geometrically spaced frequencies.
 
@@ -69,6 +71,7 @@ class Sinusoidal(nn.Module):
         return f"{self.dim}, max_period={self.max_period:g}, scale={self.scale:g}"
 
 
+@checked
 class Fourier(nn.Module):
     r"""Sines and cosines at random Gaussian frequencies, drawn once.
 
@@ -108,6 +111,7 @@ class Fourier(nn.Module):
         return f"{self.dim}, scale={self.scale:g}, seed={self.seed}"
 
 
+@checked
 class LabelEmbedding(nn.Module):
     """A learned vector for each class, and one for "no class".
 

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from scoresde.argument_types import checked
 from scoresde.checks import probability, whole, wholes
 from scoresde.errors import ArgumentError
 from scoresde.nets.configured import configured
@@ -32,6 +33,7 @@ class _Block(nn.Module):
         return h + residual
 
 
+@checked
 @configured("mlp")
 class ResidualMLP(nn.Module):
     """Residual MLP whose blocks the time input and the class modulate.

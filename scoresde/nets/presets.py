@@ -6,6 +6,7 @@ import copy
 import math
 from typing import Any, NamedTuple
 
+from scoresde.argument_types import checked
 from scoresde.errors import UnknownNameError
 
 
@@ -131,6 +132,7 @@ PRESETS: dict[str, NetPreset] = {
 }
 
 
+@checked
 def net_preset(name: str) -> NetPreset:
     """Return a copy of the preset called ``name``. ::
 

@@ -9,6 +9,8 @@ from typing import Any
 import torch
 from torch import nn
 
+from scoresde.argument_types import checked
+from scoresde.checks import whole
 from scoresde.errors import ArgumentError, UnknownNameError
 from scoresde.nets.configured import Net, configured
 from scoresde.nets.dit import DiT
@@ -59,6 +61,7 @@ def net_names() -> tuple[str, ...]:
     return tuple(_REGISTRY)
 
 
+@checked
 def net_options(name: str) -> dict[str, inspect.Parameter]:
     """Return the constructor arguments of the network called ``name``.
 
@@ -72,6 +75,7 @@ def net_options(name: str) -> dict[str, inspect.Parameter]:
     return dict(inspect.signature(_REGISTRY[name]).parameters)
 
 
+@checked
 def build_net(config: Mapping[str, Any], seed: int | None = None) -> nn.Module:
     """Build the network that ``config`` describes.
 
@@ -100,5 +104,5 @@ def build_net(config: Mapping[str, Any], seed: int | None = None) -> nn.Module:
     if seed is None:
         return _REGISTRY[name](**options)
     with torch.random.fork_rng(devices=[]):
-        torch.default_generator.manual_seed(seed)
+        torch.default_generator.manual_seed(whole("seed", seed, 0))
         return _REGISTRY[name](**options)

@@ -11,6 +11,7 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
+from scoresde.argument_types import checked
 from scoresde.checks import probability, whole, wholes
 from scoresde.errors import ArgumentError, UnknownNameError
 from scoresde.nets.configured import configured
@@ -108,6 +109,7 @@ class _Parts:
         return Stage(made, Attention(width, self.plan.heads_at(resolution), self.style) if attends else nn.Identity())
 
 
+@checked
 @configured("unet")
 class UNet(nn.Module):
     r"""U-Net with residual blocks, modulated by the time input and the class.

@@ -25,6 +25,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
+from scoresde.argument_types import checked
 from scoresde.checks import positive, whole
 from scoresde.errors import NonFiniteError, ToleranceError
 from scoresde.flow.problem import rms
@@ -47,6 +48,7 @@ SMALLEST_AFTER_ACCEPTING, LARGEST_AFTER_ACCEPTING = 0.3, 5.0
 SMALLEST_AFTER_REJECTING, LARGEST_AFTER_REJECTING = 0.1, 0.7
 
 
+@checked
 @dataclass(frozen=True, repr=False)
 class AdaptiveSDE(Sampler):
     """The reverse SDE with steps adapted per sample (E2).

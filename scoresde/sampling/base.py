@@ -152,7 +152,7 @@ class Sampler(Frozen, ABC):
     last_names: ClassVar[tuple[str, ...]] = tuple(LAST_STEPS)
 
     def __post_init__(self) -> None:
-        if self.last not in self.last_names:
+        if not isinstance(self.last, str) or self.last not in self.last_names:
             raise UnknownNameError("last", self.last, self.last_names)
         for name in ("t_min", "t_max"):
             value = getattr(self, name)

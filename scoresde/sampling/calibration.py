@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from scoresde.argument_types import checked
 from scoresde.checks import whole, wholes
 from scoresde.errors import ArgumentError, NonFiniteError, ToleranceError
 from scoresde.models import Calibration, Model, SolverSettings
@@ -46,6 +47,7 @@ REFERENCE_GAIN = 8.0
 WORTHWHILE = 0.97
 
 
+@checked
 def calibrate(
     model: Model,
     shape: Sequence[int] | None = None,
@@ -85,8 +87,9 @@ def calibrate(
     """
     check_model(model)
     calls, paths = wholes("calls", calls), whole("paths", paths)
-    if list(calls) != sorted(set(calls)) or calls[0] < 2:
+    if not calls or list(calls) != sorted(set(calls)) or calls[0] < 2:
         raise ArgumentError("calls", list(calls), "growing numbers, each at least 2")
+    cond = cond or None
     if paths < 3:
         raise ArgumentError("paths", paths, "at least 3")
     if shape is None:

@@ -8,8 +8,9 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from scoresde.argument_types import checked
 from scoresde.checks import positive, whole
-from scoresde.errors import ArgumentError, DTypeError
+from scoresde.errors import ArgumentError, DTypeError, ShapeError
 from scoresde.models import Model
 from scoresde.models.conditions import Condition
 from scoresde.random import Generators
@@ -18,6 +19,7 @@ from scoresde.sampling.base import noise_like
 Score = Callable[[Tensor], Tensor]
 
 
+@checked
 @torch.no_grad()
 def langevin_dynamics(
     score: Score | Model,
@@ -60,6 +62,8 @@ def langevin_dynamics(
     """
     if not isinstance(x, Tensor) or not x.is_floating_point():
         raise DTypeError("x", getattr(x, "dtype", type(x).__name__), "a floating-point tensor (B, *D)")
+    if not x.numel():
+        raise ShapeError("x", tuple(x.shape), "(B, *D) with B >= 1")
     step_size, steps = positive("step_size", step_size), whole("steps", steps)
     score = _score(score, x, t, cond)
     noise, draw = math.sqrt(2 * step_size), noise_like(x, generator)

@@ -13,6 +13,7 @@ from numbers import Integral
 import torch
 from torch import Tensor
 
+from scoresde.argument_types import checked
 from scoresde.checks import SHOWN, whole
 from scoresde.errors import ArgumentError, DeviceError, DTypeError, ShapeError
 from scoresde.models import Model
@@ -20,6 +21,7 @@ from scoresde.sde.grids import time_range
 from scoresde.sde.tensors import broadcast, flat, state_dtype
 
 
+@checked
 def interpolate(
     z0: Tensor, z1: Tensor, weights: int | Sequence[float] | Tensor = 8, *, spherical: bool = True
 ) -> Tensor:
@@ -86,6 +88,7 @@ def _great_circle(a: Tensor, b: Tensor, w: Tensor, tolerance: float) -> Tensor:
     return path
 
 
+@checked
 def temper(model: Model, z: Tensor, temperature: float | Tensor, t_max: float | None = None) -> Tensor:
     """Scale the spread of latents about the prior's mean m (E11).
 

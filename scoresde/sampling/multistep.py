@@ -24,6 +24,7 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor
 
+from scoresde.argument_types import checked
 from scoresde.checks import non_negative, whole
 from scoresde.errors import ArgumentError
 from scoresde.models import Model
@@ -39,6 +40,7 @@ from scoresde.sde import HostLevel
 from scoresde.sde.grids import DISCRETE, GRIDS, Grid, check_finite_log_snr, time_grid
 
 
+@checked
 @dataclass(frozen=True, repr=False)
 class DPMSolver(GridSampler):
     """Exponential multistep solver in log-SNR (D6, E8).

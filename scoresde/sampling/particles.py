@@ -11,7 +11,6 @@ The method is Wu et al.'s (2023, twisted diffusion), with steps of the multistep
 from __future__ import annotations
 
 import math
-import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import ClassVar
@@ -19,8 +18,9 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from scoresde.argument_types import checked
 from scoresde.checks import number, whole
-from scoresde.errors import ArgumentError, SamplingWarning
+from scoresde.errors import ArgumentError, SamplingWarning, warn
 from scoresde.models import Estimate, Model, Unguided
 from scoresde.models.conditions import Condition
 from scoresde.random import Generators, rand
@@ -36,6 +36,7 @@ LEAST_SIZE, LEAST_SHARE = 2.0, 1 / 6
 FEWEST_JUDGED = 8
 
 
+@checked
 @dataclass(frozen=True, repr=False)
 class Particles(GridSampler):
     """The reverse SDE of a guided model, with its guidance as the proposal.
@@ -177,7 +178,7 @@ class _Choice:
             return
         size = self.smallest.median().item()
         if size < max(LEAST_SIZE, LEAST_SHARE * self.particles):
-            warnings.warn(
+            warn(
                 f"the {self.particles} particles of most samples collapsed: their effective number fell to {size:.2g}. "
                 "The guidance is a poor proposal. Samples may be biased, and `log_weight` is dominated by chance. Take "
                 "pigdm or moment_matching, more particles or more steps.",

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import math
-import warnings
 
 import torch
 from torch import Tensor
 
-from scoresde.errors import SamplingWarning
+from scoresde.errors import SamplingWarning, warn
 from scoresde.models import Model
 from scoresde.sampling.base import State
 from scoresde.sde.tensors import flat
@@ -84,7 +83,7 @@ def check_scale(model: Model, record: Record, last: State, *, unit: bool) -> Non
     bounds = [level.alpha * bound + level.sigma * FAR for level in levels]
     over = [size > most for size, most in zip(torch.stack(record.sizes).tolist(), bounds, strict=True)]
     where = record.step(over.index(True) if True in over else len(over) - 1)
-    warnings.warn(
+    warn(
         f"{far} of {len(sizes)} samples are out of the scale of the data: their root mean square is up to "
         f"{sizes.max().item():.3g}, where the data's is about {math.hypot(centre, scale.typical):.3g}. They left it at "
         f"{where}. The solver diverged, or the guidance is too strong. Take more steps, a lower order "
@@ -99,7 +98,7 @@ def _check_unit_scale(x: Tensor, sizes: Tensor) -> None:
     spread = flat(x).double().std(0, correction=0).square().mean().sqrt() if len(x) > 1 else sizes[0]
     low, high = UNIT
     if not low <= spread.item() <= high:
-        warnings.warn(
+        warn(
             f"the model does not know its data's scale, for which 1 was assumed, but the samples have {spread:.3g}. "
             "Set `model.moments` or `model.data_scale`, or run `scoresde.calibrate(model, shape)`.",
             SamplingWarning,

@@ -10,6 +10,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from scoresde.argument_types import checked
 from scoresde.checks import whole
 from scoresde.models import Model
 from scoresde.models.conditions import Condition
@@ -18,6 +19,7 @@ from scoresde.sampling.base import GridSampler, State, noise_like
 from scoresde.sampling.steps import Ancestral, Predictor
 
 
+@checked
 @dataclass(frozen=True, repr=False)
 class Resampling(GridSampler):
     """Reverse steps repeated with re-noising in between (RePaint).

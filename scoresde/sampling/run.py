@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from scoresde.argument_types import checked
 from scoresde.checks import finite, wholes
 from scoresde.errors import ArgumentError, DeviceError, DTypeError, ShapeError
 from scoresde.models import Model, chunked, in_own_dtype
@@ -77,6 +78,8 @@ class Run:
         """Return x at t_max ``(B, *D)``: the start, or a draw of the prior."""
         device = self.model.device if self.device is None else device_named(self.device)
         dtype = self.model.dtype if self.dtype is None else self.dtype
+        if not dtype.is_floating_point:
+            raise DTypeError("dtype", dtype, "a floating-point dtype")
         if self.start is None:
             return draw_start(
                 self.model, self.shape, self.sampler, self.cond, self.prior, self.generator, device, dtype
@@ -109,6 +112,7 @@ class Run:
         check_scale(self.model, record, state, unit=unit)
 
 
+@checked
 def sample(
     model: Model,
     shape: Sequence[int],
@@ -181,6 +185,7 @@ def sample(
         return _last(run.states(), callback)
 
 
+@checked
 def trajectory(
     model: Model,
     shape: Sequence[int],
@@ -236,6 +241,7 @@ def _one_by_one(states: Iterator[State], undisturbed: evaluation) -> Iterator[St
         yield state
 
 
+@checked
 def encode(
     model: Model,
     x0: Tensor,
@@ -286,6 +292,7 @@ def encode(
         return finite(run.sampler.inverse(run.network, run.x(), steps, cond), "the latents")
 
 
+@checked
 def decode(
     model: Model,
     z: Tensor,

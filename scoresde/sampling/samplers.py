@@ -18,6 +18,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
+from scoresde.argument_types import checked
 from scoresde.checks import non_negative, positive, whole
 from scoresde.errors import ArgumentError, UnknownNameError
 from scoresde.flow.field import ProbabilityFlowField, on_the_flow
@@ -33,6 +34,7 @@ from scoresde.sde.grids import check_finite_log_snr
 from scoresde.sde.tensors import flat, state_dtype
 
 
+@checked
 @dataclass(frozen=True, repr=False)
 class PredictorCorrector(GridSampler):
     """The reverse SDE by predictor and corrector (E2, E7).
@@ -149,6 +151,7 @@ class _Correction:
             yield State(x, level.t, None if estimate is None else estimate.x0, i, len(noisy), calls)
 
 
+@checked
 @dataclass(frozen=True, repr=False)
 class DDIM(GridSampler):
     """DDIM for every SDE (D3, D5).
@@ -204,6 +207,7 @@ class DDIM(GridSampler):
         return x
 
 
+@checked
 @dataclass(frozen=True, repr=False)
 class ProbabilityFlow(Sampler):
     """The probability-flow ODE by an ODE solver in lambda (E8).

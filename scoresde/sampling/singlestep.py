@@ -22,6 +22,7 @@ from typing import ClassVar, Literal, NamedTuple
 import torch
 from torch import Tensor
 
+from scoresde.argument_types import checked
 from scoresde.checks import non_negative, positive
 from scoresde.errors import ArgumentError
 from scoresde.models import Model
@@ -67,6 +68,7 @@ class Move(NamedTuple):
     inner: float
 
 
+@checked
 @dataclass(frozen=True, repr=False)
 class SingleStep(GridSampler):
     """Exponential Runge-Kutta steps of the flow: DPM-Solver++ 2S and 3S.
@@ -155,6 +157,7 @@ class SingleStep(GridSampler):
             yield State(x, move.target.t, x0, i, len(moves), i * self.order)
 
 
+@checked
 @dataclass(frozen=True, repr=False)
 class Heun(GridSampler):
     """Heun's method in rho = sigma/alpha, with churn, for every SDE.

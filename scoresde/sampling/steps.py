@@ -22,6 +22,7 @@ from typing import Literal, NamedTuple, cast
 import torch
 from torch import Tensor
 
+from scoresde.argument_types import checked
 from scoresde.checks import non_negative, positive
 from scoresde.errors import ArgumentError, UnknownNameError
 from scoresde.models import Estimate
@@ -94,6 +95,7 @@ class Predictor(Frozen, ABC):
         return c.combine(x, estimate, draw)
 
 
+@checked
 @dataclass(frozen=True, repr=False)
 class Implicit(Predictor):
     """DDIM's step for every SDE: a draw of q_eta(x_s | x_t, x_0 = x0) (D3).
@@ -118,6 +120,7 @@ class Implicit(Predictor):
         return Coefficients(torch.zeros_like(t), *sde.posterior_coefficients(s, t, self.eta))
 
 
+@checked
 @dataclass(frozen=True, repr=False)
 class Ancestral(Predictor):
     """DDPM's ancestral step for every SDE (P9).
@@ -164,6 +167,7 @@ class Ancestral(Predictor):
         return mean + c.z * (estimate.level.sigma / target.sigma) ** estimate.v * draw()
 
 
+@checked
 @dataclass(frozen=True, repr=False)
 class ReverseDiffusion(Predictor):
     """The reverse diffusion step (E7).
@@ -181,6 +185,7 @@ class ReverseDiffusion(Predictor):
         return Coefficients(2 - alpha_ts, torch.zeros_like(t), -(sigma_ts**2) / sde.sigma(t), sigma_ts)
 
 
+@checked
 @dataclass(frozen=True, repr=False)
 class EulerMaruyama(Predictor):
     """The Euler-Maruyama step of the reverse SDE (E2).
@@ -228,6 +233,7 @@ class Corrector(Frozen, ABC):
         """
 
 
+@checked
 @dataclass(frozen=True, repr=False)
 class Langevin(Corrector):
     """Langevin dynamics with a step set by a signal-to-noise ratio.
@@ -267,6 +273,7 @@ class Langevin(Corrector):
         return torch.addcmul(x, inverse, torch.addcmul(z, inverse, eps, value=-c / (2 * sigma)), value=c)
 
 
+@checked
 @dataclass(frozen=True, repr=False)
 class AnnealedLangevin(Corrector):
     """Annealed Langevin dynamics for every SDE (N3).

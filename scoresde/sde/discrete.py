@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from scoresde.argument_types import checked
 from scoresde.checks import positive, whole, wholes
 from scoresde.errors import ArgumentError, ShapeError
 from scoresde.sde.base import SDE
@@ -39,6 +40,7 @@ def _time(i: int, levels: int) -> float:
     return i / levels
 
 
+@checked
 class DDPM(VPSDE):
     r"""A discrete DDPM (P1, P2): a VP SDE with piecewise constant beta.
 
@@ -221,6 +223,7 @@ class DDPM(VPSDE):
         return f"DDPM(N={self.N}, beta_1={self.betas[0]:.3g}, beta_N={self.betas[-1]:.3g})"
 
 
+@checked
 class NCSN(VESDE):
     r"""A discrete NCSN (N1): a VE SDE with piecewise linear sigma^2 (E3).
 

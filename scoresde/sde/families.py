@@ -14,6 +14,7 @@ from typing import Any, ClassVar, Generic, Protocol, Self, TypeVar
 import torch
 from torch import Tensor
 
+from scoresde.argument_types import checked
 from scoresde.errors import DataError, DTypeError
 from scoresde.sde.base import SDE
 from scoresde.sde.schedules import (
@@ -139,6 +140,7 @@ class _RateSDE(_Scheduled[RateSchedule]):
         return 1.0
 
 
+@checked
 class VPSDE(_RateSDE):
     r"""Variance preserving (E4): sigma^2 = 1 - alpha^2.
 
@@ -174,6 +176,7 @@ class VPSDE(_RateSDE):
         return self.schedule.inverse(torch.logaddexp(-log_snr, torch.zeros_like(log_snr)))
 
 
+@checked
 class SubVPSDE(_RateSDE):
     r"""Sub-VP (E5): sigma = 1 - alpha^2, never above VP's.
 
@@ -205,6 +208,7 @@ class SubVPSDE(_RateSDE):
         return self.schedule.inverse(b)
 
 
+@checked
 class VESDE(_Scheduled[NoiseSchedule]):
     r"""Variance exploding (E3): alpha = 1.
 
@@ -292,6 +296,7 @@ class VESDE(_Scheduled[NoiseSchedule]):
         return self.schedule.inverse(-0.5 * log_snr)
 
 
+@checked
 @dataclass(frozen=True)
 class FlowSDE(SDE):
     r"""The path of flow matching as an SDE: alpha = 1 - t, sigma = t.

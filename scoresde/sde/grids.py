@@ -8,7 +8,8 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from scoresde.checks import whole
+from scoresde.argument_types import checked
+from scoresde.checks import positive, whole
 from scoresde.errors import ArgumentError, DTypeError, ShapeError, UnknownNameError
 from scoresde.sde.base import SDE
 
@@ -21,6 +22,7 @@ LOG_SNR_MIN = -20.0
 DETAIL_OVER_NOISE = 15.0
 
 
+@checked
 def time_range(
     sde: SDE, t_min: float | None = None, t_max: float | None = None, finest: float | None = None
 ) -> tuple[float, float]:
@@ -37,7 +39,8 @@ def time_range(
         ArgumentError: Not 0 <= t_min < t_max <= 1.
     """
     if t_min is None:
-        clean = LOG_SNR_MAX if finest is None else max(LOG_SNR_MAX, 2 * math.log(DETAIL_OVER_NOISE / finest))
+        finer = 0.0 if finest is None else 2 * math.log(DETAIL_OVER_NOISE / positive("finest", finest))
+        clean = max(LOG_SNR_MAX, finer)
         t_min = sde.time_of(clean).item()
     if t_max is None:
         t_max = sde.time_of(LOG_SNR_MIN).item()
@@ -158,6 +161,7 @@ def fixes_steps(grid: Grid) -> bool:
     return not isinstance(grid, str) or grid == "levels"
 
 
+@checked
 def time_grid(
     sde: SDE, steps: int | None = None, kind: Grid = "time", t_min: float | None = None, t_max: float | None = None
 ) -> Tensor:

@@ -21,7 +21,8 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from scoresde.checks import number, positive, whole
+from scoresde.argument_types import checked
+from scoresde.checks import number, numbers, positive, whole
 from scoresde.errors import ArgumentError, DataError, ShapeError
 from scoresde.sde.discrete import NCSN
 from scoresde.sde.families import VESDE
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
     from numpy.typing import ArrayLike
 
 
+@checked
 def largest_sigma(data: ArrayLike | Tensor, chunk: int = 1024) -> float:
     """Return the largest Euclidean distance between two items.
 
@@ -43,7 +45,7 @@ def largest_sigma(data: ArrayLike | Tensor, chunk: int = 1024) -> float:
         ShapeError: Fewer than two items.
         DataError: NaN or infinity.
     """
-    data = torch.as_tensor(data)
+    data = numbers("data", data)
     if data.ndim < 1 or len(data) < 2:
         raise ShapeError("data", tuple(data.shape), "(N, *D) with N >= 2")
     chunk = whole("chunk", chunk)
@@ -73,6 +75,7 @@ def _overlap(gamma: float, dim: int) -> float:
     return 0.5 * (math.erf((centre + 3 * gamma) / math.sqrt(2)) - math.erf((centre - 3 * gamma) / math.sqrt(2)))
 
 
+@checked
 def level_ratio(dim: int, overlap: float = 0.5) -> float:
     """Return the ratio gamma of neighbouring levels (technique 2).
 
@@ -98,6 +101,7 @@ def level_ratio(dim: int, overlap: float = 0.5) -> float:
     return float(brentq(lambda gamma: _overlap(gamma, dim) - overlap, 1.0, high, xtol=1e-14))
 
 
+@checked
 def number_of_levels(dim: int, sigma_min: float, sigma_max: float, overlap: float = 0.5) -> int:
     """Return the number of geometric levels (technique 2).
 
@@ -117,6 +121,7 @@ def number_of_levels(dim: int, sigma_min: float, sigma_max: float, overlap: floa
     return 1 + math.ceil(math.log(sigma_max / sigma_min) / math.log(level_ratio(dim, overlap)))
 
 
+@checked
 def variance_ratio(r: float, gamma: float, steps: int) -> float:
     """Return the variance after the steps at a level, over the level's.
 
@@ -133,6 +138,7 @@ def variance_ratio(r: float, gamma: float, steps: int) -> float:
     return (1 - r) ** (2 * steps) * (gamma**2 - c) + c
 
 
+@checked
 def langevin_step_size(sigma_min: float, gamma: float, steps: int) -> float:
     """Return the step size e of annealed Langevin dynamics (technique 4).
 
@@ -160,6 +166,7 @@ def langevin_step_size(sigma_min: float, gamma: float, steps: int) -> float:
     return float(math.exp(found.x) * sigma_min**2)
 
 
+@checked
 def ncsn_for(data: ArrayLike | Tensor, sigma_min: float = 0.01) -> NCSN:
     """Return the NCSN that techniques 1 and 2 choose for ``data``.
 
@@ -167,11 +174,12 @@ def ncsn_for(data: ArrayLike | Tensor, sigma_min: float = 0.01) -> NCSN:
         data: Array or tensor ``(N, *D)``, N >= 2.
         sigma_min: Smallest level, below the data's finest detail, default 0.01.
     """
-    data = torch.as_tensor(data)
+    data = numbers("data", data)
     sigma_max = largest_sigma(data)
     return NCSN.geometric(sigma_min, sigma_max, number_of_levels(data[0].numel(), sigma_min, sigma_max))
 
 
+@checked
 def vesde_for(data: ArrayLike | Tensor, sigma_min: float = 0.01) -> VESDE:
     """Return the geometric VE SDE with technique 1's sigma_max for ``data``.
 

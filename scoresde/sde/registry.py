@@ -6,6 +6,7 @@ import inspect
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from scoresde.argument_types import checked
 from scoresde.errors import ArgumentError, UnknownNameError
 from scoresde.sde.base import SDE
 from scoresde.sde.discrete import DDPM, NCSN
@@ -39,6 +40,7 @@ def register_sde(name: str, builder: Callable[..., SDE]) -> None:
     _BUILDERS[name] = builder
 
 
+@checked
 def build_sde(config: Mapping[str, Any]) -> SDE:
     """Make the process that ``config`` describes; inverse of ``sde.config``.
 

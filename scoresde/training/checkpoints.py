@@ -16,7 +16,6 @@ import math
 import re
 import shutil
 import uuid
-import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -24,11 +23,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from scoresde.errors import CheckpointError, CheckpointWarning, UnknownNameError
+from scoresde.argument_types import checked
+from scoresde.errors import CheckpointError, CheckpointWarning, UnknownNameError, warn
 from scoresde.files import atomic_folder, digest, load_tensors, read_json, save_tensors, write_atomically
 from scoresde.models import ScoreModel
 from scoresde.models.pretrained import FILES as MODEL_FILES
 from scoresde.models.pretrained import TRAINING, altered
+from scoresde.random import device_named
 
 FORMAT = "scoresde-checkpoint-4"
 TENSORS, INFO = "training.safetensors", TRAINING
@@ -130,6 +131,7 @@ def _held_out(folder: Path) -> float:
     return loss if isinstance(loss, float) and math.isfinite(loss) else math.inf
 
 
+@checked
 def best_checkpoint(root: str | Path) -> Path | None:
     """Return the checkpoint with the least held-out loss.
 
@@ -156,6 +158,7 @@ def load_checkpoint(folder: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     return load_tensors(folder / TENSORS), info
 
 
+@checked
 def latest_checkpoint(root: str | Path) -> Path:
     """Return the newest checkpoint in ``root``.
 
@@ -186,11 +189,12 @@ def load_newest(root: str | Path) -> tuple[Path, dict[str, Tensor], dict[str, An
             continue
         if first is not None:
             said = f"damaged checkpoint passed over: {first.got}. The training goes on from {folder.name}."
-            warnings.warn(said, CheckpointWarning, stacklevel=3)
+            warn(said, CheckpointWarning, stacklevel=3)
         return folder, tensors, info
     raise first or CheckpointError("checkpoint", f"{newest}, which is gone", "a folder that nobody removes")
 
 
+@checked
 def load_average(folder: str | Path, name: str | None = None, device: str | torch.device = "cpu") -> ScoreModel:
     """Return the model of a checkpoint with one of its averages.
 
@@ -203,7 +207,7 @@ def load_average(folder: str | Path, name: str | None = None, device: str | torc
         CheckpointError: not a checkpoint, or a damaged one.
         UnknownNameError: an unknown average; names those of the checkpoint.
     """
-    folder = Path(folder)
+    folder, device = Path(folder), device_named(device)
     tensors, info = load_checkpoint(folder)
     names = list(info["ema"]["half_lives"])
     if name not in (None, *names):

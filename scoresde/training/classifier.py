@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from scoresde.argument_types import checked
 from scoresde.checks import positive, whole
 from scoresde.data import Data
 from scoresde.data.batches import Batches
@@ -22,6 +23,7 @@ from scoresde.models.conditions import of_class
 from scoresde.models.predictions import total_std
 from scoresde.models.pretrained import refuse_other_files
 from scoresde.nets import build_net
+from scoresde.random import device_named
 from scoresde.sde import SDE, build_sde
 from scoresde.training.config import ClassifierConfig
 from scoresde.training.ema import EMA
@@ -31,6 +33,7 @@ FORMAT = "scoresde-classifier-1"
 CHECK_EVERY = 100  # steps between checks of the loss for NaN
 
 
+@checked
 class NoiseAwareClassifier(nn.Module):
     """A network for log p(y | x_t) at every noise level.
 
@@ -111,6 +114,7 @@ class NoiseAwareClassifier(nn.Module):
         return classifier.to(device).eval()
 
 
+@checked
 def fit_classifier(
     sde: SDE,
     data: Data,
@@ -148,6 +152,7 @@ def fit_classifier(
         raise DataError("data", f"{data.name!r}, data without labels", "labelled data")
     whole("steps", steps)
     positive("lr", lr)
+    device = device_named(device)
     # 1. the network
     if generator is None:
         generator = torch.Generator().manual_seed(int(torch.randint(2**62, ())))

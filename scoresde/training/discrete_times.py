@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from scoresde.argument_types import checked
 from scoresde.checks import number, whole
 from scoresde.errors import ArgumentError, CheckpointError
 from scoresde.random import Generators
@@ -34,6 +35,7 @@ class LevelGrid:
         return (t * (self.count / self.end)).round().long()
 
 
+@checked
 @dataclass(frozen=True)
 class Levels(TimeSampling):
     """Discrete noise levels, all equally likely.
@@ -62,6 +64,9 @@ class Levels(TimeSampling):
         if own is not None and self.count not in (None, len(own)):
             raise ArgumentError("count", self.count, f"None, or {len(own)}: the levels of {sde!r}")
         end, count = (time_ends(sde, t_min, t_max).t_max, self.count or 1000) if own is None else (1.0, len(own))
+        for name, value in (("t_min", t_min), ("t_max", t_max)):
+            if value is not None:
+                number(name, value, "a time in [0, 1], or None")
         first = 1 if t_min is None else max(1, math.ceil(t_min / end * count - 1e-6))
         last = count if t_max is None else min(count, math.floor(t_max / end * count + 1e-6))
         if first > last:
@@ -84,6 +89,7 @@ class Levels(TimeSampling):
         return t, torch.ones_like(t)
 
 
+@checked
 @dataclass(frozen=True)
 class LossAware(Levels):
     """Discrete noise levels i in proportion to sqrt(E[L_i^2]) (P8).

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast
 import torch
 from torch import Tensor, distributed
 
+from scoresde.argument_types import checked
 from scoresde.errors import ArgumentError, LostRankError
 
 if TYPE_CHECKING:
@@ -178,6 +179,7 @@ def share_of(n: int, ranks: Ranks) -> range:
     return range(first, end)
 
 
+@checked
 def over_ranks(
     work: Callable[[range, torch.Generator | None], Tensor], n: int, generator: torch.Generator | None = None
 ) -> Tensor:

@@ -7,10 +7,12 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
+from scoresde.argument_types import checked
 from scoresde.errors import UnknownNameError
 from scoresde.training.config import check_half_lives
 
 
+@checked
 class EMA:
     """Exponential moving averages of a module's floating tensors.
 

@@ -44,5 +44,6 @@ def held_out_loss(
         batch = {key: value.to(model.device) for key, value in reader(rows, int(rows[0])).items()}
         cond = {"y": batch["label"]} if config.conditional else None
         draws = torch.Generator(model.device if model.device.type in ("cpu", "cuda") else "cpu").manual_seed(seed)
-        losses[rows] = (objective(model, batch["x"], cond, draws) / batch["x"][0].numel()).double().cpu()
+        mask = {"observed": batch["observed"]} if "observed" in batch else {}
+        losses[rows] = (objective(model, batch["x"], cond, draws, **mask) / batch["x"][0].numel()).double().cpu()
     return sum(ranks.gather(losses), torch.zeros(())).mean().item()

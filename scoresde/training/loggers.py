@@ -17,6 +17,7 @@ from typing import Any, Self
 
 from torch import Tensor
 
+from scoresde.argument_types import checked
 from scoresde.errors import ArgumentError, MissingExtraError
 from scoresde.files import write_atomically
 from scoresde.training.records import Record
@@ -65,6 +66,7 @@ class Logger(ABC):
         self.close()
 
 
+@checked
 class CSVLog(Logger):
     """A logger that writes a CSV file with one row a record.
 
@@ -80,6 +82,8 @@ class CSVLog(Logger):
 
     def __init__(self, path: str | Path, before: int | None = None):
         self.path, self._rows = Path(path), list[dict[str, str]]()
+        if self.path.is_dir():
+            raise ArgumentError("path", self.path, "a file, not a folder")
         if self.path.exists():
             with self.path.open(newline="") as file:
                 reader = csv.DictReader(file)

@@ -8,8 +8,9 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
+from scoresde.argument_types import checked
 from scoresde.checks import positive
-from scoresde.errors import ShapeError
+from scoresde.errors import DTypeError, ShapeError
 
 #: coefficients of a s + b s^3 + c s^5, which five times in a row maps singular values in [0.003, 1] to about [0.7, 1.2]
 A, B, C = 3.4445, -4.7750, 2.0315
@@ -43,6 +44,7 @@ def orthogonalized(matrix: Tensor) -> Tensor:
     return torch.matmul(cast(Tensor, product), x)
 
 
+@checked
 def hidden_weights(module: nn.Module) -> list[nn.Parameter]:
     """Return the weights that Muon suits.
 
@@ -61,6 +63,7 @@ def hidden_weights(module: nn.Module) -> list[nn.Parameter]:
     return [w for w in weights if min(len(w), w[0].numel()) >= LEAST]
 
 
+@checked
 class Muon(torch.optim.Optimizer):
     r"""Nesterov momentum with orthogonal steps on weight matrices W (m x n).
 
@@ -83,6 +86,9 @@ class Muon(torch.optim.Optimizer):
     """
 
     def __init__(self, params: Iterable[nn.Parameter], lr: float):
+        params = [] if isinstance(params, Tensor) or not hasattr(params, "__iter__") else list(params)
+        if not params or not all(isinstance(p, Tensor) and p.is_leaf for p in params):
+            raise DTypeError("params", ", ".join(type(p).__name__ for p in params) or "none", "parameters")
         super().__init__(params, {"lr": positive("lr", lr)})
         for p in (p for group in self.param_groups for p in group["params"]):
             if p.ndim < 2:

@@ -31,6 +31,6 @@ def resolve_time_sampling(name: str | float | TimeSampling) -> TimeSampling:
         return name
     if isinstance(name, Real) and not isinstance(name, bool):
         return FixedTime(float(name))
-    if name not in TIME_SAMPLINGS:
+    if not isinstance(name, str) or name not in TIME_SAMPLINGS:
         raise UnknownNameError("time_sampling", name, TIME_SAMPLINGS)
     return TIME_SAMPLINGS[name]()

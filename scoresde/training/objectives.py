@@ -11,11 +11,12 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import NamedTuple, cast
+from typing import ClassVar, NamedTuple, cast
 
 import torch
 from torch import Tensor
 
+from scoresde.argument_types import checked
 from scoresde.errors import ArgumentError, DTypeError, ShapeError
 from scoresde.models import Model
 from scoresde.models.conditions import Condition
@@ -44,11 +45,20 @@ class Terms(NamedTuple):
 
 
 class Perturbed(NamedTuple):
-    """x_t = alpha x_0 + sigma eps at a noise level, x_t and eps ``(B, *D)``."""
+    """x_t = alpha x_0 + sigma eps at a noise level, x_t and eps ``(B, *D)``.
+
+    ``observed`` ``(B, *D)`` is True where x_0 is known. None: everywhere.
+    """
 
     x_t: Tensor
     eps: Tensor
     level: Level
+    observed: Tensor | None = None
+
+    def square_of(self, error: Tensor) -> Tensor:
+        """Return the squared length of the observed part of an error, ``(B,)``."""
+        known = error if self.observed is None else torch.where(self.observed, error, 0.0)
+        return flat(known).square().sum(1)
 
 
 class Objective(ABC):
@@ -58,10 +68,24 @@ class Objective(ABC):
     """
 
     @abstractmethod
-    def terms(self, model: Model, x0: Tensor, cond: Condition = None, generator: Generators = None) -> Terms:
+    def terms(
+        self,
+        model: Model,
+        x0: Tensor,
+        cond: Condition = None,
+        generator: Generators = None,
+        observed: Tensor | None = None,
+    ) -> Terms:
         """Return the loss of data x0 ``(B, *D)``, and the times drawn."""
 
-    def __call__(self, model: Model, x0: Tensor, cond: Condition = None, generator: Generators = None) -> Tensor:
+    def __call__(
+        self,
+        model: Model,
+        x0: Tensor,
+        cond: Condition = None,
+        generator: Generators = None,
+        observed: Tensor | None = None,
+    ) -> Tensor:
         """Return the loss ``(B,)`` of data x0 ``(B, *D)``.
 
         Args:
@@ -69,12 +93,15 @@ class Objective(ABC):
             x0: Data in model units, floating point.
             cond: Tensors ``(B, ...)`` for the network, by name. None: no condition.
             generator: Source of all randomness: one generator, or a list of them, one a sample.
+            observed: True where x0 is known, ``(B, *D)``; the loss is over these entries. Elsewhere x0 is any finite
+                number, such as the mean. For denoising and explicit score matching. None: everywhere.
 
         Raises:
             DTypeError: data that are not floating point.
-            ShapeError: an empty batch.
+            ShapeError: an empty batch, or ``observed`` of another shape.
+            ArgumentError: ``observed`` for another objective.
         """
-        return self.terms(model, x0, cond, generator).loss
+        return self.terms(model, x0, cond, generator, observed).loss
 
     def state_dict(self) -> dict[str, Tensor]:
         """Return what the time sampling has learned, for an exact resume."""
@@ -112,19 +139,41 @@ class TimedObjective(Objective):
     def values(self, model: Model, x0: Tensor, at: Perturbed, cond: Condition, generator: Generators) -> Tensor:
         """Return the loss ``(B,)`` at the times drawn."""
 
-    def terms(self, model: Model, x0: Tensor, cond: Condition = None, generator: Generators = None) -> Terms:
+    #: whether the loss can leave out entries that are not observed
+    masks: ClassVar[bool] = False
+
+    def terms(
+        self,
+        model: Model,
+        x0: Tensor,
+        cond: Condition = None,
+        generator: Generators = None,
+        observed: Tensor | None = None,
+    ) -> Terms:
         if not isinstance(x0, Tensor) or not x0.is_floating_point():
             raise DTypeError("x0", getattr(x0, "dtype", type(x0).__name__), "a floating-point tensor (B, *D)")
         if x0.ndim == 0 or len(x0) == 0:
             raise ShapeError("x0", tuple(x0.shape), "(B, *D) with B >= 1")
+        if observed is not None:
+            self._check_observed(observed, x0)
         sde = model.sde
         t, weight = self.draws.draw(len(x0), sde, self.t_min, self.t_max, generator, x0.device)
         level = sde.level_at(t, x0)
         eps = randn(x0.shape, generator, x0.device, x0.dtype)
-        values = self.values(model, x0, Perturbed(level.alpha * x0 + level.sigma * eps, eps, level), cond, generator)
+        at = Perturbed(level.alpha * x0 + level.sigma * eps, eps, level, observed)
+        values = self.values(model, x0, at, cond, generator)
         if torch.is_grad_enabled():
             self.draws.observe(t, values.detach())
         return Terms(weight * values, t, values.detach())
+
+    def _check_observed(self, observed: Tensor, x0: Tensor) -> None:
+        """Refuse a mask that does not fit."""
+        if not self.masks:
+            expected = "denoising or explicit score matching, for data with missing values"
+            raise ArgumentError("objective", type(self).__name__, expected)
+        if observed.shape != x0.shape or observed.dtype != torch.bool:
+            got = f"{tuple(observed.shape)} of {observed.dtype}"
+            raise ShapeError("observed", got, f"of the shape of x0, {tuple(x0.shape)}, and torch.bool")
 
     def state_dict(self) -> dict[str, Tensor]:
         return self.draws.state_dict()
@@ -179,6 +228,7 @@ class ScoreMatching(TimedObjective):
         return w * self.error(model, at, cond, generator)
 
 
+@checked
 @dataclass(frozen=True)
 class DenoisingScoreMatching(ScoreMatching):
     r"""Denoising score matching (S3, E6).
@@ -205,13 +255,16 @@ class DenoisingScoreMatching(ScoreMatching):
     References: Vincent 2011; Song & Ermon 2019; Song et al. 2021, eq. 7; Song et al. 2021b (likelihood).
     """
 
+    masks = True
+
     weighting: str | Weighting | WeightFunction = "simple"
     time_sampling: str | float | TimeSampling | None = None
 
     def error(self, model: Model, at: Perturbed, cond: Condition, generator: Generators) -> Tensor:
-        return flat(at.eps - model.estimate(at.x_t, at.level, cond).eps).square().sum(1)
+        return at.square_of(at.eps - model.estimate(at.x_t, at.level, cond).eps)
 
 
+@checked
 @dataclass(frozen=True)
 class ExplicitScoreMatching(ScoreMatching):
     r"""Explicit score matching (S1), for a known score.
@@ -230,6 +283,8 @@ class ExplicitScoreMatching(ScoreMatching):
         ArgumentError: a target that is not a model.
     """
 
+    masks = True
+
     target: Model
 
     def __post_init__(self) -> None:
@@ -241,4 +296,4 @@ class ExplicitScoreMatching(ScoreMatching):
         target = self.target if self.target.sde is model.sde else self.target.with_sde(model.sde)
         with torch.no_grad():
             eps = target.estimate(at.x_t, at.level, cond).eps
-        return flat(eps - model.estimate(at.x_t, at.level, cond).eps).square().sum(1)
+        return at.square_of(eps - model.estimate(at.x_t, at.level, cond).eps)

@@ -35,8 +35,10 @@ class _Loss(nn.Module):
         super().__init__()
         self.model, self.objective = model, objective
 
-    def forward(self, x0: Tensor, cond: Condition, generator: torch.Generator) -> Terms:
-        return self.objective.terms(self.model, x0, cond, generator)
+    def forward(self, x0: Tensor, cond: Condition, generator: torch.Generator, observed: Tensor | None) -> Terms:
+        if observed is None:  # a user's objective need not know it
+            return self.objective.terms(self.model, x0, cond, generator)
+        return self.objective.terms(self.model, x0, cond, generator, observed)
 
 
 def _check_types(model: object, objective: object, config: object) -> None:
@@ -117,8 +119,9 @@ class OptimizerSteps:
         config, generator, ranks = self.config, self.generator, self.ranks
         x0 = batch["x"].to(self.device, non_blocking=True)
         cond = self._condition(batch)
+        observed = batch["observed"].to(self.device, non_blocking=True) if "observed" in batch else None
         if self.precision == "auto":
-            self._choose_precision(x0, cond)
+            self._choose_precision(x0, cond, observed)
         self.rates.before_step(lr)
         for optimizer in self.optimizers:
             optimizer.zero_grad(set_to_none=True)
@@ -132,7 +135,9 @@ class OptimizerSteps:
                 generator.set_state(before)
             generator.of(ranks.rank + ranks.world * k, ranks.world * pieces, config.batch_size)
             with self._without_reduction(ranks.world > 1 and k < pieces - 1):
-                terms = self._loss(x0[k::pieces], condition_rows(cond, slice(k, None, pieces)), generator)
+                own = slice(k, None, pieces)
+                mask = None if observed is None else observed[own]
+                terms = self._loss(x0[own], condition_rows(cond, own), generator, mask)
                 self.scaler.scale(terms.loss.sum() * scale).backward()
             found.append(Terms(terms.loss.detach(), terms.t, terms.value))
         # 2. clipping, the update and the averages
@@ -143,7 +148,7 @@ class OptimizerSteps:
         self._update_averages()
         return StepResult(entries, found, norm)
 
-    def _choose_precision(self, x0: Tensor, cond: Condition) -> None:
+    def _choose_precision(self, x0: Tensor, cond: Condition, observed: Tensor | None) -> None:
         """Take bfloat16 if a piece of the batch is faster in it.
 
         The first process measures. Weights, objective and random numbers are as before.
@@ -154,7 +159,9 @@ class OptimizerSteps:
 
         def work() -> float:
             generator.of(ranks.rank, ranks.world * pieces, self.config.batch_size)
-            terms = loss(x0[::pieces], condition_rows(cond, slice(None, None, pieces)), generator)
+            own = slice(None, None, pieces)
+            mask = None if observed is None else observed[own]
+            terms = loss(x0[own], condition_rows(cond, own), generator, mask)
             terms.loss.sum().backward()
             return float(terms.loss.detach().sum())  # it waits for the device
 

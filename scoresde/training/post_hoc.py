@@ -12,7 +12,6 @@ from __future__ import annotations
 import json
 import math
 import re
-import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -22,8 +21,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from scoresde.argument_types import checked
 from scoresde.checks import positive, whole
-from scoresde.errors import ArgumentError, CheckpointError, CheckpointWarning
+from scoresde.errors import ArgumentError, CheckpointError, CheckpointWarning, warn
 from scoresde.files import digest, load_tensors, read_json, save_tensors, write_atomically
 from scoresde.models import ScoreModel
 from scoresde.models.pretrained import altered, bare_name
@@ -52,6 +52,7 @@ def power_exponent(sigma_rel: float) -> float:
     return float(max(np.roots([1.0, 7.0, 16.0 - t, 12.0 - t]).real))
 
 
+@checked
 class PowerEMA:
     """Power-function averages of a module's floating tensors.
 
@@ -155,6 +156,7 @@ def _exponential_products(a: Sequence[_Profile], half_life: float, step: int) ->
     return products, rate / 2 * -math.expm1(-2 * rate * step) / whole_weight**2
 
 
+@checked
 def post_hoc_average(
     root: str | Path, *, half_life: float | None = None, sigma_rel: float | None = None, step: int | None = None
 ) -> ScoreModel:
@@ -207,7 +209,7 @@ def post_hoc_average(
     if error > ERROR:
         length = f"half-life {half_life:g}" if half_life is not None else f"sigma_rel {sigma_rel:g}"
         text = f"an average of {length} at step {step} is {100 * error:.0f} % off in its weights of the steps"
-        warnings.warn(f"{text}: the snapshots are too far apart for it.", CheckpointWarning, stacklevel=2)
+        warn(f"{text}: the snapshots are too far apart for it.", CheckpointWarning, stacklevel=2)
 
     # 2. their sum, in the network of the newest checkpoint
     parts = weights.reshape(len(paths), -1)

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from scoresde.argument_types import checked
 from scoresde.checks import positive, whole
 from scoresde.errors import ArgumentError, UnknownNameError
 from scoresde.models import Model
@@ -92,6 +93,7 @@ class _Stein(ScoreMatching):
         """
 
 
+@checked
 @dataclass(frozen=True)
 class ImplicitScoreMatching(_Stein):
     r"""Implicit score matching (S2) with the exact trace, for small n.
@@ -126,6 +128,7 @@ class ImplicitScoreMatching(_Stein):
         return eps, eps.square().sum(1), cast(Tensor, at.level.sigma).reshape(-1) * trace
 
 
+@checked
 @dataclass(frozen=True)
 class SlicedScoreMatching(_Stein):
     r"""Sliced score matching (S4), with a trace by random projections.

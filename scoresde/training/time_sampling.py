@@ -21,6 +21,7 @@ from typing import NamedTuple, cast
 import torch
 from torch import Tensor
 
+from scoresde.argument_types import checked
 from scoresde.checks import number, positive
 from scoresde.errors import ArgumentError, CheckpointError
 from scoresde.random import Generators, rand, strata_offsets
@@ -135,6 +136,7 @@ class Draws:
         refuse_state(state)
 
 
+@checked
 @dataclass(frozen=True)
 class UniformTime(TimeSampling):
     """t ~ U(t_min, t_max) (E6)."""
@@ -153,6 +155,7 @@ class UniformTime(TimeSampling):
         return t, torch.ones_like(t)
 
 
+@checked
 @dataclass(frozen=True)
 class FixedTime(TimeSampling):
     """One noise level: every t is the given one.
@@ -182,6 +185,7 @@ class FixedTime(TimeSampling):
         return t, torch.ones_like(t)
 
 
+@checked
 @dataclass(frozen=True)
 class UniformLogSNR(TimeSampling):
     """log-SNR uniform between its values at the ends.
@@ -213,6 +217,7 @@ class UniformLogSNR(TimeSampling):
         return t, (high - low) / ((ends.t_max - ends.t_min) * snr_rate(sde, t))
 
 
+@checked
 @dataclass(frozen=True)
 class LogNormal(TimeSampling):
     """log(sigma/alpha) ~ N(P_mean, P_std^2), truncated at the ends.

@@ -14,6 +14,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
+from scoresde.argument_types import checked
 from scoresde.checks import whole
 from scoresde.data import Data, Dequantization, Mapped
 from scoresde.data.batches import BatchStream, stream_batches
@@ -72,6 +73,7 @@ class _Loop:
     tally: Tally = field(default_factory=Tally)
 
 
+@checked
 class Trainer(OptimizerSteps):
     """Train a score model on data.
 

@@ -15,6 +15,7 @@ from typing import cast
 import torch
 from torch import Tensor
 
+from scoresde.argument_types import checked
 from scoresde.checks import positive
 from scoresde.errors import ArgumentError, UnknownNameError
 from scoresde.models import Estimate, Model
@@ -100,6 +101,7 @@ def log_variances(sde: SDE, grid: LevelGrid) -> tuple[float, float]:
     return log_beta, 2 * sde.posterior_coefficients(*times)[2].log().item() if len(times) == 2 else log_beta
 
 
+@checked
 @dataclass(frozen=True)
 class VLB(_Bound):
     r"""L_vlb (P4), the variational bound in nats without L_T.
@@ -145,6 +147,7 @@ class VLB(_Bound):
         return self.bound(model, x0, at, model.estimate(at.x_t, at.level, cond))
 
 
+@checked
 @dataclass(frozen=True)
 class HybridVLB(_Bound):
     r"""L_simple + w L_vlb (P8) for a model with learned variances.

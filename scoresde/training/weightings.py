@@ -14,6 +14,7 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
+from scoresde.argument_types import checked
 from scoresde.checks import number, positive
 from scoresde.errors import ArgumentError, UnknownNameError
 from scoresde.models import Model
@@ -52,6 +53,7 @@ class Simple(Weighting):
         return torch.ones_like(t)
 
 
+@checked
 @dataclass(frozen=True)
 class LikelihoodWeighting(Weighting):
     """w = g^2/sigma^2, lambda = g^2 (E6).
@@ -66,6 +68,7 @@ class LikelihoodWeighting(Weighting):
         return UniformLogSNR()
 
 
+@checked
 @dataclass(frozen=True)
 class Sigmoid(Weighting):
     r"""w = (g^2/sigma^2) (1 + gain / (1 + snr e^-bias)), more at high noise.
@@ -98,6 +101,7 @@ class Sigmoid(Weighting):
         return UniformLogSNR()
 
 
+@checked
 @dataclass(frozen=True)
 class MinSNR(Weighting):
     """w = min(1, gamma/snr), that is min(snr, gamma) on the error of x_0.
@@ -117,6 +121,7 @@ class MinSNR(Weighting):
         return (self.gamma * torch.exp(-model.sde.log_snr(t))).clamp(max=1)
 
 
+@checked
 @dataclass(frozen=True)
 class EDM(Weighting):
     """EDM's loss, (r^2 + s_d^2)/(r s_d)^2 on the error of x_0.
@@ -158,6 +163,7 @@ class EDM(Weighting):
         return self.law
 
 
+@checked
 @dataclass(frozen=True)
 class DDIMVariational(Weighting):
     r"""w = N gamma_i at level i of N, DDIM's variational objective (D4).
@@ -240,6 +246,6 @@ def resolve_weighting(weighting: str | Weighting | WeightFunction) -> Weighting:
         return weighting
     if callable(weighting):
         return FunctionWeighting(weighting)
-    if weighting not in WEIGHTINGS:
+    if not isinstance(weighting, str) or weighting not in WEIGHTINGS:
         raise UnknownNameError("weighting", weighting, WEIGHTINGS)
     return WEIGHTINGS[weighting]()

@@ -78,7 +78,7 @@ def test_settings_are_listed_by_section():
 
 
 def test_a_run_folder_holds_what_it_promises(digits):
-    assert {p.name for p in digits.iterdir()} == {"config.yaml", "meta.json", "log.jsonl", "checkpoints"}
+    assert {p.name for p in digits.iterdir()} == {"config.yaml", "meta.json", "log.jsonl", "log.csv", "checkpoints"}
     assert [p.name for p in sorted((digits / "checkpoints").iterdir())] == ["step-000000002", "step-000000004"]
     records = [json.loads(line) for line in (digits / "log.jsonl").read_text().splitlines()]
     assert [record["step"] for record in records] == [2, 4]
