@@ -162,7 +162,7 @@ class TimedObjective(Objective):
         eps = randn(x0.shape, generator, x0.device, x0.dtype)
         at = Perturbed(level.alpha * x0 + level.sigma * eps, eps, level, observed)
         values = self.values(model, x0, at, cond, generator)
-        if torch.is_grad_enabled():
+        if torch.is_grad_enabled() and not self.draws.deferred:
             self.draws.observe(t, values.detach())
         return Terms(weight * values, t, values.detach())
 

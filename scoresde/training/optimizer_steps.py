@@ -19,11 +19,12 @@ from scoresde.training.config import Precision, TrainerConfig, check_half_lives
 from scoresde.training.devices import pick_device
 from scoresde.training.distributed import Ranks
 from scoresde.training.ema import EMA
-from scoresde.training.objectives import DenoisingScoreMatching, Objective, Terms
+from scoresde.training.objectives import DenoisingScoreMatching, Objective, Terms, TimedObjective
 from scoresde.training.optimizers import OptimizerFactory, Rates, SchedulerFactory, make_optimizers
 from scoresde.training.post_hoc import PowerEMA
 from scoresde.training.precision import FASTER, PRECISIONS, Network, time_bfloat16, training_view
 from scoresde.training.records import StepResult
+from scoresde.training.time_sampling import Draws
 
 _log = logging.getLogger(__name__)
 
@@ -126,7 +127,10 @@ class OptimizerSteps:
         for optimizer in self.optimizers:
             optimizer.zero_grad(set_to_none=True)
         # 1. the gradient, piece by piece; times and noise are those of the whole batch
-        pieces, found = config.accumulate, []
+        pieces, found = config.accumulate, list[Terms]()
+        draws = self.objective.draws if isinstance(self.objective, TimedObjective) else None
+        if draws is not None:
+            draws.deferred = True
         before = generator.get_state() if pieces > 1 else None
         entries = x0[0].numel()
         scale = ranks.world / (config.batch_size * entries)  # the processes' gradients are averaged
@@ -140,6 +144,10 @@ class OptimizerSteps:
                 terms = self._loss(x0[own], condition_rows(cond, own), generator, mask)
                 self.scaler.scale(terms.loss.sum() * scale).backward()
             found.append(Terms(terms.loss.detach(), terms.t, terms.value))
+        if draws is not None:
+            draws.deferred = False
+            if type(draws).observe is not Draws.observe:
+                draws.observe(*self._of_all(found))
         # 2. clipping, the update and the averages
         for optimizer in self.optimizers:
             self.scaler.unscale_(optimizer)
@@ -147,6 +155,21 @@ class OptimizerSteps:
         self._update(norm)
         self._update_averages()
         return StepResult(entries, found, norm)
+
+    def _of_all(self, found: list[Terms]) -> tuple[Tensor, Tensor]:
+        """Return times and losses of the whole batch in its order.
+
+        What is learned from them does then not depend on the number of pieces or processes.
+        """
+        ranks, pieces, n = self.ranks, self.config.accumulate, self.config.batch_size
+        t, value = (torch.zeros(n, device=one.device, dtype=one.dtype) for one in (found[0].t, found[0].value))
+        for k, terms in enumerate(found):
+            own = slice(ranks.rank + ranks.world * k, n, ranks.world * pieces)
+            t[own], value[own] = terms.t, terms.value
+        if ranks.world > 1:  # the others' items are zeros here
+            torch.distributed.all_reduce(t)
+            torch.distributed.all_reduce(value)
+        return t, value
 
     def _choose_precision(self, x0: Tensor, cond: Condition, observed: Tensor | None) -> None:
         """Take bfloat16 if a piece of the batch is faster in it.

@@ -104,10 +104,15 @@ class TimeSampling(ABC):
 
 
 class Draws:
-    """The draws of one training; a subclass may learn from the losses."""
+    """The draws of one training; a subclass may learn from the losses.
+
+    Attributes:
+        sampling: the settings.
+        deferred: whether an objective leaves :meth:`observe` to its caller, who knows when a batch is complete.
+    """
 
     def __init__(self, sampling: TimeSampling):
-        self.sampling = sampling
+        self.sampling, self.deferred = sampling, False
 
     def draw(
         self,

@@ -16,7 +16,7 @@ from scoresde.app.cli import main as cli
 from scoresde.data import Data
 from scoresde.errors import LostRankError
 from scoresde.random import spawn_generators
-from scoresde.training import SlicedScoreMatching
+from scoresde.training import LossAware, SlicedScoreMatching
 from scoresde.training.checkpoints import checkpoints
 from scoresde.training.distributed import over_ranks, process_group
 
@@ -52,7 +52,7 @@ def trainer(folder, dropout=0.0, objective=None, **settings):
 
 def loss_aware():
     """Return an objective that learns where its loss is large."""
-    return S.DenoisingScoreMatching("likelihood", time_sampling="loss-aware")
+    return S.DenoisingScoreMatching("likelihood", time_sampling=LossAware(count=4, history=2))
 
 
 def sampled(n=5):

@@ -9,6 +9,7 @@ import torch
 import scoresde as S
 from scoresde.data import TruncatedNormal
 from scoresde.errors import ArgumentError, CheckpointError, NonFiniteError, UnknownNameError
+from scoresde.training import LossAware
 from scoresde.training.checkpoints import best_checkpoint, checkpoints, load_average
 from tests.marks import first_fast
 
@@ -230,6 +231,28 @@ def test_accumulated_pieces_are_one_batch(pieces):
     for a, b in zip(whole.parameters, parts.parameters, strict=True):
         assert torch.allclose(a, b, rtol=0, atol=1e-5)
     assert [r.loss for r in other] == pytest.approx([r.loss for r in records], rel=1e-4)
+
+
+@first_fast("pieces", [2, 3])
+def test_what_times_learn_does_not_depend_on_the_pieces(pieces):
+    """Draw the times by the losses, of few levels, so that they soon learn."""
+
+    def run(accumulate):
+        torch.manual_seed(0)
+        model = S.ScoreModel(S.ResidualMLP((2,), width=16, blocks=1), S.VPSDE())
+        config = S.TrainerConfig(steps=10, batch_size=32, accumulate=accumulate, warmup=2, lr=1e-3, device="cpu")
+        objective = S.DenoisingScoreMatching("likelihood", time_sampling=LossAware(count=5, history=3))
+        trainer = S.Trainer(model, objective, config)
+        trainer.fit(DATA)
+        return trainer
+
+    whole, parts = run(1), run(pieces)
+    learned, other = (trainer.objective.state_dict() for trainer in (whole, parts))
+    assert bool((learned["seen"][:5] > 3).all())
+    assert torch.equal(learned["seen"], other["seen"])
+    assert torch.allclose(learned["squares"], other["squares"], rtol=1e-4)
+    for a, b in zip(whole.parameters, parts.parameters, strict=True):
+        assert torch.allclose(a, b, rtol=0, atol=1e-5)
 
 
 @pytest.mark.slow
