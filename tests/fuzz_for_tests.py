@@ -33,7 +33,19 @@ NOT_CALLED = {
 LONG = {(S.Trainer, "config"), (S.data.Batches, "workers"), (S.data.stream_batches, "workers")}
 #: parameters that take functions, for which any callable is good
 FUNCTIONS = {
-    *("callback", "optimizer", "scheduler", "field", "norm", "log_p_y", "A", "At", "log_p_y_given_x0", "weighting"),
+    *(
+        "callback",
+        "optimizer",
+        "scheduler",
+        "field",
+        "norm",
+        "log_p_y",
+        "A",
+        "At",
+        "log_p_y_given_x0",
+        "weighting",
+        "transform",
+    ),
     *("net", "time_input", "score", "work"),
 }
 
@@ -170,6 +182,7 @@ CASES: dict[str, Case] = {
     "variational_bound": Case(S.variational_bound, {"model": TOY, "x0": X, "levels": 4}),
     "load_data": Case(S.load_data, {"source": FOLDER / "x.npy", "held_out": 1}),
     "load_whole": Case(S.data.load_whole, {"source": FOLDER / "x.npy"}),
+    "Augmented": Case(S.data.Augmented, {"data": DATA, "transform": torch.clone}, lambda made: made[0]),
     "Batches": Case(S.data.Batches, {"data": DATA, "batch_size": 3, "generator": GEN}, streamed),
     "StreamBatches": Case(
         S.data.StreamBatches, {"data": [torch.zeros(2), torch.ones(2)], "batch_size": 3, "generator": GEN}, streamed

@@ -68,7 +68,7 @@ MISTAKES = {
     "`objective` must be an objective, .* got TrainerConfig": lambda: S.Trainer(LABELLED, S.TrainerConfig()),
     "`model` must be a ScoreModel, .* got ResidualMLP": lambda: S.Trainer(NET),
     "`config` must be a TrainerConfig, got dict": lambda: S.Trainer(LABELLED, config={"steps": 3}),
-    "`data` must be items; from_array.* got a Frame of pandas": lambda: S.data.from_dataset(Frame()),
+    "`data` must be items; from_frame.* got a Frame of pandas": lambda: S.data.from_dataset(Frame()),
     "`source` must be an existing path, .* got my-images, which does not exist": lambda: S.load_data("my-images/"),
     "`source` must be one of .*'the path of a file or folder', got 'mnist'": lambda: S.load_data("mnist"),
     "`source` must be a name or a path; .* got int": lambda: S.load_data(5),

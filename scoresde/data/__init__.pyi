@@ -1,5 +1,6 @@
 from .arrays import from_array as from_array
 from .arrays import load_array as load_array
+from .augmented import Augmented as Augmented
 from .batches import Batches as Batches
 from .batches import StreamBatches as StreamBatches
 from .batches import stream_batches as stream_batches

@@ -9,7 +9,7 @@ import importlib
 import importlib.util
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -18,9 +18,6 @@ from torch import Tensor
 from scoresde.argument_types import checked
 from scoresde.data.dataset import Data
 from scoresde.errors import DataError, DTypeError, MissingExtraError, UnknownNameError
-
-if TYPE_CHECKING:
-    import pandas
 
 SUFFIXES = (".csv", ".parquet")
 MOST_CLASSES = 1000  # different values of a column of labels
@@ -72,7 +69,7 @@ def load_table(
 
 @checked
 def from_frame(
-    frame: pandas.DataFrame,
+    frame: Any,
     columns: str | Sequence[str] | None = None,
     label_column: str | None = None,
     missing: bool = False,
@@ -81,7 +78,7 @@ def from_frame(
     """Return a frame of pandas as data, one item a row.
 
     Args:
-        frame: the table.
+        frame: the table, a ``pandas.DataFrame``.
         columns: names of the columns to learn, a sequence or a text with commas. None: all but the labels.
         label_column: column of classes: integers 0, 1, ..., or texts, which are numbered in alphabetical order. None:
             unlabelled.

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from scoresde.argument_types import checked
 from scoresde.checks import whole
-from scoresde.data import Data, Dequantization, Mapped
+from scoresde.data import Augmented, Data, Dequantization, Mapped
 from scoresde.data.batches import BatchStream, stream_batches
 from scoresde.data.foreign import MapStyle
 from scoresde.errors import ArgumentError, CheckpointError, DataError
@@ -194,7 +194,8 @@ class Trainer(OptimizerSteps):
             raise ArgumentError("held_out", type(held_out).__name__, "None with `conditions`, which Data cannot hold")
         if self.config.conditional and held_out is not None and held_out.labels is None:
             raise DataError("held_out", "data without labels", "labelled, as the training is conditional")
-        for name, one in (("data", data), ("held_out", held_out)):
+        for name, given in (("data", data), ("held_out", held_out)):
+            one = given.data if isinstance(given, Augmented) else given
             if isinstance(one, (Data, Mapped)) and self.model.scaling is not None:
                 check_scale(name, one, self.model)
         if self._stream_state is not None:
