@@ -49,7 +49,7 @@ def load_table(
 
     Raises:
         MissingExtraError: pandas is not installed.
-        DataError: a missing or damaged file, or as :func:`from_frame`.
+        DataError: a missing or damaged file, a .csv whose first line is numbers, or as :func:`from_frame`.
     """
     pandas, path = _pandas(), Path(path)
     read = {".csv": pandas.read_csv, ".parquet": pandas.read_parquet}.get(path.suffix.lower())
@@ -64,7 +64,19 @@ def load_table(
     except (OSError, ValueError, MemoryError, OverflowError) as error:  # pandas's and pyarrow's errors are ValueErrors
         first = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise DataError("path", f"{path} ({first})", f"an intact {path.suffix} file") from error
+    if path.suffix.lower() == ".csv" and all(_is_number(name) for name in frame.columns):
+        got = f"{path}, whose first line is {', '.join(map(str, frame.columns[:4]))}"
+        raise DataError("path", got, "a .csv whose first line names the columns")
     return from_frame(frame, columns, label_column, missing, path.stem)
+
+
+def _is_number(name: object) -> bool:
+    """Return whether a column's name is a number, so that it may be a value."""
+    try:
+        float(str(name))
+    except ValueError:
+        return False
+    return True
 
 
 @checked

@@ -229,7 +229,7 @@ def test_half_precision_and_integers_are_stored_plainly():
     [
         (
             DataError,
-            r"`raw` must be finite numbers, got 2 NaN or infinite values, the first at \(1, 0\)",
+            r"`raw` must be finite numbers; .*, got 2 NaN or infinite values, the first at \(1, 0\)",
             {"raw": [[0.0], [float("nan")], [float("inf")]]},
         ),
         (

@@ -84,9 +84,9 @@ def test_unknown_names_offer_the_nearest(source, near):
 def test_bad_sources_are_refused(tmp_path):
     with pytest.raises(DataError, match=r"none.npy, which does not exist"):
         load_data(tmp_path / "none.npy")
-    (tmp_path / "a.csv").write_text("1,2,3")
-    with pytest.raises(DataError, match=r"an .npy or .npz file, an idx file .*, got .*a.csv"):
-        load_data(tmp_path / "a.csv")
+    (tmp_path / "a.txt").write_text("1,2,3")
+    with pytest.raises(DataError, match=r"an .npy, .npz, .csv, .parquet or idx file .*, got .*a.txt"):
+        load_data(tmp_path / "a.txt")
     (tmp_path / "empty").mkdir()
     with pytest.raises(DataError, match="empty, without images"):
         load_data(tmp_path / "empty")

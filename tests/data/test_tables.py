@@ -91,6 +91,9 @@ def test_files_that_cannot_be_read(tmp_path, monkeypatch):
     (tmp_path / "bad.csv").write_bytes(b"a,b\n1,2,3,4\n1\n\xff\xfe,")
     with pytest.raises(DataError):
         load_table(tmp_path / "bad.csv")
+    (tmp_path / "numbers.csv").write_text("1,2,3\n4,5,6\n7,8,9\n")
+    with pytest.raises(DataError, match=r"first line names the columns, got .*first line is 1, 2, 3"):
+        load_table(tmp_path / "numbers.csv")
     (tmp_path / "empty.csv").write_text("")
     with pytest.raises(DataError, match="intact"):
         load_table(tmp_path / "empty.csv")
