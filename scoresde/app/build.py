@@ -133,12 +133,17 @@ def net(config: RunConfig, train: Data | Mapped) -> torch.nn.Module:
         if train.classes is None:
             raise ConfigError("train.conditional", True, f"false, as {train.name!r} is not labelled")
         options.setdefault("classes", train.classes)
-    return build_net({"name": name, "shape": list(train.shape), **options}, seed=config.train.seed)
+    shape = list(train.shape)
+    if config.model.self_condition:  # the estimate of x0 beside x
+        options.setdefault("out_channels", shape[0])
+        shape[0] *= 2
+    return build_net({"name": name, "shape": shape, **options}, seed=config.train.seed)
 
 
 def model(config: RunConfig, train: Data | Mapped) -> ScoreModel:
     """Return an untrained model with the training data's scaling and moments."""
     settings = given(time_input=config.model.time_input, data_std=config.model.data_std)
+    settings["self_condition"] = config.model.self_condition
     return ScoreModel.for_data(
         net(config, train), make_sde(config.sde, train), train, config.model.predicts, **settings
     )
@@ -234,7 +239,7 @@ def classifier(config: SampleConfig, model: ScoreModel) -> NoiseAwareClassifier 
     if config.classifier is None:
         return None
     found = NoiseAwareClassifier.from_pretrained(config.classifier, model.device)
-    shape = net_shape(model.net)
+    shape = item_shape(model)
     if math.prod(net_shape(found.net)) != math.prod(shape):
         got = f"{config.classifier}, of {math.prod(net_shape(found.net))} entries"
         raise ConfigError("sample.classifier", got, f"a classifier of items {shape}, as the model has")
@@ -276,7 +281,7 @@ def check_fits(model: ScoreModel, data: Data) -> None:
         ShapeError: items of another shape.
         ArgumentError: continuous data for a model of integers, or integers for one of continuous data.
     """
-    shape = net_shape(model.net)
+    shape = item_shape(model)
     if data.shape != shape:
         raise ShapeError(
             "data", f"{data.name!r}, items of shape {data.shape}", f"of shape {shape}, as in the model's training"
@@ -301,5 +306,6 @@ def scaling(model: ScoreModel) -> Scaling:
 
 
 def item_shape(model: ScoreModel) -> tuple[int, ...]:
-    """Return D, the shape of the items that the network takes."""
-    return net_shape(model.net)
+    """Return D, the shape of the items that the model takes."""
+    shape = net_shape(model.net)
+    return (shape[0] // 2, *shape[1:]) if model.self_condition else shape

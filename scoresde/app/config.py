@@ -99,6 +99,7 @@ class ModelConfig(Settings):
     predicts: Predicts = setting("edm", "what the network predicts; edm mixes data and noise by the noise level")
     time_input: TimeInput | None = setting(None, "what the network receives for the time; None: log_snr")
     data_std: float | None = setting(None, "standard deviation of the data in model units (edm); None: measured", gt=0)
+    self_condition: bool = setting(False, "let the network see its estimate of the data from the call before")
 
 
 @dataclass(frozen=True, kw_only=True)

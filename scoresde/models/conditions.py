@@ -15,6 +15,8 @@ Condition = Mapping[str, Tensor] | None
 
 #: the name of the class labels in a condition, and of the networks' argument
 LABEL = "y"
+#: the name of the estimate of x0 from the call before, for models that condition on themselves
+ESTIMATE = "x0"
 #: the label of a sample without a class
 NO_CLASS = -1
 

@@ -38,6 +38,7 @@ class Model(nn.Module):
         any_noise: Whether the estimate is valid at less noise than at the default t_min, where no network is trained.
         guidance: Scale w by which the estimate goes past that of the plain model, 1 for none. Samplers are more careful
             where it is large.
+        self_condition: Whether the network also takes its estimate of x0 from the call before, as the condition "x0".
     """
 
     sde: SDE
@@ -45,6 +46,7 @@ class Model(nn.Module):
     data_scale: DataScale | None = None
     calibration: Calibration | None = None
     any_noise: bool = True
+    self_condition: bool = False
     guidance: float = 1.0
     scaling: Scaling | None = None
 
@@ -221,7 +223,7 @@ class Wrapper(Model):
         check_model(model)
         self.model, self.sde = model, model.sde
         self.moments, self.data_scale, self.scaling = model.moments, model.known_scale(), model.scaling
-        self.any_noise = model.any_noise
+        self.any_noise, self.self_condition = model.any_noise, model.self_condition
         self.guidance, self.calibration = model.guidance, model.calibration if self.same_flow else None
 
     def knows_mean(self, cond: Condition = None) -> bool:

@@ -18,7 +18,7 @@ from scoresde.data import Data, DataScale, Mapped, Scaling
 from scoresde.errors import ArgumentError, CheckpointError, DataWarning, DTypeError, ScoreSDEError, ShapeError, warn
 from scoresde.files import atomic_folder, load_tensors, read_json, save_tensors
 from scoresde.models.calibration import Calibration
-from scoresde.models.conditions import Condition
+from scoresde.models.conditions import ESTIMATE, Condition
 from scoresde.models.estimate import Estimate
 from scoresde.models.model import Model
 from scoresde.models.moments import Moments
@@ -106,6 +106,10 @@ class ScoreModel(Model):
             moments tell.
         learned_variance: Whether the output has twice the channels (dimension 1). The second half u, in [-1, 1], then
             gives P7's v = (u + 1)/2, the convention of Nichol & Dhariwal (2021). Default False.
+        self_condition: Whether the network also sees an estimate of x0, that of the call before (Chen et al. 2023). It
+            is joined to x along dimension 1, so the network has twice the channels at its input, such as
+            ``UNet((2 * C, H, W), out_channels=C)``. Training gives it to half of the samples, :func:`sample` and
+            :func:`trajectory` to all; where there is none, as in a likelihood, it is 0. Default False.
 
     Raises:
         UnknownNameError: ``predicts`` or ``time_input`` is an unknown name.
@@ -128,6 +132,7 @@ class ScoreModel(Model):
         moments: Moments | None = None,
         data_scale: DataScale | None = None,
         learned_variance: bool = False,
+        self_condition: bool = False,
     ):
         super().__init__()
         if not isinstance(sde, SDE):
@@ -143,7 +148,7 @@ class ScoreModel(Model):
         self.data_std = positive("data_std", data_std)
         self.scale_input = predicts == "edm" if scale_input is None else scale_input
         self.scaling, self.moments, self.learned_variance = scaling, moments, learned_variance
-        self.data_scale = data_scale
+        self.data_scale, self.self_condition = data_scale, self_condition
 
     @classmethod
     def for_data(
@@ -217,8 +222,11 @@ class ScoreModel(Model):
             time_input = torch.full(x.shape[:1], time_input, dtype=time_dtype, device=x.device)
         if self.scale_input:
             x = x / total_std(level.alpha, level.sigma, self.data_std)
-        self._check_names(cond)
-        output: Tensor = self.net(x, time_input, **(cond or {}))
+        given, seen = dict(cond or {}), x
+        if self.self_condition:
+            seen = self._joined(x, given.pop(ESTIMATE, None))
+        self._check_names(given)
+        output: Tensor = self.net(seen, time_input, **given)
         expected = tuple(x.shape)
         if self.learned_variance:
             if x.ndim < 2:
@@ -228,6 +236,16 @@ class ScoreModel(Model):
         if output.shape != expected:
             raise ShapeError("net's output", tuple(output.shape), f"of shape {expected} for x of {tuple(x.shape)}")
         return output
+
+    def _joined(self, x: Tensor, before: Tensor | None) -> Tensor:
+        """Return the network's input: x, and the estimate before, in units of s_d."""
+        if x.ndim < 2:
+            raise ShapeError("x", tuple(x.shape), "of shape (B, C, ...), as the estimate of x0 is further channels")
+        if before is None:
+            before = torch.zeros_like(x)
+        if before.shape != x.shape:
+            raise ShapeError(f"cond[{ESTIMATE!r}]", tuple(before.shape), f"of the shape of x, {tuple(x.shape)}")
+        return torch.cat([x, before.to(x.dtype) / self.data_std], dim=1)
 
     def _check_names(self, cond: Condition) -> None:
         """Refuse a condition that the network does not take."""
@@ -284,6 +302,7 @@ class ScoreModel(Model):
             "data_std": self.data_std,
             "scale_input": self.scale_input,
             "learned_variance": self.learned_variance,
+            "self_condition": self.self_condition,
             "scaling": None if self.scaling is None else self.scaling.config,
             "data_scale": None if self.data_scale is None else asdict(self.data_scale),
         } | calibration

@@ -8,7 +8,7 @@ from torch import Tensor
 from scoresde.argument_types import checked
 from scoresde.checks import whole
 from scoresde.errors import ArgumentError, DTypeError
-from scoresde.models.conditions import Condition, condition_rows
+from scoresde.models.conditions import ESTIMATE, Condition, condition_rows
 from scoresde.models.estimate import Estimate, Unguided
 from scoresde.models.model import Model, Wrapper
 from scoresde.sde import Level
@@ -63,6 +63,28 @@ class _InOwnDtype(Wrapper):
     def estimate(self, x: Tensor, level: Level, cond: Condition = None) -> Estimate:
         estimate = self.model.estimate(x.to(self.dtype), level, cond)
         return estimate.to(x.dtype)
+
+
+class Remembering(Wrapper):
+    """A model that hands its estimate of x0 to the next call, by cond["x0"].
+
+    A call for other samples, as after some of them have ended, begins without an estimate.
+    """
+
+    same_flow = True
+
+    def __init__(self, model: Model):
+        super().__init__(model)
+        self.self_condition = False
+        self._before: Tensor | None = None
+
+    def estimate(self, x: Tensor, level: Level, cond: Condition = None) -> Estimate:
+        given, before = dict(cond or {}), self._before
+        if before is not None and before.shape == x.shape:
+            given.setdefault(ESTIMATE, before)
+        estimate = self.model.estimate(x, level, given or None)
+        self._before = estimate.x0.detach()
+        return estimate
 
 
 @checked

@@ -148,6 +148,8 @@ class Sampler(Frozen, ABC):
     t_max: float | None = field(default=None, kw_only=True)
     last: LastName = field(default="half-tweedie", kw_only=True)
 
+    #: whether row i of a call is the sample of row i of the call before
+    keeps_rows: ClassVar[bool] = True
     #: the values of ``last``
     last_names: ClassVar[tuple[str, ...]] = tuple(LAST_STEPS)
 

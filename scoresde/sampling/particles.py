@@ -78,6 +78,8 @@ class Particles(GridSampler):
     References: Wu et al. 2023.
     """
 
+    keeps_rows = False
+
     particles: int = 16
     order: int = field(default=3, kw_only=True)
     resample: float = field(default=0.5, kw_only=True)

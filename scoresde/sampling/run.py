@@ -21,6 +21,7 @@ from scoresde.models import Model, chunked, in_own_dtype
 from scoresde.models import autocast as in_low_precision
 from scoresde.models.conditions import Condition, check_condition
 from scoresde.models.evaluation import evaluation
+from scoresde.models.wrappers import Remembering
 from scoresde.random import Generators, device_named
 from scoresde.sampling.base import Sampler, State
 from scoresde.sampling.multistep import DPMSolver
@@ -99,6 +100,8 @@ class Run:
         record = Record()
         with ExitStack() as stack:
             line, network = None, self.network
+            if network.self_condition and self.sampler.keeps_rows and self.name == "start":
+                network = Remembering(network)
             if self.progress:
                 line = stack.enter_context(ProgressLine(self.sampler))
                 network = line.counting(network)

@@ -58,7 +58,7 @@ def _said(scaling: Scaling) -> str:
 
 def check_same(folder: Path, saved: ScoreModel, model: ScoreModel) -> None:
     """Raise a CheckpointError that says in what a saved model differs."""
-    for name in ("sde", "predicts", "time_input", "scale_input", "learned_variance", "scaling"):
+    for name in ("sde", "predicts", "time_input", "scale_input", "learned_variance", "self_condition", "scaling"):
         theirs, ours = (_plain(getattr(one, name)) for one in (saved, model))
         if theirs != ours:
             got = f"{folder}, whose {name} is {theirs}, not {ours}"

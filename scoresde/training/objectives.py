@@ -19,14 +19,16 @@ from torch import Tensor
 from scoresde.argument_types import checked
 from scoresde.errors import ArgumentError, DTypeError, ShapeError
 from scoresde.models import Model
-from scoresde.models.conditions import Condition
-from scoresde.random import Generators, randn
+from scoresde.models.conditions import ESTIMATE, Condition
+from scoresde.random import Generators, rand, randn
 from scoresde.sde import Level
 from scoresde.sde.tensors import flat
 from scoresde.sde.times import is_concrete
 from scoresde.training.named_time_samplings import resolve_time_sampling
 from scoresde.training.time_sampling import Draws, TimeSampling, refuse_state
 from scoresde.training.weightings import WeightFunction, Weighting, resolve_weighting
+
+SELF_CONDITIONED = 0.5  # share of samples that see an estimate of x0
 
 
 class Terms(NamedTuple):
@@ -161,6 +163,8 @@ class TimedObjective(Objective):
         level = sde.level_at(t, x0)
         eps = randn(x0.shape, generator, x0.device, x0.dtype)
         at = Perturbed(level.alpha * x0 + level.sigma * eps, eps, level, observed)
+        if model.self_condition:
+            cond = _with_estimate(model, at, cond, generator)
         values = self.values(model, x0, at, cond, generator)
         if torch.is_grad_enabled() and not self.draws.deferred:
             self.draws.observe(t, values.detach())
@@ -180,6 +184,14 @@ class TimedObjective(Objective):
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
         self.draws.load_state_dict(state)
+
+
+def _with_estimate(model: Model, at: Perturbed, cond: Condition, generator: Generators) -> Condition:
+    """Return a condition with an estimate of x0, for half of the samples."""
+    with torch.no_grad():
+        x0 = model.estimate(at.x_t, at.level, cond).x0
+    given = rand(x0.shape[:1], generator, x0.device) < SELF_CONDITIONED
+    return {**(cond or {}), ESTIMATE: torch.where(given.reshape(-1, *(1,) * (x0.ndim - 1)), x0, 0.0)}
 
 
 @dataclass(frozen=True, kw_only=True)
