@@ -133,6 +133,8 @@ def net(config: RunConfig, train: Data | Mapped) -> torch.nn.Module:
         if train.classes is None:
             raise ConfigError("train.conditional", True, f"false, as {train.name!r} is not labelled")
         options.setdefault("classes", train.classes)
+    if config.train.augment:
+        options.setdefault("augmented", True)
     shape = list(train.shape)
     if config.model.self_condition:  # the estimate of x0 beside x
         options.setdefault("out_channels", shape[0])

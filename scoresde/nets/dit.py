@@ -82,6 +82,8 @@ class DiT(nn.Module):
             first derivatives only: implicit and sliced score matching, which differentiate twice, need False.
         recompute: In training, compute each block again in the backward pass instead of keeping what is inside,
             default False: less memory, about a third more time, the same gradients.
+        augmented: Whether the network takes labels ``(B, 9)`` of its input's augmentation as its argument ``augment``,
+            see :func:`~scoresde.training.augmentation.augmented`. Default False.
 
     Raises:
         ArgumentError: Numbers that do not fit together; when called, class labels where there are no classes.
@@ -108,6 +110,7 @@ class DiT(nn.Module):
         out_channels: int | None = None,
         fused_attention: bool = False,
         recompute: bool = False,
+        augmented: bool = False,
     ):
         super().__init__()
         # 1. check the arguments
@@ -128,7 +131,7 @@ class DiT(nn.Module):
         self.out = self.shape[0] if out_channels is None else whole("out_channels", out_channels)
 
         # 2. layers, in the order in which their weights are drawn
-        self.conditioning = Conditioning(256, width, classes, embedding, embedding_scale, embedding_seed)
+        self.conditioning = Conditioning(256, width, classes, embedding, embedding_scale, embedding_seed, augmented)
         self.position = Sinusoidal(width // rank)
         self.stem = nn.Linear(self.shape[0] * patch**rank, width)
         self.blocks = nn.ModuleList(
@@ -146,7 +149,8 @@ class DiT(nn.Module):
         for module in self.modules():
             if isinstance(module, nn.Linear):
                 nn.init.xavier_uniform_(module.weight)
-                nn.init.zeros_(module.bias)
+                if module.bias is not None:
+                    nn.init.zeros_(module.bias)
         for layer in (self.modulation, self.head):
             nn.init.zeros_(layer.weight)
         for weight in (self.conditioning.mlp[0].weight, self.conditioning.mlp[2].weight):
@@ -180,12 +184,13 @@ class DiT(nn.Module):
             parts.append(features.view(*(n if a == axis else 1 for a in range(len(grid))), -1).expand(*grid, -1))
         return torch.cat(parts, dim=-1).flatten(0, -2).to(like.dtype)
 
-    def forward(self, x: Tensor, time_input: Tensor, y: Tensor | None = None) -> Tensor:
+    def forward(self, x: Tensor, time_input: Tensor, y: Tensor | None = None, augment: Tensor | None = None) -> Tensor:
         check_inputs(x, time_input, (self.shape[0], *AXES[len(self.shape) - 1]), self.stem.weight)
         if any(n % self.patch for n in x.shape[2:]):
             raise ShapeError("x", tuple(x.shape), f"of lengths that are multiples of patch = {self.patch}")
         grid = tuple(n // self.patch for n in x.shape[2:])
-        *modulations, last = self.modulation(self.conditioning(time_input, y, x.shape[0])).split(self._sizes, dim=1)
+        condition = self.conditioning(time_input, y, x.shape[0], augment)
+        *modulations, last = self.modulation(condition).split(self._sizes, dim=1)
         h = exactly(self.stem, self._tokens(x))
         h = h + self._positions(grid, self.stem.weight)
         for block, modulation in zip(self.blocks, modulations, strict=True):

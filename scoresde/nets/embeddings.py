@@ -15,6 +15,8 @@ from scoresde.argument_types import checked
 from scoresde.checks import positive, whole
 from scoresde.errors import ArgumentError, DTypeError, ShapeError, UnknownNameError
 
+AUGMENTATIONS = 9  # numbers that say how an image was augmented
+
 
 def _even(dim: int) -> int:
     dim = whole("dim", dim, least=2)
@@ -163,10 +165,11 @@ class Conditioning(nn.Module):
         embedding: ``"sinusoidal"`` (default) for :class:`Sinusoidal`, ``"fourier"`` for :class:`Fourier`.
         embedding_scale: Scale of the time input, positive, default 1. :class:`Fourier` has 16 times this scale.
         embedding_seed: Seed of the Fourier frequencies, default 0.
+        augmented: Whether labels of augmentations ``(B, 9)`` are added too, by a linear layer. Default False.
 
     Raises:
         UnknownNameError: Another ``embedding``.
-        ArgumentError: A number outside its range; when called, class labels for a network without classes.
+        ArgumentError: A number outside its range; when called, labels for a network that does not have them.
         ShapeError: When called, class labels of another batch size.
     """
 
@@ -178,6 +181,7 @@ class Conditioning(nn.Module):
         embedding: str = "sinusoidal",
         embedding_scale: float = 1.0,
         embedding_seed: int = 0,
+        augmented: bool = False,
     ):
         super().__init__()
         self.features: nn.Module
@@ -190,8 +194,9 @@ class Conditioning(nn.Module):
             raise UnknownNameError("embedding", embedding, ("sinusoidal", "fourier"))
         self.mlp = nn.Sequential(nn.Linear(features, dim), nn.SiLU(), nn.Linear(dim, dim))
         self.classes = None if classes is None else LabelEmbedding(classes, dim)
+        self.augmentations = nn.Linear(AUGMENTATIONS, dim, bias=False) if augmented else None
 
-    def forward(self, time_input: Tensor, y: Tensor | None, batch: int) -> Tensor:
+    def forward(self, time_input: Tensor, y: Tensor | None, batch: int, augment: Tensor | None = None) -> Tensor:
         h = self.mlp(self.features(time_input.expand(batch)).to(self.mlp[0].weight.dtype))
         if self.classes is not None:
             if y is not None and y.shape[:1] != (batch,):
@@ -200,4 +205,10 @@ class Conditioning(nn.Module):
         elif y is not None:
             got = f"class labels of shape {tuple(y.shape)}"
             raise ArgumentError("y", got, "None, since the network has no classes")
+        if augment is not None:
+            if self.augmentations is None:
+                raise ArgumentError("augment", "labels of augmentations", "None, as the network is not `augmented`")
+            if augment.shape != (batch, AUGMENTATIONS):
+                raise ShapeError("augment", tuple(augment.shape), f"of shape ({batch}, {AUGMENTATIONS})")
+            h = h + self.augmentations(augment.to(h.dtype))
         return nn.functional.silu(h)

@@ -164,6 +164,8 @@ class UNet(nn.Module):
             Default False. Not with ``resample="fir"``.
         recompute: In training, compute each block again in the backward pass instead of keeping what is inside,
             default False: less memory, about a third more time, the same gradients.
+        augmented: Whether the network takes labels ``(B, 9)`` of its input's augmentation as its argument ``augment``,
+            see :func:`~scoresde.training.augmentation.augmented`. Default False.
         init: The other weights: ``"torch"`` (default), each layer's own, or ``"xavier"``, uniform with variance
             2 / (fan_in + fan_out) and no biases, as in both papers above.
 
@@ -204,6 +206,7 @@ class UNet(nn.Module):
         fourier_inputs: Sequence[int] = (),
         periodic: bool | Sequence[bool] = False,
         recompute: bool = False,
+        augmented: bool = False,
         init: str = "torch",
     ):
         super().__init__()
@@ -229,7 +232,9 @@ class UNet(nn.Module):
 
         # 2. features of the time input, and the stem; weights are drawn in the order of the layers
         features, waves = 4 * channels, 2 * channels if plan.compact else channels
-        self.conditioning = Conditioning(waves, features, classes, embedding, embedding_scale, embedding_seed)
+        self.conditioning = Conditioning(
+            waves, features, classes, embedding, embedding_scale, embedding_seed, augmented
+        )
         self.stem = style.conv(self.shape[0] * (1 + 2 * len(self.fourier_inputs)), channels, 3)
 
         # 3. the way down, the middle, and the way up
@@ -294,10 +299,11 @@ class UNet(nn.Module):
         sizes |= {m.qkv: [m.qkv.out_channels // 3] * 3 for m in self.modules() if isinstance(m, Attention)}
         for module in self.modules():
             if isinstance(module, (nn.Linear, *CONV.values())):
-                weight, bias = module.get_parameter("weight"), module.get_parameter("bias")
+                weight, bias = module.get_parameter("weight"), module.bias
                 for part in torch.split(weight.detach(), sizes.get(module, [len(weight)])):
                     nn.init.xavier_uniform_(part)
-                nn.init.zeros_(bias)
+                if isinstance(bias, Tensor):
+                    nn.init.zeros_(bias)
 
     def _zero_last_layers(self) -> None:
         """Zero the last layer of the network and of each residual branch."""
@@ -319,10 +325,11 @@ class UNet(nn.Module):
         """Return ``stage(h, modulation)``, see :func:`recomputed`."""
         return recomputed(stage, h, modulation, self.recompute and self.training)
 
-    def forward(self, x: Tensor, time_input: Tensor, y: Tensor | None = None) -> Tensor:
+    def forward(self, x: Tensor, time_input: Tensor, y: Tensor | None = None, augment: Tensor | None = None) -> Tensor:
         check_inputs(x, time_input, (self.shape[0], *AXES[len(self.shape) - 1]), self.stem.weight)
         # 1. the modulations of all blocks, and the stem
-        modulations = iter(self.modulation(self.conditioning(time_input, y, x.shape[0])).split(self._sizes, dim=1))
+        condition = self.conditioning(time_input, y, x.shape[0], augment)
+        modulations = iter(self.modulation(condition).split(self._sizes, dim=1))
         h = exactly(self.stem, self._inputs(x))
         # 2. the way down; skips of the compact layout start at the first block
         skips = [] if self.compact else [h]

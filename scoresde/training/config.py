@@ -95,6 +95,13 @@ class TrainerConfig(Settings):
         "further entries of the items (mappings) that reach the network by name, each with the probability of hiding"
         " it behind zeros; None: none",
     )
+    augment: float = setting(
+        0.0,
+        "probability of each of EDM's changes of images (mirrors, scale, rotation, stretch, shift), for a "
+        "network with the option augmented",
+        ge=0,
+        le=1,
+    )
     flip: bool = setting(False, "mirror half of the images at random, left to right")
     workers: int = setting(0, "processes that read ahead data which are not in memory", ge=0)
     log_every: int = setting(20, "steps between records", ge=1)

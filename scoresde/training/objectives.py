@@ -103,7 +103,8 @@ class Objective(ABC):
             ShapeError: an empty batch, or ``observed`` of another shape.
             ArgumentError: ``observed`` for another objective.
         """
-        return self.terms(model, x0, cond, generator, observed).loss
+        mask = {} if observed is None else {"observed": observed}  # a user's objective need not know it
+        return self.terms(model, x0, cond, generator, **mask).loss
 
     def state_dict(self) -> dict[str, Tensor]:
         """Return what the time sampling has learned, for an exact resume."""

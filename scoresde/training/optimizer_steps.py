@@ -15,6 +15,7 @@ from scoresde.errors import ArgumentError, DTypeError
 from scoresde.models import ScoreModel
 from scoresde.models.conditions import Condition, condition_rows
 from scoresde.random import ShardedGenerator, rand
+from scoresde.training.augmentation import augmented
 from scoresde.training.config import Precision, TrainerConfig, check_half_lives
 from scoresde.training.devices import pick_device
 from scoresde.training.distributed import Ranks
@@ -121,6 +122,8 @@ class OptimizerSteps:
         x0 = batch["x"].to(self.device, non_blocking=True)
         cond = self._condition(batch)
         observed = batch["observed"].to(self.device, non_blocking=True) if "observed" in batch else None
+        if config.augment:
+            x0, cond = self._augmented(x0, cond, observed)
         if self.precision == "auto":
             self._choose_precision(x0, cond, observed)
         self.rates.before_step(lr)
@@ -155,6 +158,14 @@ class OptimizerSteps:
         self._update(norm)
         self._update_averages()
         return StepResult(entries, found, norm)
+
+    def _augmented(self, x0: Tensor, cond: Condition, observed: Tensor | None) -> tuple[Tensor, Condition]:
+        """Return augmented images, and the condition with their labels."""
+        if observed is not None:
+            raise ArgumentError("augment", self.config.augment, "0 for data with missing values")
+        self.generator.of(self.ranks.rank, self.ranks.world, self.config.batch_size)
+        x0, labels = augmented(x0, self.config.augment, self.generator)
+        return x0, {**(cond or {}), "augment": labels}
 
     def _of_all(self, found: list[Terms]) -> tuple[Tensor, Tensor]:
         """Return times and losses of the whole batch in its order.
