@@ -85,11 +85,11 @@ class CSVLog(Logger):
         if self.path.is_dir():
             raise ArgumentError("path", self.path, "a file, not a folder")
         if self.path.exists():
-            with self.path.open(newline="") as file:
-                reader = csv.DictReader(file)
-                if "step" not in (reader.fieldnames or ()):
-                    raise ArgumentError("path", self.path, "a new file, or the CSV log of a training")
-                rows = [row for row in reader if row["step"].isdigit()]  # a last row may be cut off
+            text = self.path.read_text()
+            reader = csv.DictReader(io.StringIO(text[: text.rfind("\n") + 1]))  # a killed run cuts off the last row
+            if "step" not in (reader.fieldnames or ()):
+                raise ArgumentError("path", self.path, "a new file, or the CSV log of a training")
+            rows = [row for row in reader if row["step"].isdigit()]
             self._rows = [row for row in rows if before is None or int(row["step"]) <= before]
             self._rewrite()
 

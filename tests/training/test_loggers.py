@@ -46,6 +46,9 @@ def test_a_csv_file_is_one_table_whatever_comes(tmp_path):
     ]
     assert (first["held_out"], second["held_out"], second["loss_by_log_snr/+3.0"]) == ("", "0.25", "")
     path.write_text(path.read_text() + "6,0.")
+    with CSVLog(path, before=9) as log:
+        log(record(8))
+    assert [row["step"] for row in rows(path)] == ["2", "4", "8"]
     with CSVLog(path, before=2) as log:
         log(record(4))
     assert [row["step"] for row in rows(path)] == ["2", "4"]
