@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from scoresde.argument_types import checked
+from scoresde.data.arrays import BOMB_BYTES, BOMB_RATIO
 from scoresde.data.dataset import Data
 from scoresde.errors import DataError, DTypeError, MissingExtraError, UnknownNameError
 
@@ -52,11 +53,13 @@ def load_table(
         DataError: a missing or damaged file, a .csv whose first line is numbers, or as :func:`from_frame`.
     """
     pandas, path = _pandas(), Path(path)
-    read = {".csv": pandas.read_csv, ".parquet": pandas.read_parquet}.get(path.suffix.lower())
+    read = {".csv": pandas.read_csv, ".parquet": _read_parquet}.get(path.suffix.lower())
     if read is None:
         raise DataError("path", path, f"a table, {' or '.join(SUFFIXES)}")
     try:
         frame = read(path)
+    except DataError:
+        raise
     except FileNotFoundError as error:
         raise DataError("path", path, "an existing .csv or .parquet file") from error
     except ImportError as error:  # the reader of parquet files
@@ -68,6 +71,22 @@ def load_table(
         got = f"{path}, whose first line is {', '.join(map(str, frame.columns[:4]))}"
         raise DataError("path", got, "a .csv whose first line names the columns")
     return from_frame(frame, columns, label_column, missing, path.stem)
+
+
+def _read_parquet(path: Path) -> Any:
+    """Return the frame in a .parquet file, unless it is far larger.
+
+    Raises:
+        DataError: repeated values that take little room in the file and much in memory.
+    """
+    parquet = importlib.import_module("pyarrow.parquet")
+    with parquet.ParquetFile(path) as file:
+        cells = file.metadata.num_rows * file.metadata.num_columns
+    size = path.stat().st_size
+    if 8 * cells > max(BOMB_BYTES, BOMB_RATIO * size):
+        got = f"{path}, where {size} bytes become {cells} cells"
+        raise DataError("path", got, f"a .parquet that grows by {BOMB_RATIO} times at most; save this one as .csv")
+    return _pandas().read_parquet(path)
 
 
 def _is_number(name: object) -> bool:

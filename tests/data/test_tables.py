@@ -49,6 +49,14 @@ def test_parquet_is_read(tmp_path):
         load_table(tmp_path / "bad.parquet")
 
 
+def test_a_parquet_that_grows_without_bounds_is_refused(tmp_path):
+    """Write one value 12 million times, which takes a few hundred bytes."""
+    pandas.DataFrame({"a": np.zeros(12_000_000)}).to_parquet(tmp_path / "bomb.parquet")
+    assert (tmp_path / "bomb.parquet").stat().st_size < 100_000
+    with pytest.raises(DataError, match="12000000 cells"):
+        load_table(tmp_path / "bomb.parquet")
+
+
 def test_labels_are_classes():
     assert from_frame(frame(), "height", label_column="age").labels.tolist() == frame()["age"].tolist()
     with pytest.raises(DataError, match="'weight' of float64"):
