@@ -333,6 +333,31 @@ CASES: dict[str, Case] = {
     "Implicit": Case(S.sampling.Implicit, {}),
 }
 
+#: methods that users call themselves
+CASES |= {
+    f"{name}, a method": Case(call, good)
+    for name, call, good in (
+        ("Data.take", DATA.take, {"n": 2}),
+        ("Data.few", DATA.few, {}),
+        ("Data.split", DATA.split, {"held_out": 2}),
+        ("Data.subset", DATA.subset, {"indices": [0, 1]}),
+        ("Data.scaled_like", DATA.scaled_like, {"other": DATA}),
+        ("Data.to_model", PIXELS.to_model, {"raw": PIXELS.raw[:2]}),
+        ("Data.to_image", PIXELS.to_image, {"x": torch.zeros(2, 1, 4, 4)}),
+        ("Scaling.log_volume", PIXELS.scaling.log_volume, {"n": 3}),
+        ("GaussianMixture.sample", S.GaussianMixture(torch.zeros(2, 2), 1.0).sample, {"n": 2}),
+        ("Model.to_model", INTEGERS.to_model, {"raw": PIXELS.raw[:2]}),
+        ("SDE.perturb", SDE.perturb, {"x0": X, "t": 0.5}),
+        ("SDE.drift", SDE.drift, {"x": X, "t": 0.5}),
+        ("DDPM.linear", S.DDPM.linear, {"N": 1000}),
+        ("DDPM.cosine", S.DDPM.cosine, {"N": 10}),
+        ("EMA.average", S.EMA(torch.nn.Linear(1, 1), 3.0).average, {}),
+        ("VESDE.for_data", S.VESDE.for_data, {"data": DATA, "sigma_min": 0.1}),
+        ("ScoreModel.for_data", S.ScoreModel.for_data, {"net": LABELLED.net, "sde": SDE, "data": DATA}),
+        ("ScoreModel.from_pretrained", S.ScoreModel.from_pretrained, {"folder": "digits"}),
+    )
+}
+
 _COMPLEX = torch.zeros(2, 2, dtype=torch.complex64)
 #: values of wrong types, shapes, dtypes, devices and ranges
 SPOILED: tuple[Any, ...] = (

@@ -262,6 +262,7 @@ class Data(Dataset[dict[str, Tensor]]):
         """Width in model space of the bin of an integer, 0 for floats."""
         return self.scaling.bin_width
 
+    @checked
     def to_model(
         self,
         raw: Tensor,
@@ -271,10 +272,12 @@ class Data(Dataset[dict[str, Tensor]]):
         """Map items to model space with noise: :meth:`Scaling.to_model`."""
         return self.scaling.to_model(raw, generator, dtype)
 
+    @checked
     def bin_centres(self, raw: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
         """Map items to model space without noise: :meth:`Scaling.bin_centres`."""
         return self.scaling.bin_centres(raw, dtype)
 
+    @checked
     def to_raw(self, x: Tensor) -> Tensor:
         """Map x back from model space, in the dtype of ``raw``."""
         return self.scaling.to_raw(x).to(self.raw.dtype)
@@ -289,6 +292,7 @@ class Data(Dataset[dict[str, Tensor]]):
             return 0.0, 1.0
         return (-1.0, 1.0) if low >= -1 and high <= 1 else (low, max(high, low + 1e-12))
 
+    @checked
     def to_image(self, x: Tensor) -> Tensor:
         """Map model-space ``(B, *D)`` to images ``(B, C, H, W)`` in [0, 1].
 
@@ -342,12 +346,13 @@ class Data(Dataset[dict[str, Tensor]]):
         values, vectors = torch.linalg.eigh(z.T @ z / count.clamp(min=1))
         return mean.reshape(self.shape), (vectors * values.clamp(min=0)) @ vectors.T
 
+    @checked
     def few(self, most: int = MEASURED) -> Tensor:
         """Return at most ``most`` items in model space, evenly spaced, in float64.
 
         Integers are dequantised. A missing value becomes that of another item, drawn at random.
         """
-        raw = self.raw[:: -(-len(self) // most)]
+        raw = self.raw[:: -(-len(self) // whole("most", most))]
         if self.missing:
             raw = _filled(raw, self.raw)
         return self.to_model(raw, torch.Generator().manual_seed(0), torch.float64)
@@ -360,6 +365,7 @@ class Data(Dataset[dict[str, Tensor]]):
         """
         return DataScale.of(self.few(), self.bin_width or None)
 
+    @checked
     def subset(self, indices: Tensor | Sequence[int]) -> Data:
         """Return the items at ``indices``, with this object's scale and shift."""
         index = torch.as_tensor(indices, dtype=torch.long)
@@ -371,6 +377,7 @@ class Data(Dataset[dict[str, Tensor]]):
         labels = None if self.labels is None else self.labels[index]
         return dataclasses.replace(self, raw=self.raw[index], labels=labels)
 
+    @checked
     def take(self, n: int, seed: int | None = None) -> Data:
         """Return ``n`` items with this object's scale and shift.
 
@@ -386,8 +393,11 @@ class Data(Dataset[dict[str, Tensor]]):
             raise ArgumentError("n", n, f"an integer from 1 to {len(self)}, the number of items of {self.name!r}")
         if seed is None:
             return self.subset(torch.arange(n))
-        return self.subset(torch.randperm(len(self), generator=torch.Generator().manual_seed(seed))[:n])
+        return self.subset(
+            torch.randperm(len(self), generator=torch.Generator().manual_seed(whole("seed", seed, 0)))[:n]
+        )
 
+    @checked
     def scaled_like(self, other: Data | Scaling) -> Data:
         """Return the same items with the scale and shift of ``other``.
 
@@ -406,6 +416,7 @@ class Data(Dataset[dict[str, Tensor]]):
         normalize = self.normalize if self.num_values else "given"
         return dataclasses.replace(self, scale=other.scale, shift=other.shift, normalize=normalize)
 
+    @checked
     def split(self, held_out: int | float, seed: int = 0) -> tuple[Data, Data]:
         """Return a training part and a held-out part, chosen by a permutation.
 

@@ -41,6 +41,7 @@ class Scaling(NamedTuple):
     dtype: torch.dtype | None = None
 
     @classmethod
+    @checked
     def for_integers(cls, num_values: int) -> Scaling:
         """Return the map of dequantised integers 0..num_values-1 onto [-1, 1).
 
@@ -55,6 +56,7 @@ class Scaling(NamedTuple):
         """Width in model space of the bin of an integer, 0 for continuous data."""
         return 0.0 if self.num_values is None else float(self.scale)
 
+    @checked
     def check_integers(self, raw: Tensor, name: str = "raw") -> Tensor:
         """Return ``raw`` if it holds integers 0..num_values-1 in an integer dtype.
 
@@ -70,6 +72,7 @@ class Scaling(NamedTuple):
             raise DataError(name, f"values {int(raw.min())}..{int(raw.max())}", f"integers 0..{self.num_values - 1}")
         return raw
 
+    @checked
     def to_model(self, raw: Tensor, generator: Generators = None, dtype: torch.dtype = torch.float32) -> Tensor:
         """Map ``raw`` to model space, x = scale (raw + u) + shift.
 
@@ -82,13 +85,16 @@ class Scaling(NamedTuple):
             dtype: floating dtype of x, default float32.
 
         Raises:
-            DTypeError: integers where the data are continuous, or floats where they are integers.
+            DTypeError: integers where the data are continuous, or floats where they are integers; another ``dtype``.
         """
         if self.num_values is None:
             return self._affine(raw, dtype)
+        if not dtype.is_floating_point:
+            raise DTypeError("dtype", dtype, "a floating-point dtype")
         edge = 2 * self.num_values * torch.finfo(dtype).eps
         return self._affine(raw, dtype, rand(raw.shape, generator, raw.device, dtype).clamp(edge, 1 - edge))
 
+    @checked
     def bin_centres(self, raw: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
         """Map ``raw`` to model space without noise.
 
@@ -119,12 +125,14 @@ class Scaling(NamedTuple):
             raise ShapeError("items", tuple(other.shape), f"(..., {', '.join(map(str, value.shape))})")
         return value.to(other)
 
+    @checked
     def unscale(self, x: Tensor) -> Tensor:
         """Return y = (x - shift) / scale, of integers before they are rounded."""
         y = x if self.num_values is not None else x.to(_widest(x))
         y = (y - self._like(self.shift, y)) / self._like(self.scale, y)
         return y.to(x.dtype if self.dtype is None else self.dtype)
 
+    @checked
     def to_raw(self, x: Tensor) -> Tensor:
         """Map x back from model space.
 
@@ -134,6 +142,7 @@ class Scaling(NamedTuple):
         y = self.unscale(x)
         return y if self.num_values is None else y.floor().clamp(0, self.num_values - 1).long()
 
+    @checked
     def log_volume(self, n: int) -> float:
         """Return log p(y) - log p(x) in nats for n entries.
 

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from scoresde.argument_types import checked
-from scoresde.checks import numbers, positive
+from scoresde.checks import numbers, positive, whole
 from scoresde.data import DataScale
 from scoresde.errors import ArgumentError, DTypeError, ShapeError
 from scoresde.models.conditions import LABEL, Condition, check_labels, of_class
@@ -139,6 +139,7 @@ class GaussianMixture:
         self, n: int, generator: torch.Generator | None = None, return_component: bool = False
     ) -> Tensor | tuple[Tensor, Tensor]: ...
 
+    @checked
     def sample(
         self, n: int, generator: torch.Generator | None = None, return_component: bool = False
     ) -> Tensor | tuple[Tensor, Tensor]:
@@ -148,7 +149,11 @@ class GaussianMixture:
             n: Number of samples.
             generator: Source of all randomness. None: torch's default.
             return_component: Whether to return ``(samples, components (n,))``, default False.
+
+        Raises:
+            ArgumentError: ``n`` is not a positive integer.
         """
+        n = whole("n", n)
         k = torch.multinomial(self.weights, n, replacement=True, generator=generator)
         z = randn((n, self.means.shape[1]), generator, "cpu", torch.float64) * self.values[k].sqrt()
         if self.vectors is not None:
@@ -156,6 +161,7 @@ class GaussianMixture:
         x = (self.means[k] + z).reshape(n, *self.shape)
         return (x, k) if return_component else x
 
+    @checked
     def log_prob(self, x: Tensor) -> Tensor:
         """Return log p(x) in nats, ``(B,)`` for x ``(B, *D)``."""
         return GaussianMixtureModel(self, None).log_prob(x)
@@ -202,6 +208,7 @@ class GaussianMixture:
         weights = weights.clamp_min(torch.finfo(weights.dtype).tiny)
         return GaussianMixture(means, (covariances + covariances.mT) / 2, weights)
 
+    @checked
     def model(self, sde: SDE) -> GaussianMixtureModel:
         """Return the perfect model of this mixture under ``sde``.
 
@@ -312,6 +319,7 @@ class GaussianMixtureModel(Model):
         x0 = self._combine(r, alpha * self.values.to(x) * u, x) + (r @ self.means.to(x)).reshape(x.shape)
         return Estimate(x0, eps, level)
 
+    @checked
     def log_prob(self, x: Tensor, t: float | Tensor | None = None) -> Tensor:
         """Return log p_t(x) in nats, ``(B,)``.
 
@@ -323,6 +331,7 @@ class GaussianMixtureModel(Model):
         log_r, z, *_ = self._terms(x, alpha, sigma)
         return log_r.logsumexp(1) - 0.5 * z.shape[-1] * math.log(2 * math.pi)
 
+    @checked
     def log_responsibilities(self, x: Tensor, t: float | Tensor | None = None, y: Tensor | None = None) -> Tensor:
         """Return log p(k | x_t) ``(B, K)`` of the components.
 

@@ -10,6 +10,8 @@ import torch
 from numpy.typing import ArrayLike
 from torch import Tensor, nn
 
+from scoresde.argument_types import checked
+from scoresde.checks import numbers
 from scoresde.data import DataScale, Scaling
 from scoresde.errors import ArgumentError, DTypeError
 from scoresde.models.calibration import Calibration
@@ -124,6 +126,7 @@ class Model(nn.Module):
             t_min = max(self.first_time, time_range(self.sde, None, t_max, finest)[0])
         return time_range(self.sde, t_min, t_max, finest)
 
+    @checked
     def to_model(self, raw: Tensor | ArrayLike, generator: Generators = None) -> Tensor:
         """Map items from the data's units to the model's.
 
@@ -142,11 +145,12 @@ class Model(nn.Module):
             DataError: Integers outside 0..num_values-1.
             ShapeError: Items of another shape than the data's, where each entry has its own scale.
         """
-        scaling, raw = Scaling() if self.scaling is None else self.scaling, torch.as_tensor(raw)
+        scaling, raw = Scaling() if self.scaling is None else self.scaling, numbers("raw", raw)
         if scaling.num_values is not None:
             scaling.check_integers(raw)
         return scaling.to_model(raw, generator, self.dtype).to(self.device)
 
+    @checked
     def to_data(self, x: Tensor) -> Tensor:
         """Map samples from the model's units to the data's.
 

@@ -35,6 +35,7 @@ from scoresde.models.pretrained import (
 )
 from scoresde.models.time_inputs import COUNTED, TimeInput, resolve_time_input
 from scoresde.nets import build_net
+from scoresde.random import device_named
 from scoresde.sde import SDE, Level, build_sde
 from scoresde.sde.times import is_concrete
 
@@ -151,6 +152,7 @@ class ScoreModel(Model):
         self.data_scale, self.self_condition = data_scale, self_condition
 
     @classmethod
+    @checked
     def for_data(
         cls,
         net: Network,
@@ -307,6 +309,7 @@ class ScoreModel(Model):
             "data_scale": None if self.data_scale is None else asdict(self.data_scale),
         } | calibration
 
+    @checked
     def save_pretrained(self, folder: str | Path) -> None:
         """Write the model into a folder, all or nothing.
 
@@ -339,6 +342,7 @@ class ScoreModel(Model):
         config.write_text(json.dumps(self.config, indent=2) + "\n")
 
     @classmethod
+    @checked
     def from_pretrained(cls, folder: str | Path, device: str | torch.device = "cpu") -> ScoreModel:
         """Load a saved model, in evaluation mode.
 
@@ -354,7 +358,7 @@ class ScoreModel(Model):
             CheckpointError: The folder holds no model, or there is none; a file is truncated or foreign; the weights do
                 not fit.
         """
-        folder = locate(folder)
+        folder, device = locate(folder), device_named(device)
         config_file, weights_file = (folder / name for name in FILES)
         config = read_json(config_file, "folder")
         beside = calibration_beside(folder)

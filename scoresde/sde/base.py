@@ -21,6 +21,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from scoresde.argument_types import checked
 from scoresde.errors import ArgumentError, DeviceError, DTypeError, ShapeError
 from scoresde.random import Generators, randn
 from scoresde.sde.level import HostLevel, Level
@@ -174,6 +175,7 @@ class SDE(ABC):
 
     # ---- the forward process -------------------------------------------------------------------------------------
 
+    @checked
     def drift(self, x: Tensor, t: float | Tensor) -> Tensor:
         """Return f(x, t) = (d log alpha / dt) x of E1.
 
@@ -187,6 +189,7 @@ class SDE(ABC):
         """Return g(t) of E1, in the shape of ``t``."""
         return self.squared_diffusion(as_time(t)).sqrt()
 
+    @checked
     def perturb(self, x0: Tensor, t: float | Tensor, generator: Generators = None) -> tuple[Tensor, Tensor]:
         """Draw x_t from p(x_t | x_0).
 
@@ -231,6 +234,7 @@ class SDE(ABC):
         log_ratio = 2 * (self.log_alpha(t) - self.log_sigma(t) - self.log_alpha(s) + self.log_sigma(s))
         return log_alpha.exp(), self.log_sigma(t).exp() * (-torch.expm1(log_ratio)).sqrt()
 
+    @checked
     def posterior_coefficients(
         self, s: float | Tensor, t: float | Tensor, eta: float = 1.0
     ) -> tuple[Tensor, Tensor, Tensor]:
@@ -322,6 +326,7 @@ class SDE(ABC):
 
     # ---- the prior -----------------------------------------------------------------------------------------------
 
+    @checked
     def prior_sample(
         self,
         shape: Sequence[int],
@@ -335,6 +340,7 @@ class SDE(ABC):
         """
         return self.prior_std * randn(tuple(shape), generator, device, dtype)
 
+    @checked
     def prior_log_prob(self, x: Tensor) -> Tensor:
         """Return log N(x; 0, prior_std^2 I) in nats.
 

@@ -101,6 +101,7 @@ class DDPM(VPSDE):
         return hash(tuple(self.betas.tolist()))
 
     @classmethod
+    @checked
     def linear(cls, N: int = 1000, beta_start: float | None = None, beta_end: float | None = None) -> DDPM:
         """Make a DDPM with betas linear in i (P10).
 
@@ -117,6 +118,7 @@ class DDPM(VPSDE):
         return cls(torch.linspace(start, end, N, dtype=torch.float64))
 
     @classmethod
+    @checked
     def cosine(  # type: ignore[override]  # a DDPM also needs its number of levels
         cls, N: int = 1000, s: float = 0.008, max_beta: float = 0.999
     ) -> DDPM:
@@ -137,6 +139,7 @@ class DDPM(VPSDE):
         return cls((-torch.expm1(-b.diff())).clamp(max=max_beta))
 
     @classmethod
+    @checked
     def from_alphas_bar(cls, alphas_bar: Sequence[float] | Tensor) -> DDPM:
         """Make a DDPM from the products abar_1..abar_N.
 
@@ -192,6 +195,7 @@ class DDPM(VPSDE):
         """Return the time i/N of level i = 0..N."""
         return _time(i, self.N)
 
+    @checked
     def respace(self, indices: Sequence[int] | Tensor) -> DDPM:
         """Return the DDPM on the levels C(1) < ... < C(S) (P12).
 
@@ -259,6 +263,7 @@ class NCSN(VESDE):
         self.times = _times(len(sigmas))
 
     @classmethod
+    @checked
     def geometric(cls, sigma_min: float = 0.01, sigma_max: float = 50.0, L: int = 232) -> NCSN:
         """Make an NCSN with levels in geometric progression (N1).
 

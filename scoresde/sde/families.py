@@ -244,6 +244,7 @@ class VESDE(_Scheduled[NoiseSchedule]):
         return cls(schedule=LinearNoise(sigma_max))
 
     @classmethod
+    @checked
     def for_data(cls, data: Measured, *, sigma_min: float | None = None, sigma_max: float | None = None) -> Self:
         """Make the geometric process whose noise suits these data.
 
@@ -263,7 +264,7 @@ class VESDE(_Scheduled[NoiseSchedule]):
 
         References: Song & Ermon 2020, technique 1 (the largest distance).
         """
-        if not hasattr(data, "data_scale"):
+        if not hasattr(data, "data_scale") or not hasattr(data, "bin_width"):
             raise DTypeError("data", type(data).__name__, "a scoresde.Data, which knows its lengths")
         scale = data.data_scale
         if sigma_min is None:

@@ -50,6 +50,7 @@ class EMA:
             torch._foreach_lerp_(average, live, 1 - decay)
         self.updates += 1
 
+    @checked
     def average(self, name: str | None = None) -> dict[str, Tensor]:
         """Return the averaged tensors by their names in the module.
 
@@ -61,6 +62,7 @@ class EMA:
             raise UnknownNameError("average", name, self.names)
         return self.averages[name]
 
+    @checked
     def state_dict(self, name: str | None = None) -> dict[str, Tensor]:
         """Return the module's state dict with averages of floating tensors."""
         return self.module.state_dict() | self.average(name)

@@ -136,6 +136,7 @@ class Trainer(OptimizerSteps):
 
     # ---- training --------------------------------------------------------------------------------------------------
 
+    @checked
     def fit(
         self,
         data: MapStyle | Iterable[Any],
@@ -217,6 +218,7 @@ class Trainer(OptimizerSteps):
         self._stream_state, self._batches = batches.state_dict(), None
         self.model.eval()
 
+    @checked
     def every(self, steps: int, hook: Callable[[Trainer], object]) -> Trainer:
         """Call ``hook(trainer)`` after every ``steps`` steps, on rank 0.
 
@@ -375,6 +377,7 @@ class Trainer(OptimizerSteps):
         """
         self._stop = True
 
+    @checked
     def averaged_model(self, name: str | None = None) -> ScoreModel:
         """Return a copy of the model with averaged weights, in evaluation mode.
 
@@ -437,6 +440,7 @@ class Trainer(OptimizerSteps):
             "record": None if self._pending is None else asdict(self._pending),
         }
 
+    @checked
     def resume(self, checkpoint: str | Path | None = None, *, new_data: bool = False) -> int:
         """Continue from a checkpoint; return its step.
 
