@@ -26,6 +26,7 @@ from scoresde.sampling import DPMSolver, sample
 from scoresde.training import Record, Trainer
 from scoresde.training.distributed import Ranks, process_group, quiet_unless_first
 from scoresde.training.folder_lock import folder_lock
+from scoresde.training.loggers import check_installed
 from scoresde.training.signals import on_signals
 
 if TYPE_CHECKING:
@@ -93,6 +94,9 @@ def train(run: RunFolder, command: str = "train") -> None:
         with logged("scoresde.nets"):
             model = build.model(config, data)
         trainer = build.trainer(config, model, run.checkpoints)
+        for extra in ("tensorboard", "wandb", "mlflow"):
+            if getattr(config.train, extra):
+                check_installed(extra)
     except ScoreSDEError:
         run.withdraw()
         raise

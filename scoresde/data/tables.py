@@ -138,7 +138,11 @@ def from_frame(
         if frame[column].dtype.kind not in "buif":  # texts, dates and categories have others
             got = f"the column {column!r} of {frame[column].dtype}"
             others = ",".join(one for one in chosen if frame[one].dtype.kind in "buif")
-            raise DataError("frame", got, f"columns of numbers (columns={others!r} leaves the others out)")
+            raise DataError(
+                "frame",
+                got,
+                f"columns of numbers (columns={others!r} leaves out the others; label_column names classes)",
+            )
     raw = torch.from_numpy(np.array(frame[chosen].to_numpy(np.float64, na_value=np.nan)))
     labels, names = (None, None) if label_column is None else _classes(frame[label_column], label_column)
     return Data(name, raw, labels, class_names=names, columns=tuple(chosen), missing=missing)

@@ -128,7 +128,7 @@ class TensorBoard(Logger):
     """
 
     def __init__(self, folder: str | Path):
-        _check_installed("tensorboard")
+        check_installed("tensorboard")
         from torch.utils.tensorboard import SummaryWriter
 
         self._writer = SummaryWriter(str(folder))
@@ -156,7 +156,7 @@ class WandB(Logger):
     """
 
     def __init__(self, **options: Any):
-        _check_installed("wandb")
+        check_installed("wandb")
         self._wandb = importlib.import_module("wandb")
         self._run = self._wandb.init(**options)
 
@@ -185,7 +185,7 @@ class MLflow(Logger):
     """
 
     def __init__(self, params: Mapping[str, Any] | None = None, **options: Any):
-        _check_installed("mlflow")
+        check_installed("mlflow")
         self._mlflow = importlib.import_module("mlflow")
         run = self._mlflow.start_run(**options)
         self.run_id: str = run.info.run_id
@@ -204,7 +204,7 @@ class MLflow(Logger):
         self._mlflow.end_run()
 
 
-def _check_installed(package: str) -> None:
+def check_installed(package: str) -> None:
     """Raise a MissingExtraError without an optional package."""
     if importlib.util.find_spec(package) is None:
         raise MissingExtraError(package, package)

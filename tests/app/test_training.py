@@ -139,6 +139,7 @@ def test_tensorboard_is_an_extra(tmp_path, monkeypatch):
         patch.setattr(importlib.util, "find_spec", lambda name, *a: None if name == "tensorboard" else find(name, *a))
         message = error("train", "--out", tmp_path / "a", *TINY, "--set", "train.tensorboard=true", code=1)
         assert "scoresde[tensorboard]" in message
+        assert not (tmp_path / "a").exists()
     written, pictures = [], []
 
     class SummaryWriter:

@@ -78,7 +78,7 @@ def test_empty_cells_are_errors_or_missing():
 @pytest.mark.parametrize(
     ("arguments", "error", "message"),
     [
-        ((frame(),), DataError, r"columns='height,weight,age' .*column 'kind'"),
+        ((frame(),), DataError, r"columns='height,weight,age' .*label_column.*column 'kind'"),
         ((frame(), "height,wieght"), UnknownNameError, "did you mean 'weight'"),
         ((frame(), None, "knid"), UnknownNameError, "label_column.*did you mean 'kind'"),
         ((frame()[:0], "height"), DataError, "0 rows"),
