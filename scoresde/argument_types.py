@@ -83,11 +83,11 @@ def _explain(
     function: Any, module: str, args: tuple[Any, ...], kwargs: dict[str, Any], cause: Exception | None
 ) -> None:
     """Raise an error for the first argument that does not fit."""
+    signature, hints = _read(function, module)
     try:
-        given = inspect.signature(function).bind(*args, **kwargs).arguments
+        given = signature.bind(*args, **kwargs).arguments
     except TypeError:
         return  # a missing or unknown argument, which Python names itself
-    hints = _hints(function, module)
     for name, value in given.items():
         if name in hints and not fits(value, hints[name]):
             raise DTypeError(name, shown(value), said(hints[name])) from cause
@@ -101,12 +101,14 @@ def _explain(
 
 
 @cache
-def _hints(function: Any, module: str) -> dict[str, Any]:
-    """Return the annotations of a function's ordinary parameters, evaluated."""
+def _read(function: Any, module: str) -> tuple[inspect.Signature, dict[str, Any]]:
+    """Return a function's signature, and its annotations, evaluated."""
+    signature = inspect.signature(function)
     plain = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
-    found = {p.name: p.annotation for p in inspect.signature(function).parameters.values() if p.kind in plain}
+    found = {p.name: p.annotation for p in signature.parameters.values() if p.kind in plain}
     names = vars(sys.modules[module])
-    return {name: _evaluated(hint, names) for name, hint in found.items() if hint is not inspect.Parameter.empty}
+    known = {name: hint for name, hint in found.items() if hint is not inspect.Parameter.empty}
+    return signature, {name: _evaluated(hint, names) for name, hint in known.items()}
 
 
 def _evaluated(hint: Any, names: dict[str, Any]) -> Any:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -63,6 +64,9 @@ def given(**settings: Any) -> dict[str, Any]:
 
 def mapped(config: DataConfig) -> tuple[Mapped, Data]:
     """Return training data on the disk, and the file's last items in memory."""
+    for name, value in _reading(config).items():
+        if value and name not in ("num_values", "layout"):
+            raise ConfigError(f"data.{name}", value, "left out with data.mmap")
     whole = map_array(config.source, config.labels, config.num_values, config.layout)
     if config.n is not None:
         raise ConfigError("data.n", config.n, "null with data.mmap")
@@ -106,14 +110,34 @@ def complete_data(config: DataConfig) -> tuple[Data, Data]:
     return train.complete, held_out.complete
 
 
-def all_data(config: DataConfig) -> Data:
-    """Return all items of a file or folder, or the held-out part of a source."""
-    if config.source.replace("_", "-") in SOURCES:
+def other_data(run: RunConfig, source: str) -> Data:
+    """Return all items of a file or folder, or the held-out part of a source.
+
+    Columns and named classes are those of the run's own data, which the model knows by their numbers.
+
+    Raises:
+        ConfigError: other columns, or classes that the run does not have.
+    """
+    config = replace(run.data, source=source)
+    if source.replace("_", "-") in SOURCES:
         return data(config)[1]
-    return load_whole(
-        config.source,
-        **_reading(config),
-    ).complete
+    items = load_whole(source, **_reading(config)).complete
+    named = run.train.conditional and items.class_names is not None
+    return _numbered_as(data(run.data)[0], items, named) if named or items.columns is not None else items
+
+
+def _numbered_as(own: Data, items: Data, named: bool) -> Data:
+    """Return items with the columns and classes of others."""
+    if own.columns is not None and items.columns != own.columns:
+        expected = f"{', '.join(own.columns)}, as in training (data.columns chooses and orders them)"
+        raise ConfigError("data.columns", ", ".join(items.columns or ()) or "none", expected)
+    names, known = items.class_names, own.class_names
+    if not named or names is None or known is None or names == known or items.labels is None:
+        return items
+    if unknown := [name for name in names if name not in known]:
+        raise ConfigError("data", f"{items.name!r} with the class {unknown[0]!r}", f"the classes {', '.join(known)}")
+    numbers = torch.tensor([known.index(name) for name in names])
+    return replace(items, labels=numbers[items.labels], class_names=known)
 
 
 def net(config: RunConfig, train: Data | Mapped) -> torch.nn.Module:

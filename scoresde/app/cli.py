@@ -8,7 +8,6 @@ from __future__ import annotations
 import json
 import shlex
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -157,7 +156,7 @@ def _restore(
 
     folder = open_run(run)
     config = with_overrides(folder, override_texts(overrides, DEVICE, {"device": device}))
-    items = build.complete_data(config.data)[1] if data is None else build.all_data(replace(config.data, source=data))
+    items = build.complete_data(config.data)[1] if data is None else build.other_data(config, data)
     seen = problem(items, settings["seed"])
     if data is not None:
         seen = seen._replace(name=f"{seen.name}-{Path(data).stem}")

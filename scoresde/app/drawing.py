@@ -198,6 +198,8 @@ def picture_of(data: Data, x: Tensor | None) -> bytes | None:
     if data.is_image or len(shape) == 4:
         shown = (data.bin_centres(data.raw[:IMAGES]) if x is None else x)[:IMAGES]
         return plots.image_grid(data.to_image(shown) if data.is_image else _slices(shown))
+    if data.missing and not bool(data.raw.flatten(1).isfinite().all(1).any()):
+        return None
     data = data.complete
     real, drawn = data.raw[:n].double(), None if x is None else data.scaling.unscale(x)
     if shape == (2,) and drawn is not None:

@@ -10,7 +10,7 @@ import io
 import json
 import math
 import warnings
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -218,7 +218,7 @@ def other_data(config: RunConfig, source: str, corrupting: Data | None = None) -
         corrupting: the data to corrupt. None: ``source`` is a name or path.
     """
     if corrupting is None or source not in CORRUPTIONS:
-        return build.all_data(replace(config.data, source=source))
+        return build.other_data(config, source)
     n = config.likelihood.n
     few = corrupting if n is None or n >= len(corrupting) else corrupting.take(n)
     return corrupt(few, source, torch.Generator().manual_seed(config.likelihood.seed))

@@ -92,7 +92,7 @@ class Reader:
             batch = {"x": x} if self.data.labels is None else {"x": x, "label": self.data.labels[rows][index::count]}
             if getattr(self.data, "missing", False):
                 batch["observed"] = ~x.isnan()
-                batch["x"] = x.nan_to_num()  # 0, the mean in model space
+                batch["x"] = x.nan_to_num()  # 0, the mean unless normalize="none"
             return batch
         own = rows[index::count].tolist()
         with _seeded(seed + index):

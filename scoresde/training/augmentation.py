@@ -22,7 +22,7 @@ def augmented(x0: Tensor, probability: float, generator: Generators = None) -> t
 
     Each of six transformations happens with the given probability: mirroring left to right and top to bottom (these in
     half of the cases), scaling, rotation, stretching along a direction, and shifting. Pixels between others are
-    interpolated by cubic splines, those outside are reflected.
+    interpolated by bicubic convolution, those outside are reflected.
 
     Args:
         x0: images ``(B, C, H, W)``.

@@ -9,9 +9,12 @@ import pytest
 import torch
 
 import scoresde as S
+from scoresde.app import build
+from scoresde.app.config import DataConfig, RunConfig, TrainConfig
+from scoresde.app.drawing import picture_of
 from scoresde.app.runs import RunFolder
 from scoresde.data import from_frame, load_table
-from scoresde.errors import ArgumentError, DataError, DTypeError, MissingExtraError, UnknownNameError
+from scoresde.errors import ArgumentError, ConfigError, DataError, DTypeError, MissingExtraError, UnknownNameError
 from tests.app.runs_for_tests import invoke
 
 
@@ -135,3 +138,28 @@ def test_a_run_on_a_table_samples_a_table(tmp_path):
     with np.load(run / "samples-dpm.npz") as arrays:
         assert np.allclose(arrays["raw"], drawn.to_numpy())
     assert "held-out items have missing values: left out" in invoke("likelihood", run).output
+    table[["weight", "height", "age", "kind"]].to_csv(tmp_path / "swapped.csv", index=False)
+    shown = invoke("likelihood", run, "--data", tmp_path / "swapped.csv", code=2).output
+    assert "height, weight, age, as in training" in shown
+    in_order = ("--set", "data.columns=height,weight,age")
+    invoke("likelihood", run, "--data", tmp_path / "swapped.csv", *in_order)
+
+
+def test_classes_of_another_table_have_the_numbers_of_training(tmp_path):
+    frame().to_csv(tmp_path / "people.csv", index=False)
+    frame().query("kind == 'dog'").to_csv(tmp_path / "dogs.csv", index=False)
+    frame().assign(kind="cow").to_csv(tmp_path / "cows.csv", index=False)
+    own = DataConfig(source=str(tmp_path / "people.csv"), label_column="kind")
+    config = RunConfig(data=own, train=TrainConfig(conditional=True))
+    dogs = build.other_data(config, str(tmp_path / "dogs.csv"))
+    assert set(dogs.labels.tolist()) == {1}
+    assert dogs.class_names == ("cat", "dog")
+    with pytest.raises(ConfigError, match="'cow'"):
+        build.other_data(config, str(tmp_path / "cows.csv"))
+
+
+def test_a_table_without_a_complete_row_has_no_picture():
+    gaps = frame().assign(weight=lambda f: f["weight"].where(f.index % 2 == 0), age=np.nan)
+    gaps["age"] = gaps["age"].where(gaps.index % 2 == 0, 30.0)
+    data = from_frame(gaps, "weight,age", missing=True)
+    assert picture_of(data, torch.zeros(4, 2)) is None
