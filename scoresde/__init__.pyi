@@ -1,6 +1,7 @@
 from . import data as data
 from . import flow as flow
 from . import guidance as guidance
+from . import interop as interop
 from . import likelihood as likelihood
 from . import models as models
 from . import nets as nets

@@ -7,6 +7,7 @@ import gc
 import os
 
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+os.environ["HF_HUB_OFFLINE"] = os.environ["HF_DATASETS_OFFLINE"] = "1"  # nothing downloads in tests
 
 import pytest
 from hypothesis import settings

@@ -10,12 +10,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import diffusers
 import numpy as np
 import pandas
 import torch
 from PIL import Image
 
 import scoresde as S
+import tests.interop.small as small
 from scoresde.training.distributed import Ranks
 
 PACKAGE = Path(S.__file__).parent
@@ -46,7 +48,7 @@ FUNCTIONS = {
         "weighting",
         "transform",
     ),
-    *("net", "time_input", "score", "work"),
+    *("net", "time_input", "score", "work", "denoiser", "classifier", "autoencoder"),
 }
 
 DATA = S.Data("points", torch.randn(16, 2, generator=torch.Generator().manual_seed(0)))
@@ -124,6 +126,10 @@ def guided(model: Any) -> object:
     return S.sample(model, (2, 2), S.DDIM(), 2, generator=torch.Generator().manual_seed(0))
 
 
+def called(net: Any) -> object:
+    return net(X, torch.zeros(2))
+
+
 def streamed(batches: Any) -> object:
     return next(batches)
 
@@ -150,6 +156,12 @@ def folder() -> Path:
 TRAINED: dict[str, Any] = {"steps": 1, "batch_size": 4, "log_every": 1, "device": "cpu"}
 FOLDER = folder()
 GEN = torch.Generator().manual_seed(0)
+SMALL: dict[str, Any] = {"up_block_types": ("UpBlock2D",), "layers_per_block": 1}
+SMALL_UNET = diffusers.UNet2DModel(
+    sample_size=8, block_out_channels=(8,), norm_num_groups=4, down_block_types=("DownBlock2D",), **SMALL
+)
+DDIM = diffusers.DDIMScheduler()
+SCORE_SDE, ADM = small.score_sde_checkpoint(FOLDER), small.adm_checkpoint(FOLDER)
 
 CASES: dict[str, Case] = {
     "AnnealedLangevin": Case(S.AnnealedLangevin, {"step_size": 0.1}),
@@ -273,6 +285,26 @@ CASES: dict[str, Case] = {
     "prediction_row": Case(S.models.prediction_row, {"name": "noise", "alpha": 0.5, "sigma": 0.5}),
     "step_kl": Case(S.models.step_kl, {"sde": SDE, "s": 0.2, "t": 0.4, "eps": X, "eps_theta": X}),
     **{name: Case(getattr(S, name), {"shape": (2,), "width": 8, "blocks": 1}, applied) for name in ("ResidualMLP",)},
+    "NCSNpp": Case(S.nets.NCSNpp, {"shape": (1, 4, 4), "channels": 8, "multipliers": (1, 1), "blocks": 1}, applied),
+    "adapt": Case(S.nets.adapt, {"net": lambda x, t: x}, called),
+    "from_diffusers": Case(S.interop.from_diffusers, {"source": SMALL_UNET, "scheduler": DDIM}),
+    "to_diffusers": Case(
+        S.interop.to_diffusers, {"model": S.ScoreModel.from_diffusers(SMALL_UNET, DDIM), "folder": FOLDER / "theirs"}
+    ),
+    **{name: Case(getattr(S.interop, name), {"scheduler": DDIM, "steps": 5}) for name in ("grid_of", "sampler_of")},
+    "process_of": Case(S.interop.process_of, {"scheduler": DDIM}),
+    "limited_as": Case(S.interop.limited_as, {"scheduler": DDIM, "model": TOY}, guided),
+    "from_score_sde": Case(S.interop.from_score_sde, {"path": SCORE_SDE[0], "config": SCORE_SDE[1], "sde": "vp"}),
+    "from_adm": Case(S.interop.from_adm, {"path": ADM[0], "config": ADM[1]}),
+    "adm_classifier": Case(S.interop.adm_classifier, {"classifier": lambda x, k: x, "sde": S.DDPM.linear(100)}),
+    "from_k_diffusion": Case(S.interop.from_k_diffusion, {"denoiser": lambda x, sigma: x, "sigma_max": 80.0}),
+    "from_edm": Case(S.interop.from_edm, {"net": lambda x, sigma: x}),
+    "from_azula": Case(S.interop.from_azula, {"denoiser": small.Azula()}),
+    "from_denoising_diffusion": Case(S.interop.from_denoising_diffusion, {"diffusion": small.GaussianDiffusion()}),
+    "from_sbi": Case(S.interop.from_sbi, {"estimator": small.ScoreEstimator()}),
+    "from_flow_matching": Case(S.interop.from_flow_matching, {"net": lambda x, t: x}),
+    "from_torchcfm": Case(S.interop.from_torchcfm, {"net": lambda t, x: x, "sigma": 0.1}),
+    "LatentModel": Case(S.interop.LatentModel, {"model": TOY, "autoencoder": diffusers.AutoencoderKL()}, guided),
     "UNet": Case(S.UNet, {"shape": (1, 4, 4), "channels": 8, "num_groups": 4, "multipliers": (1,)}, applied),
     "DiT": Case(S.DiT, {"shape": (1, 4, 4), "width": 16, "blocks": 1, "heads": 2}, applied),
     "Fourier": Case(S.nets.Fourier, {"dim": 4}, lambda made: made(torch.zeros(2))),

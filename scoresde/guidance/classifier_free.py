@@ -12,7 +12,7 @@ result is not the diffusion of any distribution; larger w trades diversity for f
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -22,7 +22,7 @@ from scoresde.checks import number
 from scoresde.errors import ArgumentError, ShapeError
 from scoresde.guidance.classifier import SCALE
 from scoresde.guidance.conditioning import class_labels, without_labels
-from scoresde.models.conditions import LABEL, NO_CLASS, Condition
+from scoresde.models.conditions import LABEL, NO_CLASS, Condition, map_condition
 from scoresde.models.estimate import Estimate
 from scoresde.models.model import Model, Wrapper
 from scoresde.sde import Level
@@ -42,7 +42,7 @@ class _ClassifierFree(Wrapper):
         scale: float,
         interval: tuple[float, float] | None,
         rescale: float,
-        null: Mapping[str, Tensor | float],
+        null: Mapping[str, Any],
     ):
         super().__init__(model)
         self.null = null
@@ -61,7 +61,7 @@ class _ClassifierFree(Wrapper):
         if self.scale == 1 or inside is False:
             return self.model.estimate(x, level, given)
         # 1. both estimates by one call, each sample with its label and without
-        both = {name: torch.cat([value, none[name]]) for name, value in given.items()}
+        both = map_condition(lambda *values: torch.cat(values), given, none)
         twice = Level(*(_twice(value) for value in level))
         estimate = self.model.estimate(torch.cat([x, x]), twice, both)
         (x0, x0_none), (eps, eps_none) = estimate.x0.chunk(2), estimate.eps.chunk(2)
@@ -76,7 +76,7 @@ class _ClassifierFree(Wrapper):
             guided = torch.where(inside, guided[0], x0), torch.where(inside, guided[1], eps)
         return Estimate(*guided, level, v)
 
-    def without(self, given: dict[str, Tensor], x: Tensor) -> dict[str, Tensor]:
+    def without(self, given: dict[str, Any], x: Tensor) -> dict[str, Any]:
         """Return the condition with labels and other values hidden.
 
         Raises:
@@ -89,12 +89,7 @@ class _ClassifierFree(Wrapper):
             if name not in given:
                 expected = f"a condition with {name!r}, for which `null` has a value"
                 raise ArgumentError("cond", f"{', '.join(map(repr, given)) or 'nothing'}", expected)
-            like = given[name]
-            try:
-                none[name] = torch.as_tensor(value, dtype=like.dtype, device=like.device).expand_as(like).contiguous()
-            except RuntimeError as error:
-                shape = tuple(torch.as_tensor(value).shape)
-                raise ShapeError(f"null[{name!r}]", shape, f"a number, or of shape {tuple(like.shape[1:])}") from error
+            none[name] = _hidden(f"null[{name!r}]", value, given[name])
         return none
 
     def inside(self, level: Level) -> bool | Tensor:
@@ -118,13 +113,26 @@ class _ClassifierFree(Wrapper):
         return f"scale={self.scale}, interval={self.interval}, rescale={self.rescale}"
 
 
+def _hidden(name: str, value: Any, like: Any) -> Any:
+    """Return ``value`` for each sample, in the shape of what it hides."""
+    if isinstance(like, Mapping):
+        if not isinstance(value, Mapping) or not set(value) <= set(like):
+            raise ArgumentError(name, type(value).__name__, f"a mapping with names among {sorted(like)}")
+        return {key: _hidden(f"{name}[{key!r}]", value[key], one) if key in value else one for key, one in like.items()}
+    try:
+        return torch.as_tensor(value, dtype=like.dtype, device=like.device).expand_as(like).contiguous()
+    except (RuntimeError, TypeError, ValueError) as error:
+        shape = tuple(value.shape) if isinstance(value, Tensor) else repr(value)
+        raise ShapeError(name, shape, f"a number, or of shape {tuple(like.shape[1:])}") from error
+
+
 @checked
 def classifier_free_guidance(
     model: Model,
     scale: float,
     interval: tuple[float, float] | None = None,
     rescale: float = 0.0,
-    null: Mapping[str, Tensor | float] | None = None,
+    null: Mapping[str, Any] | None = None,
 ) -> Model:
     """Return the model, guided to its condition without a classifier.
 
@@ -143,8 +151,8 @@ def classifier_free_guidance(
         rescale: phi in [0, 1], against contrast that grows with w, default 0. x0' is multiplied by
             phi std(x0(x_t, y))/std(x0') + 1 - phi, with the standard deviation over the entries of a sample.
         null: What the network was given in training where a value of the condition was hidden, by name: a number, or a
-            tensor of the value's shape ``(...)``. :class:`TrainerConfig`'s ``conditions`` hides by zeros. None: there
-            are labels alone, hidden by -1.
+            tensor of the value's shape ``(...)``, or a mapping where the condition has one. :class:`TrainerConfig`'s
+            ``conditions`` hides by zeros. None: there are labels alone, hidden by -1.
 
     Raises:
         ArgumentError, DTypeError, ShapeError: ``scale``, ``interval`` or ``rescale`` is out of range. When called: the

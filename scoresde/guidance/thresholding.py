@@ -54,19 +54,19 @@ class _Clipped(_Limited):
 
 
 class _DynamicThreshold(_Limited):
-    def __init__(self, model: Model, percentile: float, bound: float, keep_eps: bool):
+    def __init__(self, model: Model, percentile: float, bound: float, largest: float | None, keep_eps: bool):
         super().__init__(model, keep_eps)
-        self.percentile, self.bound = percentile, bound
+        self.percentile, self.bound, self.largest = percentile, bound, largest
 
     def limit(self, x0: Tensor) -> Tensor:
         flat = x0.reshape(len(x0), -1).abs()
         flat = flat.to(torch.promote_types(flat.dtype, torch.float32))
-        s = torch.quantile(flat, self.percentile / 100, dim=1).clamp(min=self.bound).to(x0.dtype)
+        s = torch.quantile(flat, self.percentile / 100, dim=1).clamp(self.bound, self.largest).to(x0.dtype)
         s = s.reshape(-1, *(1,) * (x0.ndim - 1))
         return torch.maximum(torch.minimum(x0, s), -s) * (self.bound / s)
 
     def extra_repr(self) -> str:
-        return f"percentile={self.percentile}, bound={self.bound}"
+        return f"percentile={self.percentile}, bound={self.bound}, largest={self.largest}"
 
 
 @checked
@@ -92,7 +92,9 @@ def clipped(model: Model, low: float = -1.0, high: float = 1.0, *, keep_eps: boo
 
 
 @checked
-def dynamic_threshold(model: Model, percentile: float = 99.5, bound: float = 1.0, *, keep_eps: bool = False) -> Model:
+def dynamic_threshold(
+    model: Model, percentile: float = 99.5, bound: float = 1.0, *, largest: float | None = None, keep_eps: bool = False
+) -> Model:
     """Return the model with dynamic thresholding of x0, sample by sample.
 
         x0 <- clip(x0, -s, s) bound/s
@@ -104,6 +106,7 @@ def dynamic_threshold(model: Model, percentile: float = 99.5, bound: float = 1.0
         model: The model.
         percentile: In (0, 100], default 99.5.
         bound: The data lie in [-bound, bound], default 1.
+        largest: Largest s, at least ``bound`` (``sample_max_value`` of diffusers). None: no limit.
         keep_eps: As for :func:`clipped`.
 
     Raises:
@@ -113,4 +116,7 @@ def dynamic_threshold(model: Model, percentile: float = 99.5, bound: float = 1.0
     """
     if not 0 < percentile <= 100:
         raise ArgumentError("percentile", percentile, "a number in (0, 100]")
-    return _DynamicThreshold(model, float(percentile), positive("bound", bound), keep_eps)
+    bound = positive("bound", bound)
+    if largest is not None and positive("largest", largest) < bound:
+        raise ArgumentError("largest", largest, f"at least bound = {bound:g}, or None")
+    return _DynamicThreshold(model, float(percentile), bound, largest, keep_eps)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -10,8 +11,8 @@ from torch import Tensor
 from scoresde.errors import ArgumentError, DTypeError, ShapeError
 from scoresde.sde.times import is_concrete
 
-#: tensors ``(B, ...)`` by the names of the network's arguments; None for no condition
-Condition = Mapping[str, Tensor] | None
+#: tensors ``(B, ...)``, or mappings of them, by the names of the network's arguments; None for no condition
+Condition = Mapping[str, Any] | None
 
 #: the name of the class labels in a condition, and of the networks' argument
 LABEL = "y"
@@ -23,7 +24,24 @@ NO_CLASS = -1
 
 def condition_rows(cond: Condition, rows: slice | Tensor) -> Condition:
     """Return the condition of some samples: ``rows`` of every value."""
-    return None if cond is None else {name: value[rows] for name, value in cond.items()}
+    return map_condition(lambda value: value[rows], cond)
+
+
+def map_condition(function: Callable[..., Tensor], *conds: Condition) -> dict[str, Any] | None:
+    """Return a condition with a function of each tensor.
+
+    Args:
+        function: Function of a tensor, or of one tensor of each condition.
+        conds: Conditions with the same names. None: the result is None.
+    """
+    first = conds[0]
+    if first is None:
+        return None
+    parts = {name: [cond[name] for cond in conds if cond is not None] for name in first}
+    return {
+        name: map_condition(function, *values) if isinstance(values[0], Mapping) else function(*values)
+        for name, values in parts.items()
+    }
 
 
 def check_labels(y: Tensor, batch: int, classes: int | None = None, name: str = "cond['y']") -> Tensor:
@@ -70,14 +88,21 @@ def check_condition(cond: object, batch: int, classes: int | None = None) -> Non
         return
     if not isinstance(cond, Mapping):
         raise ArgumentError("cond", type(cond).__name__, "a mapping from names to tensors, such as {'y': labels}")
-    for name, value in cond.items():
-        argument = f"cond[{name!r}]"
-        if not isinstance(value, Tensor):
-            raise DTypeError(argument, type(value).__name__, f"a tensor ({batch}, ...), one row a sample")
-        if value.shape[:1] != (batch,):
-            raise ShapeError(argument, tuple(value.shape), f"({batch}, ...), one row a sample")
+    _check_rows(cond, batch, "cond")
     if classes is not None and LABEL in cond:
         check_labels(cond[LABEL], batch, classes)
+
+
+def _check_rows(cond: Mapping[str, Any], batch: int, argument: str) -> None:
+    """Refuse values that are no tensors with one row a sample."""
+    for key, value in cond.items():
+        name = f"{argument}[{key!r}]"
+        if isinstance(value, Mapping):
+            _check_rows(value, batch, name)
+        elif not isinstance(value, Tensor):
+            raise DTypeError(name, type(value).__name__, f"a tensor ({batch}, ...), one row a sample")
+        elif value.shape[:1] != (batch,):
+            raise ShapeError(name, tuple(value.shape), f"({batch}, ...), one row a sample")
 
 
 def of_class(log_p: Tensor, y: Tensor) -> Tensor:

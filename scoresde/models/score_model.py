@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import inspect
 import json
-from collections.abc import Mapping
+import math
+from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Protocol, cast
@@ -19,6 +20,7 @@ from scoresde.errors import ArgumentError, CheckpointError, DataWarning, DTypeEr
 from scoresde.files import atomic_folder, load_tensors, read_json, save_tensors
 from scoresde.models.calibration import Calibration
 from scoresde.models.conditions import ESTIMATE, Condition
+from scoresde.models.doors import Doors
 from scoresde.models.estimate import Estimate
 from scoresde.models.model import Model
 from scoresde.models.moments import Moments
@@ -34,7 +36,8 @@ from scoresde.models.pretrained import (
     refuse_other_files,
 )
 from scoresde.models.time_inputs import COUNTED, TimeInput, resolve_time_input
-from scoresde.nets import build_net
+from scoresde.nets.adapted import not_a_tensor
+from scoresde.nets.description import describe_net, rebuild_net
 from scoresde.random import device_named
 from scoresde.sde import SDE, Level, build_sde
 from scoresde.sde.times import is_concrete
@@ -43,8 +46,9 @@ from scoresde.sde.times import is_concrete
 class Network(Protocol):
     """What the network of a :class:`ScoreModel` must be.
 
-    To be trained or moved it must be a ``torch.nn.Module``. To be saved it must be registered by
-    :func:`scoresde.nets.register_net`.
+    To be trained, moved or saved it must be a ``torch.nn.Module``. One that is registered by
+    :func:`scoresde.nets.register_net` is built again when a model is loaded; another one is passed then
+    (``from_pretrained(folder, net=MyNet)``). :func:`scoresde.nets.adapt` makes one of any network.
     """
 
     def __call__(self, x: Tensor, time_input: Tensor, **cond: Tensor) -> Tensor:
@@ -89,7 +93,7 @@ def _conditions_of(net: Network) -> frozenset[str] | None:
 
 
 @checked
-class ScoreModel(Model):
+class ScoreModel(Doors, Model):
     """A network ``net(x, time_input, **cond)`` as a score model (P11, E6).
 
     Args:
@@ -97,7 +101,8 @@ class ScoreModel(Model):
         sde: Forward process it is trained for.
         predicts: Meaning of its output, a row of :data:`~scoresde.models.predictions.PREDICTIONS`, default ``"noise"``.
         time_input: What it receives for the time, a name in :data:`~scoresde.models.time_inputs.TIME_INPUTS` or a
-            function ``(level, sde) -> number or (B,)``, default ``"time"``: t itself.
+            function ``(level, sde) -> number or (B,)``. None (default): that of an adapted network
+            (:func:`scoresde.nets.adapt`), else ``"time"``: t itself.
         data_std: Standard deviation s_d of the data, used by ``"edm"`` and ``scale_input``, default 1.
         scale_input: Whether to divide the network's input by S = sqrt(alpha^2 s_d^2 + sigma^2), so that it has unit
             variance at every level (EDM's c_in). None: only for ``"edm"``.
@@ -126,7 +131,7 @@ class ScoreModel(Model):
         sde: SDE,
         predicts: str = "noise",
         *,
-        time_input: str | TimeInput = "time",
+        time_input: str | TimeInput | None = None,
         data_std: float = 1.0,
         scale_input: bool | None = None,
         scaling: Scaling | None = None,
@@ -144,6 +149,8 @@ class ScoreModel(Model):
         prediction_row(predicts, 0.5, 0.5)  # refuse an unknown name here, not at the first call
         self.net = cast(nn.Module, net)  # a plain function serves where nothing is trained, moved or saved
         self._taken = _conditions_of(net)
+        if time_input is None:
+            time_input = getattr(net, "time_input", None) or "time"
         self.sde, self.predicts, self.time_input = sde, predicts, time_input
         self._time_input = resolve_time_input(time_input)
         self.data_std = positive("data_std", data_std)
@@ -196,10 +203,14 @@ class ScoreModel(Model):
 
     @property
     def first_time(self) -> float | None:
-        """The time of the cleanest level, for networks that know levels only.
+        """The time of the cleanest level that the network knows. None: all.
 
-        These have a time input that counts the levels of a discrete process.
+        It is that of the first level, where the time input counts those of a discrete process. Networks of other
+        libraries may have a ``least_ratio`` sigma/alpha instead.
         """
+        least: float = getattr(bare(self.net), "least_ratio", 0.0)
+        if least > 0:
+            return float(self.sde.time_of(-2 * math.log(least)))
         times = self.sde.times
         return None if times is None or self.time_input not in COUNTED else times[0].item()
 
@@ -229,6 +240,8 @@ class ScoreModel(Model):
             seen = self._joined(x, given.pop(ESTIMATE, None))
         self._check_names(given)
         output: Tensor = self.net(seen, time_input, **given)
+        if not isinstance(output, Tensor):
+            raise not_a_tensor(output)
         expected = tuple(x.shape)
         if self.learned_variance:
             if x.ndim < 2:
@@ -287,18 +300,18 @@ class ScoreModel(Model):
         """All but the weights, as values that JSON can hold.
 
         Raises:
-            ArgumentError: The SDE, the network or the time input cannot be rebuilt from a description.
+            ArgumentError: The SDE or the time input cannot be rebuilt from a description, or the network is no module.
         """
         net = bare(self.net)
-        if not hasattr(net, "config"):
-            raise ArgumentError("net", type(self.net).__name__, "a registered network with a `config` (register_net)")
+        if not isinstance(net, nn.Module):
+            raise ArgumentError("net", type(net).__name__, "a torch.nn.Module, to be saved")
         if callable(self.time_input):
             raise ArgumentError("time_input", repr(self.time_input), "the name of a time input, to be saved")
         calibration = {} if self.calibration is None else {"calibration": self.calibration.config}
         return {
             "format": FORMAT,
             "sde": self.sde.config,
-            "net": net.config,
+            "net": describe_net(net),
             "predicts": self.predicts,
             "time_input": self.time_input,
             "data_std": self.data_std,
@@ -333,30 +346,38 @@ class ScoreModel(Model):
             folder: The folder.
             weights: Weights by their names in the network. None: the network's.
         """
-        config, weights_file = (folder / name for name in FILES)
+        (config, weights_file), described = (folder / name for name in FILES), self.config
         weights = self.net.state_dict() if weights is None else weights
         tensors = {f"net.{bare_name(key, self.net)}": value for key, value in weights.items()}
         if self.moments is not None:
             tensors |= {"moments.mean": self.moments.mean, "moments.covariance": self.moments.covariance}
         save_tensors(tensors, weights_file)
-        config.write_text(json.dumps(self.config, indent=2) + "\n")
+        config.write_text(json.dumps(described, indent=2) + "\n")
 
     @classmethod
     @checked
-    def from_pretrained(cls, folder: str | Path, device: str | torch.device = "cpu") -> ScoreModel:
+    def from_pretrained(
+        cls,
+        folder: str | Path,
+        device: str | torch.device = "cpu",
+        *,
+        net: nn.Module | Callable[..., nn.Module] | None = None,
+    ) -> ScoreModel:
         """Load a saved model, in evaluation mode.
 
-        Only safetensors and JSON are read, never a pickle.
+        Only safetensors and JSON are read, never a pickle, and no code of the folder runs.
 
         Args:
             folder: Folder of the model; or that of a run or a trainer, whose newest checkpoint is taken; or the name (a
                 str) of a bundled model. ``"digits"`` is a class-conditional model of scikit-learn's digits (see
                 ``scoresde/pretrained/digits/README.md``). A local folder of that name takes precedence.
             device: Device of the model, default the CPU.
+            net: For a network that is not registered: its class, which is built from the saved configuration, or a
+                network of it, which takes the weights. None: the network is registered.
 
         Raises:
             CheckpointError: The folder holds no model, or there is none; a file is truncated or foreign; the weights do
-                not fit.
+                not fit; the network is not registered and ``net`` is None.
         """
         folder, device = locate(folder), device_named(device)
         config_file, weights_file = (folder / name for name in FILES)
@@ -373,7 +394,7 @@ class ScoreModel(Model):
             scaling, calibration = config.pop("scaling"), config.pop("calibration", None) or beside
             lengths = config.pop("data_scale", None)
             model = cls(
-                build_net(config.pop("net")),
+                rebuild_net(config.pop("net"), net),
                 build_sde(config.pop("sde")),
                 scaling=None if scaling is None else Scaling.from_config(scaling),
                 moments=moments,

@@ -30,6 +30,11 @@ def _time(level: Level, sde: SDE) -> float | Tensor:
     return level.t
 
 
+def _scaled_time(level: Level, sde: SDE) -> float | Tensor:
+    """Return 1000 t (flow matching in diffusers, SD3)."""
+    return level.t * 1000
+
+
 def _log_snr(level: Level, sde: SDE) -> float | Tensor:
     """Return log-SNR, finite at both ends of time too."""
     low, high = LOG_SNR_MIN, 2 * LOG_SNR_MAX
@@ -73,6 +78,7 @@ COUNTED = ("ddpm", "improved_ddpm", "ncsn")
 #: module-level functions, so that a model that holds one can be pickled
 TIME_INPUTS: dict[str, TimeInput] = {
     "time": _time,
+    "scaled_time": _scaled_time,
     "log_snr": _log_snr,
     "sigma": _sigma,
     "ddpm": _ddpm,

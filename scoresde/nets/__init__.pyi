@@ -1,9 +1,11 @@
+from .adapted import adapt as adapt
 from .dit import DiT as DiT
 from .embeddings import Conditioning as Conditioning
 from .embeddings import Fourier as Fourier
 from .embeddings import LabelEmbedding as LabelEmbedding
 from .embeddings import Sinusoidal as Sinusoidal
 from .mlp import ResidualMLP as ResidualMLP
+from .ncsnpp import NCSNpp as NCSNpp
 from .presets import PRESETS as PRESETS
 from .presets import NetPreset as NetPreset
 from .presets import net_preset as net_preset

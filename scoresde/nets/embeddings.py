@@ -126,28 +126,35 @@ class LabelEmbedding(nn.Module):
     Args:
         classes: Number of classes.
         dim: Length of the vectors.
+        null: Whether there is a vector for "no class", default True.
 
     Raises:
-        ArgumentError: A number that is not a positive integer.
+        ArgumentError: A number that is not a positive integer; when called, no class without a vector for it.
         DTypeError: When called, class labels that are not int64.
         ShapeError: When called, class labels of any rank but 1.
 
     References: Ho, Salimans 2022, section 3.2 (the null token).
     """
 
-    def __init__(self, classes: int, dim: int):
+    def __init__(self, classes: int, dim: int, null: bool = True):
         super().__init__()
-        self.classes = whole("classes", classes)
-        self.table = nn.Embedding(self.classes + 1, whole("dim", dim))
+        self.classes, self.null = whole("classes", classes), null
+        self.table = nn.Embedding(self.classes + null, whole("dim", dim))
 
     def forward(self, y: Tensor | None) -> Tensor:
         if y is None:
+            if not self.null:
+                raise ArgumentError("y", None, f'classes in 0..{self.classes - 1}: this network knows no "no class"')
             return self.table.weight[self.classes :]
         if y.dtype != torch.int64:
             raise DTypeError("y", y.dtype, "torch.int64 class labels")
         if y.ndim != 1:
             raise ShapeError("y", tuple(y.shape), "of shape (B,), one class for each sample")
-        vectors: Tensor = self.table(torch.where(y < 0, self.classes, y))
+        try:
+            vectors: Tensor = self.table(torch.where(y < 0, self.classes, y))
+        except IndexError as error:  # on the CPU; elsewhere nothing waits for the device
+            expected = f"classes in 0..{self.classes - 1}{', or -1 for no class' if self.null else ''}"
+            raise ArgumentError("y", f"labels up to {int(y.max())}, down to {int(y.min())}", expected) from error
         return vectors
 
 
@@ -166,6 +173,7 @@ class Conditioning(nn.Module):
         embedding_scale: Scale of the time input, positive, default 1. :class:`Fourier` has 16 times this scale.
         embedding_seed: Seed of the Fourier frequencies, default 0.
         augmented: Whether labels of augmentations ``(B, 9)`` are added too, by a linear layer. Default False.
+        null_class: Whether there is a vector for "no class", default True.
 
     Raises:
         UnknownNameError: Another ``embedding``.
@@ -182,6 +190,7 @@ class Conditioning(nn.Module):
         embedding_scale: float = 1.0,
         embedding_seed: int = 0,
         augmented: bool = False,
+        null_class: bool = True,
     ):
         super().__init__()
         self.features: nn.Module
@@ -193,7 +202,7 @@ class Conditioning(nn.Module):
         else:
             raise UnknownNameError("embedding", embedding, ("sinusoidal", "fourier"))
         self.mlp = nn.Sequential(nn.Linear(features, dim), nn.SiLU(), nn.Linear(dim, dim))
-        self.classes = None if classes is None else LabelEmbedding(classes, dim)
+        self.classes = None if classes is None else LabelEmbedding(classes, dim, null_class)
         self.augmentations = nn.Linear(AUGMENTATIONS, dim, bias=False) if augmented else None
 
     def forward(self, time_input: Tensor, y: Tensor | None, batch: int, augment: Tensor | None = None) -> Tensor:

@@ -13,11 +13,19 @@ from scoresde.argument_types import checked
 from scoresde.checks import whole
 from scoresde.errors import ArgumentError, UnknownNameError
 from scoresde.nets.configured import Net, configured
+from scoresde.nets.diffusers_net import DiffusersNet
 from scoresde.nets.dit import DiT
 from scoresde.nets.mlp import ResidualMLP
+from scoresde.nets.ncsnpp import NCSNpp
 from scoresde.nets.unet import UNet
 
-_REGISTRY: dict[str, type[nn.Module]] = {"unet": UNet, "dit": DiT, "mlp": ResidualMLP}
+_REGISTRY: dict[str, type[nn.Module]] = {
+    "unet": UNet,
+    "dit": DiT,
+    "mlp": ResidualMLP,
+    "ncsn++": NCSNpp,
+    "diffusers": DiffusersNet,
+}
 
 
 def register_net(name: str) -> Callable[[Net], Net]:
@@ -54,6 +62,12 @@ def register_net(name: str) -> Callable[[Net], Net]:
 
 def _identity(cls: type) -> tuple[object, object]:  # survives the reloading of a module
     return getattr(cls, "__module__", None), getattr(cls, "__qualname__", None)
+
+
+def is_registered(net: object, name: object) -> bool:
+    """Return whether the class of a network is registered by this name."""
+    found = _REGISTRY.get(name) if isinstance(name, str) else None
+    return found is not None and _identity(found) == _identity(type(net))
 
 
 def net_names() -> tuple[str, ...]:

@@ -21,7 +21,7 @@ from scoresde.nets.precision import exactly
 from scoresde.nets.recomputing import recomputed
 from scoresde.nets.unet_blocks import CONV, Attention, ResBlock, Stage, Style, doubled
 
-LAYOUTS = ("compact", "ddpm", "ddpm++")
+LAYOUTS = ("compact", "ddpm", "ddpm++", "adm")
 RESAMPLINGS = ("conv", "block", "fir")
 INITS = ("torch", "xavier")
 MOST_POSITIONS = 1024  # at the coarsest resolution, up to which it has attention by default
@@ -134,6 +134,8 @@ class UNet(nn.Module):
         heads: Attention heads, a divisor of the width of these resolutions, default 4.
         dropout: Probability in [0, 1) inside each block, default 0. Training draws it from torch's global random state.
         classes: Number of classes. None: an unconditional network.
+        null_class: Whether the network also knows "no class" (default), as classifier-free guidance needs. False: every
+            sample has a class.
         embedding, embedding_scale, embedding_seed: Features of the time input, see
             :class:`~scoresde.nets.embeddings.Conditioning`.
         out_channels: Channels of the result, e.g. 2 C to predict a variance too. None: C.
@@ -148,6 +150,8 @@ class UNet(nn.Module):
             one block more at each resolution. In the middle: block, attention, block. Half as many sinusoidal features.
             ``"ddpm++"``, as in Song et al. 2021: the same, with one attention, not one a block, at each resolution on
             the way up.
+            ``"adm"``, as in Dhariwal, Nichol 2021: as "ddpm", but blocks that resample have no convolution in their
+            skip.
         resample: How a resolution halves and doubles the lengths.
             ``"conv"`` (default): a convolution of stride 2; nearest neighbours and a convolution, which in the compact
             layout is the first one of the next block.
@@ -208,6 +212,7 @@ class UNet(nn.Module):
         recompute: bool = False,
         augmented: bool = False,
         init: str = "torch",
+        null_class: bool = True,
     ):
         super().__init__()
         # 1. check the arguments and plan the resolutions
@@ -225,7 +230,9 @@ class UNet(nn.Module):
         plan.check(self.shape, num_groups)
         fir, dropout = resample == "fir", probability("dropout", dropout)
         wraps = _periodic_axes(periodic, rank, fir)
-        style = Style(rank, num_groups, dropout, scale_shift, skip_rescale, fir, fused_attention, wraps)
+        style = Style(
+            rank, num_groups, dropout, scale_shift, skip_rescale, fir, fused_attention, wraps, layout == "adm"
+        )
         self.recompute = recompute
         out = self.shape[0] if out_channels is None else whole("out_channels", out_channels)
         self.compact, self.fourier_inputs = plan.compact, wholes("fourier_inputs", fourier_inputs, least=0)
@@ -233,7 +240,7 @@ class UNet(nn.Module):
         # 2. features of the time input, and the stem; weights are drawn in the order of the layers
         features, waves = 4 * channels, 2 * channels if plan.compact else channels
         self.conditioning = Conditioning(
-            waves, features, classes, embedding, embedding_scale, embedding_seed, augmented
+            waves, features, classes, embedding, embedding_scale, embedding_seed, augmented, null_class
         )
         self.stem = style.conv(self.shape[0] * (1 + 2 * len(self.fourier_inputs)), channels, 3)
 

@@ -79,6 +79,7 @@ class Style:
         fir: Resample with the filter (1, 3, 3, 1).
         fused: Use torch's fused attention.
         periodic: Whether each axis wraps around. Empty: none does.
+        plain: Whether blocks that resample have no convolution in their skip.
     """
 
     rank: int
@@ -89,6 +90,7 @@ class Style:
     fir: bool = False
     fused: bool = False
     periodic: tuple[bool, ...] = ()
+    plain: bool = False
 
     @property
     def gain(self) -> float | None:
@@ -126,7 +128,8 @@ class ResBlock(nn.Module):
         self.norm1, self.conv1 = nn.GroupNorm(style.groups, inputs), style.conv(inputs, width, 3)
         self.norm2, self.conv2 = nn.GroupNorm(style.groups, width), style.conv(width, width, 3)
         self.dropout = nn.Dropout(style.dropout)
-        self.skip = nn.Identity() if inputs == width and resize is None else style.conv(inputs, width, 1)
+        same = inputs == width and (resize is None or style.plain)
+        self.skip = nn.Identity() if same else style.conv(inputs, width, 1)
 
     def forward(self, h: Tensor, modulation: Tensor, size: torch.Size | None = None) -> Tensor:
         u = F.silu(self.norm1(h))

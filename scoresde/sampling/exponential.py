@@ -50,6 +50,22 @@ def exponential_weights(start: float, end: float, nodes: tuple[float, ...], tau:
     return tuple((lagrange(nodes, points) @ (w * r * np.exp(-r * (end - points)))).tolist())
 
 
+def midpoint_weights(start: float, end: float, nodes: tuple[float, ...], tau: float = 0.0) -> tuple[float, ...]:
+    """Return the weights of two nodes by the middle of the step.
+
+    The line through both estimates is not integrated, but taken at (start + end)/2, which is as accurate for short
+    steps. With E = 1 - e^{-r h} and a slope over ``start - nodes[0]``:
+
+        w_1 = E (1 + h/(2 (start - nodes[0]))),    w_0 = E - w_1
+
+    References: Lu et al. 2022b, algorithm 2, which is the default of diffusers (``solver_type="midpoint"``).
+    """
+    h, r = end - start, 1 + tau**2
+    total = -math.expm1(-r * h)
+    newest = total * (1 + h / (2 * (start - nodes[0])))
+    return total - newest, newest
+
+
 class Step(NamedTuple):
     """The numbers of one step.
 
@@ -67,7 +83,13 @@ class Step(NamedTuple):
 
 @lru_cache(maxsize=64)
 def multistep_table(
-    levels: tuple[HostLevel, ...], order: int, tau: float, *, corrector: bool, above: float | None = None
+    levels: tuple[HostLevel, ...],
+    order: int,
+    tau: float,
+    *,
+    corrector: bool,
+    above: float | None = None,
+    midpoint: bool = False,
 ) -> tuple[Step, ...]:
     """Return the steps between the levels.
 
@@ -77,9 +99,11 @@ def multistep_table(
         tau: Noise of the process.
         corrector: Whether to give the corrector's weights, one estimate more than the predictor's.
         above: Lambda of an estimate from before the first level. None: there is none.
+        midpoint: Whether two estimates have the weights of :func:`midpoint_weights`.
     """
     if levels[0].alpha == 0 and len(levels) > 1:
-        return (_from_pure_noise(levels[1], tau), *multistep_table(levels[1:], order, tau, corrector=corrector))
+        rest = multistep_table(levels[1:], order, tau, corrector=corrector, midpoint=midpoint)
+        return (_from_pure_noise(levels[1], tau), *rest)
     lams = [level.lam for level in levels]
     nodes = lams if above is None else [above, *lams]
     steps = []
@@ -87,7 +111,9 @@ def multistep_table(
         a, b, known = lams[i], lams[i + 1], len(nodes) - len(lams) + i + 1
 
         def weights(first: int, last: int, a: float = a, b: float = b, end: HostLevel = end) -> tuple[float, ...]:
-            return tuple(end.alpha * w for w in exponential_weights(a, b, tuple(nodes[max(0, first) : last]), tau))
+            used = tuple(nodes[max(0, first) : last])
+            rule = midpoint_weights if midpoint and len(used) == 2 else exponential_weights
+            return tuple(end.alpha * w for w in rule(a, b, used, tau))
 
         x = end.sigma / start.sigma * math.exp(-(tau**2) * (b - a))
         z = end.sigma * math.sqrt(-math.expm1(-2 * tau**2 * (b - a)))

@@ -61,6 +61,8 @@ class DPMSolver(GridSampler):
         grid: ``"data"`` (default), a name as in :class:`GridSampler`, or the times of the calls, decreasing.
         t_min, t_max: See :class:`Sampler`.
         last: Step from the last level to 0: ``"flow"`` (default), ``"half-tweedie"``, ``"tweedie"`` or ``"none"``.
+        midpoint: Whether steps of order 2 take the slope's value at the middle instead of its integral, default False.
+            That is the default of diffusers' DPMSolverMultistepScheduler. It needs ``order=2`` and no corrector.
 
     ``steps`` is the number of network calls, 20 by default.
 
@@ -81,6 +83,7 @@ class DPMSolver(GridSampler):
     corrector: bool | None = field(default=None, kw_only=True)
     grid: Grid = field(default="data", kw_only=True)
     last: LastName = field(default="flow", kw_only=True)
+    midpoint: bool = field(default=False, kw_only=True)
 
     last_names: ClassVar[tuple[str, ...]] = ("flow", *LAST_STEPS)
     grid_names: ClassVar[tuple[str, ...]] = ("data", *GRIDS)
@@ -92,6 +95,8 @@ class DPMSolver(GridSampler):
             if whole("order", self.order) > MAX_ORDER:
                 raise ArgumentError("order", self.order, f"1 to {MAX_ORDER}, or 'auto'")
             self._store(order=whole("order", self.order))
+        if self.midpoint and (self.order != 2 or self.corrector is not False):
+            raise ArgumentError("midpoint", True, "False, or order=2 and corrector=False")
         if not isinstance(self.stochastic, bool):
             self._store(stochastic=non_negative("stochastic", self.stochastic))
 
@@ -171,51 +176,20 @@ class DPMSolver(GridSampler):
     def states(
         self, model: Model, x: Tensor, steps: int | None, cond: Condition, generator: Generators
     ) -> Iterator[State]:
-        # 1. the noise levels, and the weights of the steps between them
-        plan, settings = self.plan(model, steps, cond)
-        start, levels, jump = plan
-        steps, order = len(levels), settings.order
-        above = levels[0].log_snr - levels[1].lam if jump and steps > 1 else None
-        table = multistep_table(levels, order, self.tau, corrector=settings.corrector, above=above)
-        draw = noise_like(x, generator)
-        yield State(x, start.t, None, 0, steps, 0)
-
-        # 2. the jump to the first level, its correction, and the estimate above it
-        history: list[Tensor] = []  # estimates of x0, the newest last
-        if jump:
-            assert model.moments is not None
-            y = x / start.alpha
-            gaussian = GaussianStart(y, start.rho, model.moments.gaussian(y))
-            x = levels[0].alpha * gaussian.flow(levels[0].rho)
-        x0 = model.estimate(x, levels[0], cond).x0
-        if jump:
-            x = levels[0].alpha * gaussian.correct(x0, levels[0].rho)
-            history = [] if above is None else [gaussian.estimate(math.exp(-above))]
-
-        # 3. predict, evaluate and correct through the other levels
-        visited: list[tuple[HostLevel, Tensor, Tensor]] = []  # the last levels, with x and x0
-        for i, level in enumerate(levels):
-            if i:
-                step = table[i - 1]
-                moved = step.x * x
-                if step.z:
-                    moved = torch.add(moved, draw(), alpha=step.z)
-                x = combine(moved, step.predict, history)
-                x0 = model.estimate(x, level, cond).x0
-            history = [*history[-order:], x0]
-            if i and table[i - 1].correct:
-                x = combine(moved, step.correct, history)
-            visited = [*visited[1 - END_LEVELS :], (level, x, x0)]
-            yield State(x, level.t, x0, i, steps, i + 1)
-
-        # 4. the last stretch to the data
+        run = MultistepRun(self, model, x, steps, cond, generator)
+        yield State(x, run.start, None, 0, run.calls, 0)
+        for i, level in enumerate(run.levels):
+            x0 = model.estimate(run.x, level, cond).x0
+            run.correct(x0)
+            yield State(run.x, level.t, x0, i, run.calls, i + 1)
+            run.predict()
         end = 0.0 if self.last != "none" else level.t
-        yield State(self._end(model, visited), end, x0, steps, steps, steps)
+        yield State(run.x, end, x0, run.calls, run.calls, run.calls)
 
     def final(self, model: Model, state: State, cond: Condition) -> None:
         """Return None: :meth:`states` takes the last step, without a call."""
 
-    def _end(self, model: Model, visited: list[tuple[HostLevel, Tensor, Tensor]]) -> Tensor:
+    def end(self, model: Model, visited: list[tuple[HostLevel, Tensor, Tensor]]) -> Tensor:
         """Take the last step, from x at the last of the visited levels to t = 0."""
         level, x, x0 = visited[-1]
         if self.last == "none":
@@ -231,3 +205,76 @@ class DPMSolver(GridSampler):
         gaussian = None if model.moments is None else model.moments.gaussian(x)
         levels, xs, x0s = zip(*used, strict=True)
         return to_data(levels, xs, x0s, scale.finest, gaussian)
+
+
+class MultistepRun:
+    """A run of :class:`DPMSolver`, between its network calls.
+
+    Each call is at ``levels[i]`` for ``x``; :meth:`correct` takes its estimate, and :meth:`predict` goes on from there.
+
+    Args:
+        sampler: The settings.
+        model: Score model, of which only the process and what it knows of the data are used here.
+        x: Start ``(B, *D)``.
+        steps: Number of calls. None: what the grid fixes.
+        cond: Condition of the run.
+        generator: Source of noise.
+
+    Attributes:
+        x: Samples ``(B, *D)``, at the next call or, after all of them, at the end.
+        start: Time of the start.
+        levels: Levels of the calls.
+    """
+
+    def __init__(
+        self, sampler: DPMSolver, model: Model, x: Tensor, steps: int | None, cond: Condition, generator: Generators
+    ):
+        # the noise levels, and the weights of the steps between them
+        plan, settings = sampler.plan(model, steps, cond)
+        start, self.levels, jump = plan
+        levels, self.order = self.levels, settings.order
+        above = levels[0].log_snr - levels[1].lam if jump and len(levels) > 1 else None
+        self.table = multistep_table(
+            levels, self.order, sampler.tau, corrector=settings.corrector, above=above, midpoint=sampler.midpoint
+        )
+        self.sampler, self.model, self.start, self.x = sampler, model, start.t, x
+        self.draw, self.done, self.moved = noise_like(x, generator), 0, x
+        self.history: list[Tensor] = []  # estimates of x0, the newest last
+        self.visited: list[tuple[HostLevel, Tensor, Tensor]] = []  # the last levels, with x and x0
+        # the jump to the first level, and then the estimate above it
+        self.gaussian: GaussianStart | None = None
+        if jump:
+            assert model.moments is not None
+            y = x / start.alpha
+            self.gaussian = GaussianStart(y, start.rho, model.moments.gaussian(y))
+            self.x = levels[0].alpha * self.gaussian.flow(levels[0].rho)
+        self.above = above
+
+    @property
+    def calls(self) -> int:
+        """The number of network calls."""
+        return len(self.levels)
+
+    def correct(self, x0: Tensor) -> None:
+        """Take the estimate ``(B, *D)`` at the level, which corrects x there."""
+        i = self.done
+        level = self.levels[i]
+        if i == 0 and self.gaussian is not None:
+            self.x = level.alpha * self.gaussian.correct(x0, level.rho)
+            self.history = [] if self.above is None else [self.gaussian.estimate(math.exp(-self.above))]
+        self.history = [*self.history[-self.order :], x0]
+        if i and self.table[i - 1].correct:
+            self.x = combine(self.moved, self.table[i - 1].correct, self.history)
+        self.visited = [*self.visited[1 - END_LEVELS :], (level, self.x, x0)]
+        self.done = i + 1
+
+    def predict(self) -> None:
+        """Go to the next level or, after the last one, to the data."""
+        if self.done == self.calls:
+            self.x = self.sampler.end(self.model, self.visited)
+            return
+        step = self.table[self.done - 1]
+        self.moved = step.x * self.x
+        if step.z:
+            self.moved = torch.add(self.moved, self.draw(), alpha=step.z)
+        self.x = combine(self.moved, step.predict, self.history)

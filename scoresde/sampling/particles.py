@@ -22,7 +22,7 @@ from scoresde.argument_types import checked
 from scoresde.checks import number, whole
 from scoresde.errors import ArgumentError, SamplingWarning, warn
 from scoresde.models import Estimate, Model, Unguided
-from scoresde.models.conditions import Condition
+from scoresde.models.conditions import Condition, map_condition
 from scoresde.random import Generators, rand
 from scoresde.sampling.base import GridSampler, State, noise_like
 from scoresde.sampling.exponential import MAX_ORDER, combine, multistep_table
@@ -103,8 +103,7 @@ class Particles(GridSampler):
         levels = [level for level in model.sde.levels(times) if level.sigma > 0]
         B, P, steps = len(x), self.particles, len(levels) - 1
         table = multistep_table(tuple(levels), self.order, 1.0, corrector=False)
-        if cond is not None:
-            cond = {name: value.repeat_interleave(P, 0) for name, value in cond.items()}
+        cond = map_condition(lambda value: value.repeat_interleave(P, 0), cond)
         yield State(x, levels[0].t, None, 0, steps, 0)
 
         draw = noise_like(x[:, None].expand(B, P, *x.shape[1:]), generator)

@@ -16,12 +16,12 @@ import math
 import re
 import shutil
 import uuid
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from scoresde.argument_types import checked
 from scoresde.errors import CheckpointError, CheckpointWarning, UnknownNameError, warn
@@ -195,13 +195,20 @@ def load_newest(root: str | Path) -> tuple[Path, dict[str, Tensor], dict[str, An
 
 
 @checked
-def load_average(folder: str | Path, name: str | None = None, device: str | torch.device = "cpu") -> ScoreModel:
+def load_average(
+    folder: str | Path,
+    name: str | None = None,
+    device: str | torch.device = "cpu",
+    *,
+    net: nn.Module | Callable[..., nn.Module] | None = None,
+) -> ScoreModel:
     """Return the model of a checkpoint with one of its averages.
 
     Args:
         folder: Folder of the checkpoint.
         name: Name of the average. None: the first.
         device: Device of the model, default the CPU.
+        net: As for :meth:`ScoreModel.from_pretrained`, for a network that is not registered.
 
     Raises:
         CheckpointError: not a checkpoint, or a damaged one.
@@ -212,7 +219,7 @@ def load_average(folder: str | Path, name: str | None = None, device: str | torc
     names = list(info["ema"]["half_lives"])
     if name not in (None, *names):
         raise UnknownNameError("average", name, names)
-    model = ScoreModel.from_pretrained(folder)
+    model = ScoreModel.from_pretrained(folder, net=net)
     if name not in (None, names[0]):
         start = f"ema.{name}."
         average = {key.removeprefix(start): value for key, value in tensors.items() if key.startswith(start)}

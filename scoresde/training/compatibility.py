@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import copy
 import json
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from scoresde.data import Data, Mapped
 from scoresde.data.scaling import Scaling
 from scoresde.errors import ArgumentError, CheckpointError, DataError
 from scoresde.models import ScoreModel
+from scoresde.models.pretrained import bare
+from scoresde.nets.description import describe_net, needs_net
 
 
 def check_saved(model: ScoreModel) -> None:
@@ -54,6 +57,12 @@ def _said(scaling: Scaling) -> str:
     scale, shift = _numbers(scaling)
     mean, std = (f"{float(value.mean()):.6g}" for value in (-shift / scale, 1 / scale))
     return f"mean {mean} and std {std}"
+
+
+def own_net(model: ScoreModel) -> nn.Module | None:
+    """Return a copy of a model's network, or None if its name rebuilds it."""
+    net = bare(model.net)
+    return copy.deepcopy(net) if needs_net(describe_net(net)) else None
 
 
 def check_same(folder: Path, saved: ScoreModel, model: ScoreModel) -> None:

@@ -12,7 +12,7 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -158,7 +158,12 @@ def _exponential_products(a: Sequence[_Profile], half_life: float, step: int) ->
 
 @checked
 def post_hoc_average(
-    root: str | Path, *, half_life: float | None = None, sigma_rel: float | None = None, step: int | None = None
+    root: str | Path,
+    *,
+    half_life: float | None = None,
+    sigma_rel: float | None = None,
+    step: int | None = None,
+    net: nn.Module | Callable[..., nn.Module] | None = None,
 ) -> ScoreModel:
     """Return a trained model with an average of any length of its weights.
 
@@ -168,6 +173,7 @@ def post_hoc_average(
         sigma_rel: relative width of a power-function average, in (0, 0.2886]; EDM2's best are .05 to .15. Exactly one
             of both is given.
         step: step at which the average ends, one that has a snapshot. None: the last one.
+        net: as for :meth:`ScoreModel.from_pretrained`, for a network that is not registered.
 
     Returns:
         The model in evaluation mode, on the CPU.
@@ -186,7 +192,7 @@ def post_hoc_average(
     if (half_life is None) == (sigma_rel is None):
         got = "neither" if half_life is None else f"{half_life} and {sigma_rel}"
         raise ArgumentError("half_life, sigma_rel", got, "one of both, the length of the average")
-    model = ScoreModel.from_pretrained(latest_checkpoint(root))
+    model = ScoreModel.from_pretrained(latest_checkpoint(root), net=net)
     found = snapshots(root)
     if not found:
         raise CheckpointError("root", f"{root}, without snapshots", "a training with TrainerConfig(snapshot_every=...)")

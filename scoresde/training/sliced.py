@@ -17,7 +17,7 @@ from scoresde.argument_types import checked
 from scoresde.checks import positive, whole
 from scoresde.errors import ArgumentError, UnknownNameError
 from scoresde.models import Model
-from scoresde.models.conditions import Condition
+from scoresde.models.conditions import Condition, map_condition
 from scoresde.models.predictions import total_std
 from scoresde.random import DISTRIBUTIONS, Distribution, Generators, rand, randn
 from scoresde.sde import Level
@@ -199,7 +199,7 @@ class SlicedScoreMatching(_Stein):
         shift = h * at.level.sigma * v.reshape(m, *at.x_t.shape)
         x = torch.cat([at.x_t + shift, at.x_t - shift]).flatten(0, 1)
         level = Level(*(entry.repeat(2 * m, *(1,) * (entry.ndim - 1)) for entry in map(torch.as_tensor, at.level)))
-        cond = cond and {name: value.repeat(2 * m, *(1,) * (value.ndim - 1)) for name, value in cond.items()}
+        cond = map_condition(lambda value: value.repeat(2 * m, *(1,) * (value.ndim - 1)), cond)
         right, left = model.estimate(x, level, cond).eps.reshape(2, *v.shape)
         middle, slope = (right + left) / 2, (right - left) / (2 * h)  # sigma (d eps/dx) v
         return middle.mean(0), middle.square().sum(2).mean(0), (slope * v).sum(2).mean(0)

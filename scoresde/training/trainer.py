@@ -29,7 +29,7 @@ from scoresde.training.checkpoints import (
     save_checkpoint,
     sweep,
 )
-from scoresde.training.compatibility import check_same, check_saved, check_scale
+from scoresde.training.compatibility import check_same, check_saved, check_scale, own_net
 from scoresde.training.config import TrainerConfig
 from scoresde.training.distributed import Agreement
 from scoresde.training.folder_lock import folder_lock
@@ -464,7 +464,7 @@ class Trainer(OptimizerSteps):
             folder, tensors, info = load_newest(self.folder)
         else:
             raise ArgumentError("checkpoint", None, "the folder of a checkpoint, as the trainer has no folder")
-        saved = ScoreModel.from_pretrained(folder)
+        saved = ScoreModel.from_pretrained(folder, net=own_net(self.model))
         check_same(folder, saved, self.model)
         try:
             self._load(parts_of(tensors), saved.net.state_dict(), info)

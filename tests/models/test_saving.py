@@ -159,7 +159,7 @@ def test_a_failed_rename_restores_the_old_folder(saved, monkeypatch):
 
 def test_a_model_without_a_description_is_not_saved(tmp_path):
     for model, name in (
-        (ScoreModel(torch.nn.Identity(), VPSDE()), "net"),
+        (ScoreModel(lambda x, t: x, VPSDE()), "net"),
         (ScoreModel(net(), UserSDE()), "sde"),
         (ScoreModel(net(), VPSDE(), time_input=lambda level, sde: level.t), "time_input"),
     ):

@@ -58,6 +58,7 @@ def test_N1_time_input_of_ncsn(i):
 def test_time_inputs_of_continuous_processes(t):
     vp, ve = VPSDE(), VESDE()
     assert received(vp, "time", t) == pytest.approx(t)
+    assert received(vp, "scaled_time", t) == pytest.approx(1000 * t)
     assert received(vp, "score_sde_vp", t) == pytest.approx(999 * t)
     assert received(ve, "score_sde_ve", t) == pytest.approx(0.01 * 5000**t)
     assert received(ve, "edm", t) == pytest.approx(math.log(0.01 * 5000**t) / 4)
@@ -71,7 +72,7 @@ def test_a_time_input_may_be_a_function():
 
 
 def test_every_time_input_is_tested_here():
-    names = "time log_snr sigma ddpm improved_ddpm ncsn score_sde_vp score_sde_ve edm"
+    names = "time scaled_time log_snr sigma ddpm improved_ddpm ncsn score_sde_vp score_sde_ve edm"
     assert set(TIME_INPUTS) == set(names.split())
 
 

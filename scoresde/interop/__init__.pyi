@@ -1,0 +1,17 @@
+from .adm import adm_classifier as adm_classifier
+from .adm import from_adm as from_adm
+from .denoisers import from_azula as from_azula
+from .denoisers import from_denoising_diffusion as from_denoising_diffusion
+from .denoisers import from_edm as from_edm
+from .denoisers import from_k_diffusion as from_k_diffusion
+from .denoisers import from_sbi as from_sbi
+from .diffusers import from_diffusers as from_diffusers
+from .diffusers import to_diffusers as to_diffusers
+from .latent import LatentModel as LatentModel
+from .processes import grid_of as grid_of
+from .processes import limited_as as limited_as
+from .processes import process_of as process_of
+from .processes import sampler_of as sampler_of
+from .score_sde import from_score_sde as from_score_sde
+from .velocities import from_flow_matching as from_flow_matching
+from .velocities import from_torchcfm as from_torchcfm
