@@ -29,6 +29,7 @@ NOT_CALLED = {
     *("Objective", "Weighting", "TimeSampling", "Draws", "Divergence", "Dequantization", "Logger", "Tableau", "Ranks"),
     *("register_net", "register_sde", "process_group", "on_signals", "MLflow", "WandB", "TensorBoard", "load_digits"),
     *("GaussianMixtureModel", "Conditioning", "net_names", "State"),
+    *("push_to_hub", "stream_hosted"),  # they need a network
 }
 
 #: parameters whose spoiled values are long work, such as the default of 20,000 steps
@@ -48,7 +49,7 @@ FUNCTIONS = {
         "weighting",
         "transform",
     ),
-    *("net", "time_input", "score", "work", "denoiser", "classifier", "autoencoder"),
+    *("net", "time_input", "score", "work", "denoiser", "classifier", "autoencoder", "features"),
 }
 
 DATA = S.Data("points", torch.randn(16, 2, generator=torch.Generator().manual_seed(0)))
@@ -126,6 +127,10 @@ def guided(model: Any) -> object:
     return S.sample(model, (2, 2), S.DDIM(), 2, generator=torch.Generator().manual_seed(0))
 
 
+def grey(images: torch.Tensor) -> torch.Tensor:
+    return images.double().flatten(1)[:, :2]
+
+
 def called(net: Any) -> object:
     return net(X, torch.zeros(2))
 
@@ -161,6 +166,7 @@ SMALL_UNET = diffusers.UNet2DModel(
     sample_size=8, block_out_channels=(8,), norm_num_groups=4, down_block_types=("DownBlock2D",), **SMALL
 )
 DDIM = diffusers.DDIMScheduler()
+EIGHT_BITS = torch.zeros(4, 1, 8, 8, dtype=torch.uint8)
 SCORE_SDE, ADM = small.score_sde_checkpoint(FOLDER), small.adm_checkpoint(FOLDER)
 
 CASES: dict[str, Case] = {
@@ -304,6 +310,11 @@ CASES: dict[str, Case] = {
     "from_sbi": Case(S.interop.from_sbi, {"estimator": small.ScoreEstimator()}),
     "from_flow_matching": Case(S.interop.from_flow_matching, {"net": lambda x, t: x}),
     "from_torchcfm": Case(S.interop.from_torchcfm, {"net": lambda t, x: x, "sigma": 0.1}),
+    "model_card": Case(S.interop.model_card, {"model": LABELLED}),
+    "save_with_card": Case(S.interop.save_with_card, {"model": LABELLED, "folder": FOLDER / "card"}),
+    "image_metrics": Case(S.interop.image_metrics, {"samples": EIGHT_BITS, "reference": EIGHT_BITS, "features": grey}),
+    "write_png_folder": Case(S.interop.write_png_folder, {"images": EIGHT_BITS, "folder": FOLDER / "png"}),
+    "write_adm_npz": Case(S.interop.write_adm_npz, {"images": EIGHT_BITS, "path": FOLDER / "images.npz"}),
     "LatentModel": Case(S.interop.LatentModel, {"model": TOY, "autoencoder": diffusers.AutoencoderKL()}, guided),
     "UNet": Case(S.UNet, {"shape": (1, 4, 4), "channels": 8, "num_groups": 4, "multipliers": (1,)}, applied),
     "DiT": Case(S.DiT, {"shape": (1, 4, 4), "width": 16, "blocks": 1, "heads": 2}, applied),

@@ -327,22 +327,63 @@ def likelihood(
     show_default=True,
     help="Images to corrupt in each way.",
 )
+@click.option(
+    "--images",
+    type=click.IntRange(2),
+    metavar="N",
+    help="Write N samples and as many items of the data as PNG files and .npz, for other libraries' metrics.",
+)
+@click.option("--metrics", is_flag=True, help="Compute FID, KID, IS, precision and recall of --images (extra metrics).")
 @options_for(LIKELIHOOD)
 @any_setting
-def evaluate(run: Path, corrupted: int, overrides: Sequence[str], **options: Any) -> None:
+def evaluate(
+    run: Path, corrupted: int, images: int | None, metrics: bool, overrides: Sequence[str], **options: Any
+) -> None:
     """Compare the model in RUN with baselines, and corrupted data with clean.
 
     The baselines are a Gaussian and a mixture of 60 Gaussians, fitted to the same training data. Writes evaluation.json
-    and a picture.
+    and a picture. --images writes RUN/images instead: folders of PNG files, which clean-fid and torch-fidelity read,
+    and .npz files with arr_0 (N, H, W, 3), which ADM's evaluator reads.
 
     \b
-    Example:
+    Examples:
       scoresde evaluate runs/digits
+      scoresde evaluate runs/cifar10 --images 50000 --metrics
     """
     from scoresde.app.scoring import evaluate as work
 
     folder = open_run(run)
-    work(folder, with_overrides(folder, override_texts(overrides, LIKELIHOOD | DEVICE, options)), corrupted)
+    config = with_overrides(folder, override_texts(overrides, LIKELIHOOD | DEVICE, options))
+    if metrics and images is None:
+        raise click.UsageError("--metrics needs --images N, the number of samples.")
+    if images is None:
+        work(folder, config, corrupted)
+    else:
+        from scoresde.app.imaging import write_images
+
+        write_images(folder, config, images, metrics)
+
+
+@main.command()
+@run_argument
+@click.argument("repository", metavar="USER/MODEL")
+@click.option("--license", metavar="NAME", help="Licence of the weights for the card, such as mit.")
+@click.option("--private", is_flag=True, help="Make a new repository private.")
+@click.option("--out", type=click.Path(path_type=Path), metavar="FOLDER", help="Write there instead of uploading.")
+def push(run: Path, repository: str, license: str | None, private: bool, out: Path | None) -> None:
+    """Upload the model in RUN to the hub of Hugging Face, with a card.
+
+    The card has the data, the process, the figures of `scoresde evaluate` and pictures of samples. Needs the extra hub
+    and a token (`hf auth login`). `ScoreModel.from_pretrained("USER/MODEL")` loads the model.
+
+    \b
+    Examples:
+      scoresde push runs/digits me/digits --license mit
+      scoresde push runs/digits me/digits --out card
+    """
+    from scoresde.app.pushing import push as work
+
+    work(open_run(run), repository, license=license, private=private, out=out)
 
 
 @main.command()

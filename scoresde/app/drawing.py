@@ -22,6 +22,7 @@ from scoresde.app.terminal import duration, progress, say
 from scoresde.data import Data
 from scoresde.errors import ConfigError, RunFolderError
 from scoresde.files import write_atomically
+from scoresde.interop import write_png_folder
 from scoresde.models import ScoreModel
 from scoresde.random import spawn_generators
 from scoresde.sampling import DDIM, DPMSolver, Sampler
@@ -152,7 +153,8 @@ def sample(
     if shown is not None:
         say(f"  picture: {shown}")
     if png and not run.read_only:
-        say(f"  images: {_write_images(path.with_suffix(''), train.to_image(x))}")
+        pixels = train.to_image(x).mul(255).round().to(torch.uint8)
+        say(f"  images: {write_png_folder(pixels, path.with_suffix(''))}")
     return path
 
 
@@ -165,23 +167,6 @@ def _table(columns: Sequence[str] | None, raw: Tensor) -> dict[str, str | bytes]
         writer.writerow(columns)
         writer.writerows(raw.tolist())
         return {".csv": file.getvalue()}
-
-
-def _write_images(folder: Path, images: Tensor) -> Path:
-    """Write images ``(N, C, H, W)`` in [0, 1] as ``00000.png``, and so on.
-
-    Images of an earlier call are replaced. Returns the folder.
-    """
-    from PIL import Image
-
-    for old in folder.glob("*.png"):
-        if old.stem.isdecimal():
-            old.unlink()
-    for number, image in enumerate(images.mul(255).round().to(torch.uint8).permute(0, 2, 3, 1).numpy()):
-        with io.BytesIO() as file:
-            Image.fromarray(image[:, :, 0] if image.shape[2] == 1 else image).save(file, "png")
-            write_atomically(folder / f"{number:05d}.png", file.getvalue())
-    return folder
 
 
 def picture_of(data: Data, x: Tensor | None) -> bytes | None:

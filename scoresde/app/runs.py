@@ -11,6 +11,7 @@ samples-*.npz      samples, one file per sampler
 likelihood*.csv    log-likelihoods, one item per line
 restored/          items drawn given observations, one folder per kind of observation
 classifier/        a classifier of noisy data (``NoiseAwareClassifier.from_pretrained``)
+images/            samples and data as PNG files and .npz, for other libraries' metrics
 evaluation.json    comparison with baselines and corrupted data
 pictures/          PNG files; pictures/training/ has samples drawn during the training
 report.html        all results on one page

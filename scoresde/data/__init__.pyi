@@ -13,6 +13,7 @@ from .dequantization import TruncatedNormal as TruncatedNormal
 from .dequantization import Uniform as Uniform
 from .digits import load_digits as load_digits
 from .foreign import from_dataset as from_dataset
+from .hosted import stream_hosted as stream_hosted
 from .idx import load_idx as load_idx
 from .idx import load_idx_folder as load_idx_folder
 from .idx import read_idx as read_idx

@@ -58,12 +58,12 @@ def load_images(
         raise DataError("folder", folder, "an existing folder")
     if labels_from not in get_args(LabelsFrom):
         raise UnknownNameError("labels_from", labels_from, get_args(LabelsFrom))
-    sides = None if size is None else _sides(size)
+    wanted = None if size is None else sides(size)
     files = sorted(f for f in folder.rglob("*") if f.suffix.lower() in SUFFIXES and _visible(f, folder) and f.is_file())
     if not files:
         raise DataError("folder", f"{folder}, without images", f"a folder with image files ({', '.join(SUFFIXES)})")
 
-    pictures = [_read(file, sides, grayscale, num_values) for file in files]
+    pictures = [_read(file, wanted, grayscale, num_values) for file in files]
     for file, picture in zip(files, pictures, strict=True):
         if picture.shape[:2] != pictures[0].shape[:2]:
             (h, w), (H, W) = picture.shape[:2], pictures[0].shape[:2]
@@ -85,12 +85,12 @@ def load_images(
     return Data(folder.resolve().name, raw, labels, num_values=K, class_names=names, image=True)
 
 
-def _sides(size: int | tuple[int, int]) -> tuple[int, int]:
+def sides(size: int | tuple[int, int]) -> tuple[int, int]:
     """Return ``size`` as (height, width)."""
-    sides = wholes("size", size) if isinstance(size, Iterable) else 2 * (whole("size", size),)
-    if len(sides) != 2:
+    found = wholes("size", size) if isinstance(size, Iterable) else 2 * (whole("size", size),)
+    if len(found) != 2:
         raise ArgumentError("size", repr(size), "a side or (height, width), in pixels")
-    return sides[0], sides[1]
+    return found[0], found[1]
 
 
 def _visible(file: Path, folder: Path) -> bool:

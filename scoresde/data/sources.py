@@ -11,8 +11,9 @@ from scoresde.argument_types import checked
 from scoresde.data.arrays import load_array
 from scoresde.data.dataset import Data, count_of
 from scoresde.data.digits import load_digits
+from scoresde.data.hosted import is_hosted, load_hosted
 from scoresde.data.idx import idx_files, is_idx, load_idx, load_idx_folder
-from scoresde.data.images import load_images
+from scoresde.data.images import load_images, sides
 from scoresde.data.options import LabelsFrom, Layout
 from scoresde.data.tables import SUFFIXES, load_table
 from scoresde.data.toys import TOYS, load_toy
@@ -45,18 +46,20 @@ def load_data(
     """Load training data and held-out data from a name or a path.
 
     Args:
-        source: "digits", or the name of a toy (two-moons, swiss-roll, checkerboard, rings, gaussian-grid; - or _). Or a
+        source: "digits", or the name of a toy (two-moons, swiss-roll, checkerboard, rings, gaussian-grid; - or _). Or
+            "hf:mnist" and "torchvision:CIFAR10", names of datasets that these libraries have (extra ``datasets``). Or a
             path: an .npy or .npz file, a .csv or .parquet table, an idx file (plain or .gz), a folder of images or of
             idx files.
         held_out: size of the held-out part, a count or a fraction in (0, 1), of the t10k set if the folder has one.
-            None: 360 digits, 2000 new points of a toy, the whole t10k set, 10 % of anything else.
+            None: 360 digits, 2000 new points of a toy, the whole test set of a named dataset or folder, 10 % of
+            anything else.
         seed: seed of the split and of the toys' draws.
         n: size of the training part, chosen by ``seed``; the held-out part does not change. None: 20000 points of a
             toy, everything that is not held out of anything else.
         num_values: number of values of integers, for arrays, idx files and images.
-        size: side or (height, width) to which the images of a folder are cropped and resized.
+        size: side or (height, width) to which the images of a folder or a named dataset are cropped and resized.
         key: name of the array in an .npz.
-        grayscale: whether to convert the images of a folder to gray.
+        grayscale: whether to convert the images of a folder or a named dataset to gray.
         layout: order of the axes of an array, see :func:`from_array`.
         labels_from: where the classes of a folder of images come from: "folders", "names" or "none", see
             :func:`load_images`. None: "folders".
@@ -64,6 +67,7 @@ def load_data(
         missing: whether NaN and empty cells of arrays and tables are missing values, see :class:`Data`.
 
     Raises:
+        MissingExtraError: the library of a named dataset is not installed.
         UnknownNameError: ``source`` is neither a known name nor a path; the message offers the nearest name.
         ArgumentError: an option that the source does not have, or a count that does not fit.
         DataError: the source cannot be used.
@@ -139,6 +143,9 @@ def _read(source: str | Path, options: _Options) -> tuple[Data, Data | None]:
     if not isinstance(source, (str, Path)):
         raise DTypeError("source", type(source).__name__, "a name or a path; from_array(array) takes arrays")
     path = Path(source)
+    if is_hosted(source) and not path.exists():
+        options.check(source, "size", "grayscale")
+        return load_hosted(str(source), None if options.size is None else sides(options.size), options.grayscale)
     if path.is_dir() and idx_files(path):
         options.check(source, "num_values")
         data, test = load_idx_folder(path, options.num_values)

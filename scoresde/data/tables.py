@@ -160,8 +160,8 @@ def _chosen(known: list[str], columns: str | Sequence[str] | None, label_column:
         return [column for column in known if column != label_column]
     chosen = [part.strip() for part in columns.split(",")] if isinstance(columns, str) else list(columns)
     for column in chosen:
-        if column not in known:
-            raise UnknownNameError("columns", column, known)
+        if not isinstance(column, str) or column not in known:
+            raise UnknownNameError("columns", str(column), known)
     return chosen
 
 

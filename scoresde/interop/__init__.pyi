@@ -7,7 +7,13 @@ from .denoisers import from_k_diffusion as from_k_diffusion
 from .denoisers import from_sbi as from_sbi
 from .diffusers import from_diffusers as from_diffusers
 from .diffusers import to_diffusers as to_diffusers
+from .hub import model_card as model_card
+from .hub import push_to_hub as push_to_hub
+from .hub import save_with_card as save_with_card
 from .latent import LatentModel as LatentModel
+from .metrics import image_metrics as image_metrics
+from .metrics import write_adm_npz as write_adm_npz
+from .metrics import write_png_folder as write_png_folder
 from .processes import grid_of as grid_of
 from .processes import limited_as as limited_as
 from .processes import process_of as process_of

@@ -104,3 +104,16 @@ class Doors:
         from scoresde.interop import from_sbi
 
         return from_sbi(estimator, **settings)
+
+    @staticmethod
+    def downloaded(name: str, revision: str | None = None, token: str | None = None) -> Path:
+        """See :func:`scoresde.interop.hub.download`."""
+        from scoresde.interop.hub import download
+
+        return download(name, revision, token)
+
+    def push_to_hub(self, repo_id: str, **settings: Any) -> str:
+        """Upload the model to the hub, see :func:`scoresde.interop.push_to_hub`."""
+        from scoresde.interop import push_to_hub
+
+        return push_to_hub(self, repo_id, **settings)  # type: ignore[arg-type]  # mixed into ScoreModel

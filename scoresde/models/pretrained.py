@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,11 @@ PRETRAINED = Path(__file__).parents[1] / "pretrained"
 def bundled() -> tuple[str, ...]:
     """Return the names of the models that come with the package."""
     return tuple(sorted(path.parent.name for path in PRETRAINED.glob(f"*/{FILES[0]}")))
+
+
+def is_hub_name(name: object) -> bool:
+    """Return whether a text has the form of a model's name on the hub."""
+    return isinstance(name, str) and re.fullmatch(r"[\w.-]+/[\w.-]+", name) is not None and not name.startswith(".")
 
 
 def locate(folder: str | Path) -> Path:

@@ -32,6 +32,7 @@ from scoresde.models.pretrained import (
     bare_name,
     calibration_beside,
     check_digests,
+    is_hub_name,
     locate,
     refuse_other_files,
 )
@@ -362,6 +363,8 @@ class ScoreModel(Doors, Model):
         device: str | torch.device = "cpu",
         *,
         net: nn.Module | Callable[..., nn.Module] | None = None,
+        revision: str | None = None,
+        token: str | None = None,
     ) -> ScoreModel:
         """Load a saved model, in evaluation mode.
 
@@ -370,15 +373,20 @@ class ScoreModel(Doors, Model):
         Args:
             folder: Folder of the model; or that of a run or a trainer, whose newest checkpoint is taken; or the name (a
                 str) of a bundled model. ``"digits"`` is a class-conditional model of scikit-learn's digits (see
-                ``scoresde/pretrained/digits/README.md``). A local folder of that name takes precedence.
+                ``scoresde/pretrained/digits/README.md``). Or ``"user/model"`` on the hub of Hugging Face (extra
+                ``hub``), from its cache if there is no network. A local folder of that name takes precedence.
             device: Device of the model, default the CPU.
             net: For a network that is not registered: its class, which is built from the saved configuration, or a
                 network of it, which takes the weights. None: the network is registered.
+            revision, token: Of a model on the hub: its branch, tag or commit, and a token for private ones. None: the
+                newest, and the machine's.
 
         Raises:
             CheckpointError: The folder holds no model, or there is none; a file is truncated or foreign; the weights do
                 not fit; the network is not registered and ``net`` is None.
         """
+        if is_hub_name(folder) and not Path(folder).exists():
+            folder = cls.downloaded(str(folder), revision, token)
         folder, device = locate(folder), device_named(device)
         config_file, weights_file = (folder / name for name in FILES)
         config = read_json(config_file, "folder")

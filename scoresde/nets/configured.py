@@ -15,8 +15,20 @@ from scoresde.errors import ArgumentError
 Net = TypeVar("Net", bound=type[nn.Module])
 
 
+def _recorded(net: nn.Module) -> dict[str, Any]:
+    """Return the arguments that made a network.
+
+    Raises:
+        AttributeError: The network is of a subclass, with other arguments.
+    """
+    found: dict[str, Any] | None = vars(net).get("_config")
+    if found is None:
+        raise AttributeError(f"{type(net).__name__} is not registered (register_net), and has no configuration")
+    return copy.deepcopy(found)
+
+
 _CONFIG = property(
-    lambda self: copy.deepcopy(vars(self)["_config"]),
+    _recorded,
     doc="What :func:`scoresde.nets.build_net` needs to rebuild the network.",
 )
 

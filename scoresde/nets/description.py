@@ -26,13 +26,15 @@ def describe_net(net: object) -> dict[str, Any]:
     if isinstance(net, Adapted):
         return {"name": ADAPTED, "net": describe_net(net.net), **net.settings}
     config = None
-    with contextlib.suppress(AttributeError, KeyError):  # none, or that of a registered class, which this one extends
+    with contextlib.suppress(AttributeError):  # none, or that of a registered class, which this one extends
         config = net.config  # type: ignore[attr-defined]
     if isinstance(config, Mapping) and is_registered(net, config.get("name")):
         return dict(config)
     cls = net if isinstance(net, type) or not isinstance(net, nn.Module) else type(net)
     path = f"{getattr(cls, '__module__', '')}.{getattr(cls, '__qualname__', type(net).__qualname__)}"
-    found = None
+    found, made_with = None, getattr(net, "init_kwargs", None)  # EDM's networks keep how they were made
+    if config is None and isinstance(made_with, Mapping) and not getattr(net, "init_args", ()):
+        config = made_with
     with contextlib.suppress(ArgumentError):  # a configuration that JSON cannot hold: the caller has the network
         if isinstance(config, Mapping):
             found = plain("config", {key: value for key, value in config.items() if not str(key).startswith("_")})

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from scoresde.argument_types import checked
-from scoresde.checks import positive, probability, whole, wholes
+from scoresde.checks import non_negative, positive, probability, whole, wholes
 from scoresde.errors import ArgumentError, ShapeError, UnknownNameError
 from scoresde.nets.configured import configured
 from scoresde.nets.embeddings import Fourier
@@ -204,7 +204,7 @@ class NCSNpp(nn.Module):
             probability("dropout", dropout),
             skip_rescale,
             None if fir is None else tuple(fir),
-            float(init_scale),
+            non_negative("init_scale", init_scale),
             fused_attention,
         )
 
