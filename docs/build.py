@@ -6,12 +6,14 @@ runs the pages (all by default), rewrites the ``text`` blocks with the output of
 docs/figures. tests/docs runs the same code and compares.
 
 The ``python`` blocks of a page run in order in one namespace. The output of a block stands in the ``text`` block that
-follows it. A block opened by ``python figure=NAME.png`` leaves a matplotlib figure in the variable ``figure``.
+follows it. A block opened by ``python figure=NAME.png`` leaves a matplotlib figure in the variable ``figure``. One
+opened by ``python needs=PACKAGE`` is left out, with its output as it stands, where the package is not installed.
 """
 
 from __future__ import annotations
 
 import argparse
+import importlib.util
 import io
 import re
 import sys
@@ -25,7 +27,7 @@ FIGURES = DOCS / "figures"
 DPI, COLOURS = 150, 64  # of the figures: wide enough for a sharp page, small enough for the repository
 
 _BLOCK = re.compile(
-    r"^```python(?:[ ]figure=(?P<figure>[\w-]+\.png))?\n(?P<code>.*?)^```\n"
+    r"^```python(?:[ ]figure=(?P<figure>[\w-]+\.png))?(?:[ ]needs=(?P<needs>\w+))?\n(?P<code>.*?)^```\n"
     r"(?:\n*^```text\n(?P<output>.*?)^```\n)?",
     re.MULTILINE | re.DOTALL,
 )
@@ -40,8 +42,14 @@ class Block(NamedTuple):
     code: str
     output: str | None
     figure: str | None
+    needs: str | None  # a package
     line: int  # of the page, of the first line of code
     span: tuple[int, int]
+
+    @property
+    def missing(self) -> bool:
+        """Whether the package that it needs is not installed."""
+        return self.needs is not None and importlib.util.find_spec(self.needs) is None
 
 
 class Result(NamedTuple):
@@ -60,7 +68,7 @@ def blocks(text: str) -> Iterator[Block]:
     """Yield the ``python`` blocks of a page."""
     for match in _BLOCK.finditer(text):
         line = text.count("\n", 0, match.start("code")) + 1
-        yield Block(match["code"], match["output"], match["figure"], line, match.span())
+        yield Block(match["code"], match["output"], match["figure"], match["needs"], line, match.span())
 
 
 def run(page: Path, figures: Path) -> list[Result]:
@@ -72,6 +80,9 @@ def run(page: Path, figures: Path) -> list[Result]:
     namespace: dict = {"__name__": page.stem}
     results = []
     for block in blocks(page.read_text()):
+        if block.missing:
+            results.append(Result(block, block.output or ""))
+            continue
         # the blank lines make a traceback speak of the page's own line numbers
         program = compile("\n" * (block.line - 1) + block.code, str(page), "exec")
         try:
@@ -112,7 +123,7 @@ def rewritten(text: str, results: list[Result]) -> str:
     """Return the page with every ``text`` block as its code printed it."""
     parts, end = [], 0
     for block, printed in results:
-        figure = f" figure={block.figure}" if block.figure else ""
+        figure = (f" figure={block.figure}" if block.figure else "") + (f" needs={block.needs}" if block.needs else "")
         output = f"\n```text\n{printed}```\n" if printed else ""
         parts += [text[end : block.span[0]], f"```python{figure}\n{block.code}```\n{output}"]
         end = block.span[1]

@@ -1,4 +1,4 @@
-"""The ``push`` command: a run's model on the hub, with a card of its figures."""
+"""The ``push`` command: a run's model on the hub, with a card."""
 
 from __future__ import annotations
 

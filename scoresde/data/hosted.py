@@ -129,9 +129,11 @@ def _splits_of_hugging_face(name: str) -> list[MapStyle]:
 
 @checked
 def stream_hosted(source: str, split: str = "train") -> Any:
-    """Return a stream of a dataset of Hugging Face, which is never downloaded whole. ::
+    """Return a stream of a dataset of Hugging Face. ::
 
         Trainer(model, objective, config).fit(stream_hosted("hf:imagenet-1k"))
+
+    The dataset is never downloaded whole.
 
     Args:
         source: ``"hf:name"`` or ``"hf:name:configuration"``.

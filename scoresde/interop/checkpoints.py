@@ -83,26 +83,20 @@ def entry(config: Mapping[str, Any], section: str, name: str, default: Any = Non
     """Return ``config[section][name]``.
 
     Args:
-        config: Sections of settings: a mapping, or an object with attributes.
+        config: Sections of settings.
         section, name: The setting.
         default: What it is if it is missing. None: it must be there.
 
     Raises:
         ArgumentError: The setting is missing.
     """
-    found = get(get(config, section), name)
+    part = config.get(section)
+    found = part.get(name) if isinstance(part, Mapping) else None
     if found is None and default is None:
         raise ArgumentError(
             "config", f"one without {section}.{name}", "their settings, with the sections model and data"
         )
     return default if found is None else found
-
-
-def get(config: object, name: str) -> Any:
-    """Return an entry or an attribute, or None."""
-    if isinstance(config, Mapping):
-        return config.get(name)
-    return getattr(config, name, None)
 
 
 def choice(name: str, value: str, known: Mapping[str, Callable[..., Any]] | tuple[str, ...]) -> str:

@@ -13,7 +13,7 @@ from scoresde.checks import positive
 from scoresde.data import Scaling
 from scoresde.errors import ArgumentError, DTypeError
 from scoresde.interop.paths import Coefficients, OnPath, check_path
-from scoresde.models import ScoreModel
+from scoresde.models import Moments, ScoreModel
 from scoresde.nets.adapted import adapt, tensor_of
 from scoresde.sde import DDPM, VESDE
 
@@ -166,6 +166,11 @@ def from_sbi(estimator: Any, **settings: Any) -> ScoreModel:
         return Coefficients(alpha, sigma, torch.zeros_like(alpha), -1 / sigma)
 
     on_path = OnPath(_Score(estimator), path, float(estimator.t_min), float(estimator.t_max))
+    mean, std = getattr(estimator, "mean_0", None), getattr(estimator, "std_0", None)
+    if isinstance(mean, Tensor) and isinstance(std, Tensor):  # of the parameters, by which it standardises
+        shape = tuple(estimator.input_shape)
+        variance = (std.double() ** 2).expand(shape).reshape(-1)
+        settings = {"moments": Moments(mean.double().expand(shape).contiguous(), variance.contiguous())} | settings
     return ScoreModel(on_path, check_path(on_path), "data", time_input="sigma", **settings).eval()
 
 

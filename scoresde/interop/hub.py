@@ -15,12 +15,12 @@ from pathlib import Path
 from typing import Any
 
 from scoresde.argument_types import checked
-from scoresde.errors import ArgumentError, CheckpointError, MissingExtraError
+from scoresde.errors import ArgumentError, CheckpointError, DTypeError, MissingExtraError
 from scoresde.files import atomic_folder
 from scoresde.likelihood import BitsPerDim
 from scoresde.models import ScoreModel
 from scoresde.models.pretrained import FILES, is_hub_name
-from scoresde.nets.description import describe_net, needs_net
+from scoresde.nets.description import class_needed, describe_net
 from scoresde.version import __version__
 
 CARD = "README.md"
@@ -88,6 +88,8 @@ def model_card(
         pictures: Names of pictures beside the card.
         training: Settings of the training, by name.
     """
+    if not all(isinstance(picture, str) for picture in pictures):
+        raise DTypeError("pictures", "other values", "names of pictures, each a str")
     weights = sum(parameter.numel() for parameter in model.parameters())
     head = ["---", "library_name: scoresde", *([] if license is None else [f"license: {license}"])]
     head += ["tags:", *(f"- {tag}" for tag in TAGS)]
@@ -104,7 +106,7 @@ def model_card(
     if isinstance(likelihood, BitsPerDim):
         likelihood = _bits_line(likelihood)
     rows |= {} if likelihood is None else {"likelihood": likelihood}
-    folder = ", net=MyNet" if needs_net(described) else ""
+    folder = ", net=MyNet" if class_needed(described) else ""
     body = [f"# {name}", "", "A score-based generative model of [scoresde](https://github.com/scoresde/scoresde).", ""]
     body += ["| | |", "| --- | --- |", *(f"| {key} | {value} |" for key, value in rows.items()), ""]
     body += [line for picture in pictures for line in (f"![{Path(picture).stem}]({picture})", "")]
@@ -124,7 +126,7 @@ def _bits_line(found: BitsPerDim) -> str:
 
 @checked
 def save_with_card(model: ScoreModel, folder: str | Path, pictures: Sequence[str | Path] = (), **card: Any) -> Path:
-    """Write a model with its card and pictures into a folder, as the hub has it.
+    """Write a model into a folder as the hub has it, with its card.
 
     Args:
         model: The model.

@@ -21,6 +21,7 @@ from scoresde.argument_types import checked
 from scoresde.checks import whole
 from scoresde.errors import ArgumentError, DataError, DTypeError, MissingExtraError, ScoreSDEWarning, ShapeError, warn
 from scoresde.files import write_atomically
+from scoresde.random import device_named
 
 USUAL = 50_000  # images in the papers' figures
 NEIGHBOURS = 3  # of precision and recall
@@ -83,6 +84,8 @@ def write_adm_npz(images: Tensor, path: str | Path) -> Path:
         DTypeError, ShapeError: Other tensors.
     """
     pixels = _colour(_images("images", images)).permute(0, 2, 3, 1).contiguous().numpy()
+    if Path(path).is_dir():
+        raise ArgumentError("path", f"{path}, a folder", "the path of a file")
     with io.BytesIO() as file:
         np.savez(file, pixels)
         return write_atomically(Path(path), file.getvalue())
@@ -129,9 +132,10 @@ def image_metrics(
     if len(samples) < USUAL:
         text = f"metrics of {len(samples)} samples: the Frechet distance is biased upwards by about 1/N."
         warn(f"{text} Papers take {USUAL:,}; compare with figures of the same number only.", ScoreSDEWarning)
+    device, seed = device_named(device), whole("seed", seed, 0)
     if features is None:
-        return _by_torch_fidelity(samples, reference, subset, torch.device(device), seed)
-    return _by_torchmetrics(samples, reference, features, subset, torch.device(device), seed)
+        return _by_torch_fidelity(samples, reference, subset, device, seed)
+    return _by_torchmetrics(samples, reference, features, subset, device, seed)
 
 
 def _installed(package: str, name: str) -> Any:
@@ -142,7 +146,10 @@ def _installed(package: str, name: str) -> Any:
     """
     if importlib.util.find_spec(package.split(".", maxsplit=1)[0]) is None:
         raise MissingExtraError(name, "metrics")
-    return importlib.import_module(package)
+    try:
+        return importlib.import_module(package)
+    except ModuleNotFoundError as error:  # of what it needs itself, such as torchvision
+        raise MissingExtraError(error.name or name, "metrics") from error
 
 
 class _Items(torch.utils.data.Dataset[Tensor]):

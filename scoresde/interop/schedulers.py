@@ -94,7 +94,7 @@ class Steps:
         typical, finest, scale = config["typical"], config["finest"], None
         if typical is not None or finest is not None:
             typical = positive("typical", 1.0 if typical is None else typical)
-            scale = DataScale(typical, positive("finest", typical / 30 if finest is None else finest))
+            scale = DataScale(typical, typical, positive("finest", typical / 30 if finest is None else finest))
         first = None if is_flow else 1 / levels
         self.known = _Known(self.sde, scale, first, GUIDED if config["guided"] else 1.0)
         self.run: MultistepRun | None = None

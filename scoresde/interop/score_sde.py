@@ -16,7 +16,7 @@ from torch import Tensor
 from scoresde.argument_types import checked
 from scoresde.checks import positive, whole
 from scoresde.data import Scaling
-from scoresde.errors import ArgumentError, CheckpointError, UnknownNameError
+from scoresde.errors import ArgumentError, CheckpointError, DTypeError, UnknownNameError
 from scoresde.interop.checkpoints import choice, entry, load_in_order, read_torch, tensors_of
 from scoresde.models import ScoreModel
 from scoresde.nets import NCSNpp
@@ -128,7 +128,7 @@ def _parameters(content: object, weights: str, path: str | Path) -> tuple[dict[s
 @checked
 def from_score_sde(
     path: str | Path,
-    config: str | Mapping[str, Any],
+    config: Any,
     sde: str = "ve",
     weights: str = "ema",
     *,
@@ -141,8 +141,8 @@ def from_score_sde(
 
     Args:
         path: Checkpoint, such as ``checkpoint_24.pth``.
-        config: Their settings, a mapping with the sections ``model`` and ``data``, or the name of a published network
-            in :data:`PRESETS`, such as ``"cifar10-ncsnpp"``. The processes' ends come from it.
+        config: Their settings, a mapping or their ``ConfigDict``, with the sections ``model`` and ``data``. Or the name
+            of a published network in :data:`PRESETS`, such as ``"cifar10-ncsnpp"``. The processes' ends come from it.
         sde: Process that it was trained under: ``"ve"`` (default), ``"vp"`` or ``"subvp"``.
         weights: ``"ema"`` (default), the averages, or ``"model"``, the last weights.
         continuous: Whether it was trained in continuous time (default), or at the ``num_scales`` levels of a discrete
@@ -165,6 +165,11 @@ def from_score_sde(
         if config not in PRESETS:
             raise UnknownNameError("config", config, PRESETS)
         config = PRESETS[config]
+    elif not isinstance(config, Mapping):
+        to_dict = getattr(config, "to_dict", None)
+        config = to_dict() if callable(to_dict) else config
+    if not isinstance(config, Mapping):
+        raise DTypeError("config", type(config).__name__, "their settings, a mapping, or the name of a network")
     if not continuous and sde == "subvp":
         raise ArgumentError("continuous", False, "True for a sub-VP SDE, which has no discrete form")
     with torch.random.fork_rng(devices=[]):  # the weights that are drawn here are replaced

@@ -26,7 +26,7 @@ class Doors:
     @staticmethod
     def from_score_sde(
         path: str | Path,
-        config: str | Mapping[str, Any],
+        config: Any,
         sde: str = "ve",
         weights: str = "ema",
         *,

@@ -38,7 +38,7 @@ from scoresde.models.pretrained import (
 )
 from scoresde.models.time_inputs import COUNTED, TimeInput, resolve_time_input
 from scoresde.nets.adapted import not_a_tensor
-from scoresde.nets.description import describe_net, rebuild_net
+from scoresde.nets.description import class_needed, describe_net, rebuild_net
 from scoresde.random import device_named
 from scoresde.sde import SDE, Level, build_sde
 from scoresde.sde.times import is_concrete
@@ -385,6 +385,7 @@ class ScoreModel(Doors, Model):
             CheckpointError: The folder holds no model, or there is none; a file is truncated or foreign; the weights do
                 not fit; the network is not registered and ``net`` is None.
         """
+        # 1. the files, none of which is code
         if is_hub_name(folder) and not Path(folder).exists():
             folder = cls.downloaded(str(folder), revision, token)
         folder, device = locate(folder), device_named(device)
@@ -395,6 +396,10 @@ class ScoreModel(Doors, Model):
             raise CheckpointError("folder", folder, f"one with a model written by save_pretrained (format {FORMAT!r})")
         tensors = load_tensors(weights_file)
         check_digests(folder)
+        if net is None and (needed := class_needed(config.get("net"))):
+            expected = "its class or a network of it, from_pretrained(folder, net=...), as no code is loaded"
+            raise CheckpointError("net", f"None, for a folder with the weights of a {needed}", expected)
+        # 2. the model
         try:
             moments = None
             if "moments.mean" in tensors:

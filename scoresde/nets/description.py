@@ -41,9 +41,13 @@ def describe_net(net: object) -> dict[str, Any]:
     return {"class": path, "config": found}
 
 
-def needs_net(description: Mapping[str, Any]) -> bool:
-    """Return whether the caller must pass the network or its class."""
-    return needs_net(description["net"]) if description.get("name") == ADAPTED else "class" in description
+def class_needed(description: object) -> str | None:
+    """Return the path of a class that the caller must pass. None: none."""
+    if not isinstance(description, Mapping):
+        return None
+    if description.get("name") == ADAPTED:
+        return class_needed(description.get("net"))
+    return str(description["class"]) if "class" in description else None
 
 
 def rebuild_net(description: Mapping[str, Any], net: nn.Module | Callable[..., Any] | None = None) -> Any:
@@ -64,8 +68,7 @@ def rebuild_net(description: Mapping[str, Any], net: nn.Module | Callable[..., A
     if "class" not in description:
         return build_net(description) if net is None else _made(net, description, description)
     if net is None:
-        got = f"none, and the folder holds the weights of {description['class']}"
-        raise ArgumentError("net", got, "its class, or a network of it: from_pretrained(folder, net=MyNet)")
+        raise ArgumentError("net", None, f"the class {description['class']}, or a network of it")
     return _made(net, description, description["config"])
 
 

@@ -15,7 +15,7 @@ from scoresde.data.scaling import Scaling
 from scoresde.errors import ArgumentError, CheckpointError, DataError
 from scoresde.models import ScoreModel
 from scoresde.models.pretrained import bare
-from scoresde.nets.description import describe_net, needs_net
+from scoresde.nets.description import class_needed, describe_net
 
 
 def check_saved(model: ScoreModel) -> None:
@@ -62,7 +62,7 @@ def _said(scaling: Scaling) -> str:
 def own_net(model: ScoreModel) -> nn.Module | None:
     """Return a copy of a model's network, or None if its name rebuilds it."""
     net = bare(model.net)
-    return copy.deepcopy(net) if needs_net(describe_net(net)) else None
+    return copy.deepcopy(net) if class_needed(describe_net(net)) else None
 
 
 def check_same(folder: Path, saved: ScoreModel, model: ScoreModel) -> None:

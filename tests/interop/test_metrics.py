@@ -73,7 +73,7 @@ def test_few_samples_are_warned_of():
 
 @pytest.mark.filterwarnings("ignore:metrics of")
 def test_inception_features_are_torch_fidelitys(monkeypatch):
-    """A stand-in says what it was asked, as its network is a download."""
+    """Check the settings of a stand-in, as the network is a download."""
     asked = {}
 
     def calculate_metrics(**settings):
