@@ -79,8 +79,9 @@ def from_diffusers(source: object, scheduler: object = None, **settings: Any) ->
     Returns:
         The model in evaluation mode. Class labels are ``cond={"y": labels}``; texts and the like have the names of the
         network's own arguments, such as ``cond={"encoder_hidden_states": states}``. The network is trained, saved and
-        loaded as any of ours. Limits of the scheduler (``clip_sample``) are no part of the model, see
-        :func:`limited_as`. The model of a latent pipeline is one of latents, see :class:`~scoresde.interop.latent.
+        loaded as any of ours. The data of a ``UNet2DModel`` with one or three channels are taken to be 8-bit images
+        (``scaling=None`` says that they are not). Limits of the scheduler (``clip_sample``) are no part of the model,
+        see :func:`limited_as`. The model of a latent pipeline is one of latents, see :class:`~scoresde.interop.latent.
         LatentModel`.
 
     Raises:
@@ -96,8 +97,10 @@ def from_diffusers(source: object, scheduler: object = None, **settings: Any) ->
         found["time_input"] = "time"  # it multiplies by 1000 itself
     channels = getattr(network, "config", {}).get("in_channels")
     if net.out_channels is not None and channels is not None and net.out_channels == 2 * channels:
+        if config_of(scheduler).get("variance_type") == "learned":
+            raise ArgumentError("scheduler", "one with variance_type='learned'", "variance_type='learned_range'")
         found["learned_variance"] = True
-    if vae is None and not isinstance(sde, VESDE) and channels in (1, 3) and "sample" in str(net._x):
+    if vae is None and not isinstance(sde, VESDE) and channels in (1, 3) and type(network).__name__ == "UNet2DModel":
         found["scaling"] = Scaling.for_integers(256)
     model = ScoreModel(net, sde, **(found | settings))
     return model.eval()

@@ -109,8 +109,9 @@ def model_card(
     folder = ", net=MyNet" if class_needed(described) else ""
     body = [f"# {name}", "", "A score-based generative model of [scoresde](https://github.com/scoresde/scoresde).", ""]
     body += ["| | |", "| --- | --- |", *(f"| {key} | {value} |" for key, value in rows.items()), ""]
+    where = name if is_hub_name(name) else "user/model"
     body += [line for picture in pictures for line in (f"![{Path(picture).stem}]({picture})", "")]
-    body += ["```python", "import scoresde as S", "", f'model = S.ScoreModel.from_pretrained("user/model"{folder})']
+    body += ["```python", "import scoresde as S", "", f'model = S.ScoreModel.from_pretrained("{where}"{folder})']
     body += ["x = S.sample(model, (16, ...))  # (16, *shape of an item)", "```", ""]
     body += [f"Saved by scoresde {__version__} as safetensors and JSON. No code is loaded with it.", ""]
     return "\n".join([*head, "---", "", *body])

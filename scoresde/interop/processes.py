@@ -66,13 +66,10 @@ def process_of(scheduler: object) -> tuple[SDE, dict[str, Any]]:
     config, name = config_of(scheduler), name_of(scheduler)
     if any(part in name for part in _NO_SCORE):
         raise ArgumentError("scheduler", name, "one of a diffusion or flow model, whose network tells a score")
-    predicts = config.get("prediction_type", "epsilon")
     if _is_flow(scheduler):
-        time_input = "scaled_time" if config.get("num_train_timesteps", 1000) == 1000 else "time"
-        return FlowSDE(), {"predicts": "flow", "time_input": time_input}
+        return _flow_of(config, name)
     if name.startswith("EDM"):
-        if predicts != "epsilon":
-            raise ArgumentError("scheduler", f"one with prediction_type={predicts!r}", "prediction_type='epsilon'")
+        _check_setting(config, "prediction_type", "epsilon")
         settings = {"predicts": "edm", "time_input": "edm", "data_std": config["sigma_data"]}
         return VESDE.linear(config["sigma_max"]), settings
     if name == "ScoreSdeVeScheduler":
@@ -80,15 +77,37 @@ def process_of(scheduler: object) -> tuple[SDE, dict[str, Any]]:
         return sde, {"predicts": "score", "time_input": "score_sde_ve"}
     alphas_bar = getattr(scheduler, "alphas_cumprod", None)
     if not isinstance(alphas_bar, torch.Tensor):
-        raise ArgumentError(
-            "scheduler", name, "one with levels alphas_cumprod, or one of flow matching, EDM or score_sde"
-        )
-    if predicts not in PREDICTIONS:
-        raise ArgumentError("scheduler", f"one with prediction_type={predicts!r}", f"one of {', '.join(PREDICTIONS)}")
+        expected = "one with levels alphas_cumprod, or one of flow matching, EDM or score_sde"
+        raise ArgumentError("scheduler", name, expected)
     alphas_bar = alphas_bar.double().cpu().clone()
     if config.get("rescale_betas_zero_snr"):
         alphas_bar[-1] = 0.0  # some schedulers put 2^-24 there, to divide by it
-    return DDPM.from_alphas_bar(alphas_bar), {"predicts": PREDICTIONS[predicts], "time_input": "ddpm"}
+    predicts = _predicts(config, "epsilon")
+    # one of them gives its network the logarithm of sigma
+    by_noise = predicts == "velocity" and config.get("timestep_type") == "continuous"
+    return DDPM.from_alphas_bar(alphas_bar), {"predicts": predicts, "time_input": "edm" if by_noise else "ddpm"}
+
+
+def _flow_of(config: Mapping[str, Any], name: str) -> tuple[SDE, dict[str, Any]]:
+    """Return the process of flow matching, and its settings."""
+    for setting, value in (("num_train_timesteps", 1000), ("invert_sigmas", False)):
+        _check_setting(config, setting, value)
+    predicts = "flow" if "FlowMatch" in name else _predicts(config, "flow_prediction")
+    return FlowSDE(), {"predicts": predicts, "time_input": "scaled_time"}
+
+
+def _predicts(config: Mapping[str, Any], default: str) -> str:
+    """Return our name of what a scheduler's networks predict."""
+    theirs = config.get("prediction_type", default)
+    if theirs not in PREDICTIONS:
+        raise ArgumentError("scheduler", f"one with prediction_type={theirs!r}", f"one of {', '.join(PREDICTIONS)}")
+    return PREDICTIONS[theirs]
+
+
+def _check_setting(config: Mapping[str, Any], name: str, value: object) -> None:
+    """Refuse a scheduler with another value of a setting."""
+    if config.get(name, value) != value:
+        raise ArgumentError("scheduler", f"one with {name}={config[name]!r}", f"one with {name}={value!r}")
 
 
 @checked

@@ -393,7 +393,9 @@ class ScoreModel(Doors, Model):
         config = read_json(config_file, "folder")
         beside = calibration_beside(folder)
         if config.pop("format", None) != FORMAT:
-            raise CheckpointError("folder", folder, f"one with a model written by save_pretrained (format {FORMAT!r})")
+            theirs = ", or for ScoreModel.from_diffusers" if "_diffusers_version" in config else ""
+            expected = f"one with a model written by save_pretrained (format {FORMAT!r}){theirs}"
+            raise CheckpointError("folder", folder, expected)
         tensors = load_tensors(weights_file)
         check_digests(folder)
         if net is None and (needed := class_needed(config.get("net"))):

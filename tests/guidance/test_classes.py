@@ -367,6 +367,33 @@ def test_a_condition_can_be_a_vector():
 
 
 @pytest.mark.slow
+class Nested(torch.nn.Module):
+    """A network with a mapping among its conditions."""
+
+    def forward(self, x, t, text, more):
+        return x + text.mean(1) + 3 * more["pooled"] - more["size"][:, :1]
+
+
+def test_conditions_may_be_mappings():
+    model = ScoreModel(Nested(), VPSDE(), "data")
+    draw = torch.Generator().manual_seed(0)
+    x, text = torch.randn(5, 2, generator=draw), torch.randn(5, 3, 2, generator=draw)
+    more = {"pooled": torch.randn(5, 2, generator=draw), "size": torch.ones(5, 4)}
+    cond = {"text": text, "more": more}
+    none = {"text": torch.zeros_like(text), "more": {**more, "pooled": torch.full((5, 2), 0.5)}}
+    guided = classifier_free_guidance(model, 2.0, null={"text": 0.0, "more": {"pooled": 0.5}})
+    with_text, without = model(x, 0.5, cond).x0, model(x, 0.5, none).x0
+    torch.testing.assert_close(guided(x, 0.5, cond).x0, without + 2 * (with_text - without))
+    torch.testing.assert_close(chunked(model, 2)(x, 0.5, cond).x0, with_text)
+    with pytest.raises(ShapeError, match=r"cond\['more'\]\['size'\]"):
+        model(x, 0.5, {**cond, "more": {**more, "size": torch.ones(4, 4)}})
+    with pytest.raises(DTypeError, match=r"cond\['more'\]\['size'\]"):
+        model(x, 0.5, {**cond, "more": {**more, "size": None}})
+    for null in ({"more": 0.0}, {"more": {"other": 0.0}}, {"more": {"pooled": torch.zeros(7)}}):
+        with pytest.raises((ArgumentError, ShapeError), match="null"):
+            classifier_free_guidance(model, 2.0, null=null)(x, 0.5, cond)
+
+
 def test_nan_from_a_classifier_names_the_samples(mixture):
     model = mixture.model(VPSDE())
 

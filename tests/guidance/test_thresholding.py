@@ -55,6 +55,10 @@ def test_dynamic_threshold_is_that_of_the_paper():
     assert (s > 1).any()
     ours = S.guidance.dynamic_threshold(model, 60.0)(x, 0.4).x0
     np.testing.assert_allclose(ours.numpy(), np.clip(x0, -s, s) / s, rtol=1e-12)
+    most = np.minimum(s, 1.2)
+    assert (s > 1.2).any()
+    ours = S.guidance.dynamic_threshold(model, 60.0, largest=1.2)(x, 0.4).x0
+    np.testing.assert_allclose(ours.numpy(), np.clip(x0, -most, most) / most, rtol=1e-12)
 
 
 @pytest.mark.parametrize("limit", LIMITS)
@@ -95,6 +99,8 @@ def test_bad_ranges_are_refused():
             S.guidance.dynamic_threshold(model, percentile)
     with pytest.raises(ArgumentError, match="bound"):
         S.guidance.dynamic_threshold(model, 99.0, 0.0)
+    with pytest.raises(ArgumentError, match="largest"):
+        S.guidance.dynamic_threshold(model, 99.0, 1.0, largest=0.5)
 
 
 @pytest.mark.parametrize("limit", LIMITS)

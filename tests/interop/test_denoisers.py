@@ -1,10 +1,13 @@
 """Denoisers of other libraries: their loops give what ours do."""
 
+import pickle
+
 import pytest
 import torch
 
-from scoresde.errors import ArgumentError, DTypeError
+from scoresde.errors import ArgumentError, CheckpointError, DTypeError
 from scoresde.interop.denoisers import from_azula, from_denoising_diffusion, from_edm, from_k_diffusion, from_sbi
+from scoresde.interop.edm_pickle import convert
 from scoresde.likelihood import log_likelihood
 from scoresde.models import ScoreModel
 from scoresde.sampling import DDIM, Heun, sample
@@ -160,6 +163,20 @@ def test_a_denoiser_is_saved_and_loaded_with_its_network(start, tmp_path):
     for net in (EDMPrecond, EDMPrecond().double()):
         again = ScoreModel.from_pretrained(tmp_path / "model", net=net).double()
         assert torch.equal(model(start, 0.1).x0, again(start, 0.1).x0)
+
+
+def test_a_pickle_becomes_a_model_without_code(start, tmp_path):
+    """Run the script that users run where they trust a pickle."""
+    net = EDMPrecond()
+    (tmp_path / "net.pkl").write_bytes(pickle.dumps({"ema": net}))
+    (tmp_path / "other.pkl").write_bytes(pickle.dumps({"G": net}))
+    convert(tmp_path / "net.pkl", tmp_path / "model")
+    again = ScoreModel.from_pretrained(tmp_path / "model", net=EDMPrecond)
+    assert torch.equal(from_edm(net)(start.float(), 0.1).x0, again(start.float(), 0.1).x0)
+    with pytest.raises(CheckpointError, match="without an entry 'ema'"):
+        convert(tmp_path / "other.pkl", tmp_path / "other")
+    with pytest.raises(CheckpointError, match="EDMPrecond"):
+        ScoreModel.from_pretrained(tmp_path / "model")
 
 
 def test_other_objects_are_refused():

@@ -19,7 +19,7 @@ from scoresde.interop.latent import LatentModel
 from scoresde.likelihood import bits_per_dim
 from scoresde.models import ScoreModel
 from scoresde.sampling import DDIM, sample
-from scoresde.sde import DDPM, VPSDE, FlowSDE
+from scoresde.sde import DDPM, VESDE, VPSDE, FlowSDE
 
 diffusers = pytest.importorskip("diffusers")
 
@@ -444,6 +444,24 @@ def test_schedulers_without_a_score_or_with_other_steps_are_named():
     with pytest.warns(ScoreSDEWarning, match="steps from 999 to 899"):
         grid = grid_of(diffusers.DDIMScheduler(timestep_spacing="linspace"), 10)
     assert grid[:2] == pytest.approx([1.0, 0.889])
+
+
+def test_the_time_input_of_a_scheduler_is_known_or_refused():
+    continuous = diffusers.EulerDiscreteScheduler(prediction_type="v_prediction", timestep_type="continuous")
+    assert process_of(continuous)[1] == {"predicts": "velocity", "time_input": "edm"}
+    unipc = diffusers.UniPCMultistepScheduler(prediction_type="flow_prediction", use_flow_sigmas=True)
+    assert process_of(unipc)[1] == {"predicts": "flow", "time_input": "scaled_time"}
+    ve = process_of(diffusers.ScoreSdeVeScheduler(sigma_min=0.01, sigma_max=348.0))
+    assert ve[0] == VESDE(0.01, 348.0)
+    assert ve[1] == {"predicts": "score", "time_input": "score_sde_ve"}
+    for wrong, message in (
+        (diffusers.FlowMatchEulerDiscreteScheduler(num_train_timesteps=500), "num_train_timesteps=500"),
+        (diffusers.EDMEulerScheduler(prediction_type="v_prediction"), "v_prediction"),
+    ):
+        with pytest.raises(ArgumentError, match=message):
+            process_of(wrong)
+    with pytest.raises(ArgumentError, match="learned_range"):
+        from_diffusers(unet(out_channels=6), diffusers.DDPMScheduler(variance_type="learned"))
 
 
 def test_the_configuration_holds_no_code(tmp_path):

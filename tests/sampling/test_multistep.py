@@ -53,6 +53,22 @@ def test_declared_order_is_measured(sde, order, corrector):
     assert measured_order(errors, [1 / (n - 1) for n in counts]) == pytest.approx(order + corrector, abs=0.2)
 
 
+@pytest.mark.slow
+def test_the_midpoint_form_is_of_second_order():
+    """Measure it, and check that it is another method than the integral."""
+    model, ends, x, exact = order_problem(S.VPSDE.cosine())
+    counts, errors = (241, 481, 961), []
+    solver = DPMSolver(2, corrector=False, grid="log_snr", midpoint=True, **ends)
+    for n in counts:
+        errors.append((S.sample(model, x.shape, solver, n, start=x) - exact).norm(dim=1).mean().item())
+    assert measured_order(errors, [1 / (n - 1) for n in counts]) == pytest.approx(2, abs=0.2)
+    other = DPMSolver(2, corrector=False, grid="log_snr", **ends)
+    assert not torch.allclose(*(S.sample(model, x.shape, one, 20, start=x) for one in (solver, other)))
+    for settings in ({"order": 3, "corrector": False}, {"order": 2}):
+        with pytest.raises(ArgumentError, match="midpoint"):
+            DPMSolver(**settings, midpoint=True)
+
+
 @cache
 def order_problem(sde):
     """Return a model, the ends of its flow, starts and the solution.
