@@ -2,7 +2,8 @@
 
 ``score_sde_pytorch.json`` has its networks' settings, the names and shapes of their tensors, and the scores of its
 ``get_score_fn`` for the seeded weights below (commit cb1f359 of its main branch, on the CPU; two typing errors of its
-nearest-neighbour upsampling, which current versions of torch refuse, were mended for two of the networks).
+nearest-neighbour upsampling, which current versions of torch refuse, were mended for two of the networks). For one of
+them it has samples, too.
 """
 
 import copy
@@ -15,7 +16,7 @@ import torch
 
 from scoresde.errors import ArgumentError, CheckpointError, UnknownNameError
 from scoresde.interop.score_sde import PRESETS, _network, from_score_sde
-from scoresde.sampling import sample
+from scoresde.sampling import PredictorCorrector, ReverseDiffusion, sample
 
 FILE = Path(__file__).parent / "score_sde_pytorch.json"
 
@@ -57,6 +58,19 @@ def test_scores_are_theirs(tmp_path, name):
     with torch.no_grad():
         ours = model(x, t).score
     theirs = torch.tensor(case["score"]).reshape(x.shape)
+    assert (ours - theirs).norm() < 5e-6 * theirs.norm()
+
+
+@pytest.mark.filterwarnings("ignore:the model does not know")
+def test_samples_are_theirs(tmp_path):
+    """Compare with its ``get_pc_sampler``, by reverse diffusion on six levels."""
+    case = cases()["ve residual input"]
+    model = from_score_sde(write(tmp_path / "checkpoint_1.pth", drawn(case)[0]), case["config"], "ve")
+    sampler = PredictorCorrector(ReverseDiffusion(), grid=[1.0, 0.8, 0.6, 0.4, 0.2, 0.0], last="tweedie")
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(1)
+        ours = sample(model, (2, 2, 8, 8), sampler, start=50 * torch.randn(2, 2, 8, 8))
+    theirs = torch.tensor(case["pc"]).reshape(ours.shape)
     assert (ours - theirs).norm() < 5e-6 * theirs.norm()
 
 
