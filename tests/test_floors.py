@@ -16,7 +16,7 @@ PACKAGE = Path(__file__).parents[1] / "scoresde"
 #: from the ground up; rooms of one floor do not import each other
 FLOORS = (
     {"errors", "version"},
-    {"checks", "random", "files"},
+    {"checks", "random", "files", "extras"},
     {"settings", "argument_types"},
     {"sde", "nets", "data"},
     {"models"},

@@ -21,12 +21,12 @@ from scoresde.app.runs import Interrupted, RunFolder
 from scoresde.app.terminal import duration, logged, progress, say
 from scoresde.data import Data, Mapped
 from scoresde.errors import NonFiniteError, ScoreSDEError
+from scoresde.extras import check_installed
 from scoresde.nets import UNet
 from scoresde.sampling import DPMSolver, sample
 from scoresde.training import Record, Trainer
 from scoresde.training.distributed import Ranks, process_group, quiet_unless_first
 from scoresde.training.folder_lock import folder_lock
-from scoresde.training.loggers import check_installed
 from scoresde.training.signals import on_signals
 
 if TYPE_CHECKING:

@@ -7,8 +7,6 @@ downloaded at the first use, into the cache of their library; offline they come 
 from __future__ import annotations
 
 import contextlib
-import importlib
-import importlib.util
 import inspect
 import os
 from collections.abc import Iterator, Mapping
@@ -18,7 +16,8 @@ from typing import Any
 from scoresde.argument_types import checked
 from scoresde.data.dataset import Data
 from scoresde.data.foreign import LABEL_KEYS, X_KEYS, MapStyle, from_dataset
-from scoresde.errors import DataError, MissingExtraError, UnknownNameError
+from scoresde.errors import DataError, UnknownNameError
+from scoresde.extras import optional
 
 HOSTS = ("hf", "torchvision")
 TEST_SPLITS = ("test", "validation", "valid")
@@ -28,21 +27,6 @@ def is_hosted(source: object) -> bool:
     """Return whether a source is the name of a hosted dataset."""
     host, colon, _ = str(source).partition(":")
     return bool(colon) and host in HOSTS
-
-
-def _library(name: str, extra: str) -> Any:
-    """Return an optional package.
-
-    Raises:
-        MissingExtraError: It is not installed.
-    """
-    try:
-        return importlib.import_module(name)
-    except ModuleNotFoundError as error:
-        package = name.split(".", maxsplit=1)[0]
-        if error.name in (name, package):
-            raise MissingExtraError(package, extra) from error
-        raise
 
 
 def load_hosted(
@@ -106,7 +90,7 @@ def _loaded(name: str, split: str, *, streaming: bool = False) -> Any:
     Raises:
         DataError: The library cannot load it.
     """
-    library = _library("datasets", "datasets")
+    library = optional("datasets")
     path, _, configuration = name.partition(":")
     try:
         return library.load_dataset(path, configuration or None, split=split, streaming=streaming)
@@ -162,7 +146,7 @@ def _folder() -> Path:
 
 def _splits_of_torchvision(name: str) -> list[MapStyle]:
     """Return the training set of a dataset of torchvision, and its test set."""
-    library = _library("torchvision.datasets", "datasets")
+    library = optional("torchvision.datasets", "datasets")
     known = [one for one in library.__all__ if one[0].isupper()]
     if name not in known:
         raise UnknownNameError("source", f"torchvision:{name}", [f"torchvision:{one}" for one in known])

@@ -5,8 +5,6 @@ Pandas is the extra ``tables``.
 
 from __future__ import annotations
 
-import importlib
-import importlib.util
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -19,20 +17,10 @@ from scoresde.argument_types import checked
 from scoresde.data.arrays import BOMB_BYTES, BOMB_RATIO
 from scoresde.data.dataset import Data
 from scoresde.errors import DataError, DTypeError, MissingExtraError, UnknownNameError
+from scoresde.extras import optional
 
 SUFFIXES = (".csv", ".parquet")
 MOST_CLASSES = 1000  # different values of a column of labels
-
-
-def _pandas() -> Any:
-    """Return pandas.
-
-    Raises:
-        MissingExtraError: it is not installed.
-    """
-    if importlib.util.find_spec("pandas") is None:
-        raise MissingExtraError("pandas", "tables")
-    return importlib.import_module("pandas")
 
 
 @checked
@@ -52,7 +40,7 @@ def load_table(
         MissingExtraError: pandas is not installed.
         DataError: a missing or damaged file, a .csv whose first line is numbers, or as :func:`from_frame`.
     """
-    pandas, path = _pandas(), Path(path)
+    pandas, path = optional("pandas", "tables"), Path(path)
     read = {".csv": pandas.read_csv, ".parquet": _read_parquet}.get(path.suffix.lower())
     if read is None:
         raise DataError("path", path, f"a table, {' or '.join(SUFFIXES)}")
@@ -79,14 +67,14 @@ def _read_parquet(path: Path) -> Any:
     Raises:
         DataError: repeated values that take little room in the file and much in memory.
     """
-    parquet = importlib.import_module("pyarrow.parquet")
+    parquet = optional("pyarrow.parquet", "tables")
     with parquet.ParquetFile(path) as file:
         cells = file.metadata.num_rows * file.metadata.num_columns
     size = path.stat().st_size
     if 8 * cells > max(BOMB_BYTES, BOMB_RATIO * size):
         got = f"{path}, where {size} bytes become {cells} cells"
         raise DataError("path", got, f"a .parquet that grows by {BOMB_RATIO} times at most; save this one as .csv")
-    return _pandas().read_parquet(path)
+    return optional("pandas", "tables").read_parquet(path)
 
 
 def _is_number(name: object) -> bool:

@@ -17,6 +17,7 @@ import torch
 from scoresde.argument_types import checked
 from scoresde.data import Scaling
 from scoresde.errors import ArgumentError, CheckpointError, DTypeError
+from scoresde.extras import optional
 from scoresde.files import atomic_folder
 from scoresde.interop.processes import THEIRS, config_of, grid_of, limited_as, name_of, process_of, sampler_of
 from scoresde.interop.schedulers import scheduler_class
@@ -25,7 +26,7 @@ from scoresde.models.pretrained import bare
 from scoresde.nets.adapted import Adapted
 from scoresde.nets.configured import plain
 from scoresde.nets.description import describe_net
-from scoresde.nets.diffusers_net import DiffusersNet, diffusers_module
+from scoresde.nets.diffusers_net import DiffusersNet
 from scoresde.sde import DDPM, VESDE
 
 __all__ = ["from_diffusers", "grid_of", "limited_as", "process_of", "sampler_of", "to_diffusers"]
@@ -37,7 +38,7 @@ def _opened(name: str | Path) -> Any:
     Raises:
         CheckpointError: Diffusers cannot load it; its reason follows.
     """
-    library = diffusers_module()
+    library = optional("diffusers")
     try:
         return library.DiffusionPipeline.from_pretrained(name)
     except (OSError, ValueError, KeyError, AttributeError) as error:
@@ -88,7 +89,7 @@ def from_diffusers(source: object, scheduler: object = None, **settings: Any) ->
         MissingExtraError: Diffusers is not installed.
         DTypeError, ArgumentError: Another object, or a scheduler without a score (:func:`process_of`).
     """
-    diffusers_module()
+    optional("diffusers")
     network, scheduler, vae = parts_of(source, scheduler)
     sde, found = process_of(scheduler)
     kept = plain("scheduler.config", dict(config_of(scheduler))) | {"_class_name": name_of(scheduler)}
@@ -125,7 +126,7 @@ def to_diffusers(model: ScoreModel, folder: str | Path) -> Path:
         MissingExtraError: Diffusers is not installed.
         ArgumentError: A network or process that its pipeline does not know.
     """
-    library, folder = diffusers_module(), Path(folder)
+    library, folder = optional("diffusers"), Path(folder)
     net = bare(model.net)
     network = net.net if isinstance(net, (DiffusersNet, Adapted)) else net
     if not isinstance(network, library.UNet2DModel):

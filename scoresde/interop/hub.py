@@ -5,8 +5,6 @@ A model's repository has the files of :meth:`ScoreModel.save_pretrained`, a READ
 
 from __future__ import annotations
 
-import importlib
-import importlib.util
 import math
 import shutil
 import tempfile
@@ -15,7 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from scoresde.argument_types import checked
-from scoresde.errors import ArgumentError, CheckpointError, DTypeError, MissingExtraError
+from scoresde.errors import ArgumentError, CheckpointError, DTypeError
+from scoresde.extras import optional
 from scoresde.files import atomic_folder
 from scoresde.likelihood import BitsPerDim
 from scoresde.models import ScoreModel
@@ -25,17 +24,6 @@ from scoresde.version import __version__
 
 CARD = "README.md"
 TAGS = ("score-based-generative-modeling", "diffusion", "score-sde")
-
-
-def _hub() -> Any:
-    """Return the package.
-
-    Raises:
-        MissingExtraError: It is not installed.
-    """
-    if importlib.util.find_spec("huggingface_hub") is None:
-        raise MissingExtraError("huggingface_hub", "hub")
-    return importlib.import_module("huggingface_hub")
 
 
 def _reason(error: Exception) -> str:
@@ -56,7 +44,7 @@ def download(name: str, revision: str | None = None, token: str | None = None) -
         MissingExtraError: huggingface_hub is not installed.
         CheckpointError: There is no model of this name, or no network and none in the cache.
     """
-    library = _hub()
+    library = optional("huggingface_hub", "hub")
     try:
         found = library.snapshot_download(name, revision=revision, token=token, allow_patterns=list(FILES))
     except (OSError, ValueError) as error:  # its errors are of these kinds
@@ -187,7 +175,7 @@ def push_to_hub(
         ArgumentError: Another form of name.
         CheckpointError: The upload failed; the message has the reason.
     """
-    library = _hub()
+    library = optional("huggingface_hub", "hub")
     if not is_hub_name(repo_id):
         raise ArgumentError("repo_id", repr(repo_id), "a name such as 'user/model'")
     with tempfile.TemporaryDirectory() as parent:

@@ -6,12 +6,9 @@ evaluator of guided-diffusion (ADM) reads.
 
 from __future__ import annotations
 
-import importlib
-import importlib.util
 import io
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -19,7 +16,8 @@ from torch import Tensor, nn
 
 from scoresde.argument_types import checked
 from scoresde.checks import whole
-from scoresde.errors import ArgumentError, DataError, DTypeError, MissingExtraError, ScoreSDEWarning, ShapeError, warn
+from scoresde.errors import ArgumentError, DataError, DTypeError, ScoreSDEWarning, ShapeError, warn
+from scoresde.extras import optional
 from scoresde.files import write_atomically
 from scoresde.random import device_named
 
@@ -138,20 +136,6 @@ def image_metrics(
     return _by_torchmetrics(samples, reference, features, subset, device, seed)
 
 
-def _installed(package: str, name: str) -> Any:
-    """Return a package of the extra ``metrics``.
-
-    Raises:
-        MissingExtraError: It is not installed.
-    """
-    if importlib.util.find_spec(package.split(".", maxsplit=1)[0]) is None:
-        raise MissingExtraError(name, "metrics")
-    try:
-        return importlib.import_module(package)
-    except ModuleNotFoundError as error:  # of what it needs itself, such as torchvision
-        raise MissingExtraError(error.name or name, "metrics") from error
-
-
 class _Items(torch.utils.data.Dataset[Tensor]):
     """Colour images one by one, as torch-fidelity reads them."""
 
@@ -169,7 +153,7 @@ def _by_torch_fidelity(
     samples: Tensor, reference: Tensor, subset: int, device: torch.device, seed: int
 ) -> dict[str, float]:
     """Return the metrics of Inception features."""
-    library = _installed("torch_fidelity", "torch-fidelity")
+    library = optional("torch_fidelity", "metrics")
     found = library.calculate_metrics(
         input1=_Items(samples),
         input2=_Items(reference),
@@ -225,8 +209,8 @@ def _by_torchmetrics(
     seed: int,
 ) -> dict[str, float]:
     """Return the metrics of any features."""
-    library = _installed("torchmetrics.image.fid", "torchmetrics")
-    kernels = _installed("torchmetrics.image.kid", "torchmetrics")
+    library = optional("torchmetrics.image.fid", "metrics")
+    kernels = optional("torchmetrics.image.kid", "metrics")
     read = _Features(features, device)
     fake, real = read.of(samples), read.of(reference)
     given = _Given(fake.shape[1])

@@ -13,11 +13,11 @@ from torch import Tensor
 from scoresde.checks import positive, whole
 from scoresde.data import DataScale
 from scoresde.errors import ArgumentError, UnknownNameError
+from scoresde.extras import optional
 from scoresde.interop.processes import PREDICTIONS
 from scoresde.models import Estimate, Model
 from scoresde.models.conditions import Condition
 from scoresde.models.predictions import prediction_row, solve
-from scoresde.nets.diffusers_net import diffusers_module
 from scoresde.sampling import DPMSolver
 from scoresde.sampling.multistep import MultistepRun
 from scoresde.sde import DDPM, SDE, FlowSDE, Level
@@ -173,7 +173,7 @@ def scheduler_class() -> type[Steps]:
     Raises:
         MissingExtraError: Diffusers is not installed.
     """
-    library = diffusers_module()
+    library = optional("diffusers")
     from diffusers.configuration_utils import ConfigMixin, register_to_config
     from diffusers.schedulers.scheduling_utils import SchedulerMixin, SchedulerOutput
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
-import importlib.util
 import inspect
 from collections.abc import Mapping
 from typing import Any
@@ -12,23 +10,13 @@ import torch
 from torch import Tensor, nn
 
 from scoresde.argument_types import checked
-from scoresde.errors import ArgumentError, MissingExtraError, ShapeError
+from scoresde.errors import ArgumentError, ShapeError
+from scoresde.extras import optional
 from scoresde.nets.configured import configured, plain
 
 #: names of x, the time and the class in the networks' ``forward``, in the order of search
 _X, _TIME, _LABEL = ("sample", "hidden_states"), ("timestep", "timesteps"), ("class_labels", "y")
 _FLUX = "FluxTransformer2DModel"
-
-
-def diffusers_module() -> Any:
-    """Return the package.
-
-    Raises:
-        MissingExtraError: It is not installed.
-    """
-    if importlib.util.find_spec("diffusers") is None:
-        raise MissingExtraError("diffusers", "diffusers")
-    return importlib.import_module("diffusers")
 
 
 def network_class(kind: str) -> Any:
@@ -37,7 +25,7 @@ def network_class(kind: str) -> Any:
     Raises:
         ArgumentError: Diffusers has no network of this name.
     """
-    library = diffusers_module()
+    library = optional("diffusers")
     found = getattr(library, kind, None) if kind.isidentifier() else None
     if not (isinstance(found, type) and issubclass(found, library.ModelMixin)):
         raise ArgumentError("kind", repr(kind), "a network of diffusers, such as 'UNet2DModel'")

@@ -6,8 +6,6 @@ TensorBoard, Weights & Biases and MLflow are the extras ``tensorboard``, ``wandb
 from __future__ import annotations
 
 import csv
-import importlib
-import importlib.util
 import io
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
@@ -18,7 +16,8 @@ from typing import Any, Self
 from torch import Tensor
 
 from scoresde.argument_types import checked
-from scoresde.errors import ArgumentError, MissingExtraError
+from scoresde.errors import ArgumentError
+from scoresde.extras import check_installed, optional
 from scoresde.files import write_atomically
 from scoresde.training.records import Record
 
@@ -156,8 +155,7 @@ class WandB(Logger):
     """
 
     def __init__(self, **options: Any):
-        check_installed("wandb")
-        self._wandb = importlib.import_module("wandb")
+        self._wandb = optional("wandb")
         self._run = self._wandb.init(**options)
 
     def write(self, numbers: Mapping[str, float], step: int) -> None:
@@ -185,8 +183,7 @@ class MLflow(Logger):
     """
 
     def __init__(self, params: Mapping[str, Any] | None = None, **options: Any):
-        check_installed("mlflow")
-        self._mlflow = importlib.import_module("mlflow")
+        self._mlflow = optional("mlflow")
         run = self._mlflow.start_run(**options)
         self.run_id: str = run.info.run_id
         if params and "run_id" not in options:
@@ -202,12 +199,6 @@ class MLflow(Logger):
 
     def close(self) -> None:
         self._mlflow.end_run()
-
-
-def check_installed(package: str) -> None:
-    """Raise a MissingExtraError without an optional package."""
-    if importlib.util.find_spec(package) is None:
-        raise MissingExtraError(package, package)
 
 
 def _gray_or_rgb(images: Tensor) -> Tensor:

@@ -108,7 +108,9 @@ def vision(monkeypatch, tmp_path):
     made = types.ModuleType("torchvision.datasets")
     made.__all__ = ("Vision", "Split", "Broken", "wrap_dataset")
     made.Vision, made.Split, made.Broken = Vision, Split, Broken
-    monkeypatch.setitem(sys.modules, "torchvision", types.ModuleType("torchvision"))
+    package = types.ModuleType("torchvision")
+    package.__spec__ = object()
+    monkeypatch.setitem(sys.modules, "torchvision", package)
     monkeypatch.setitem(sys.modules, "torchvision.datasets", made)
     monkeypatch.setenv("SCORESDE_DATA", str(tmp_path))
     return tmp_path

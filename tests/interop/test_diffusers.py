@@ -157,6 +157,12 @@ def test_learned_variances():
     assert (ours - theirs).abs().max() < 1e-9 * theirs.abs().max()
 
 
+def time_features():
+    """Return the features of the time that a UNet1DModel joins to x."""
+    kinds = {"down_block_types": ("DownBlock1DNoSkip",), "up_block_types": ("UpBlock1DNoSkip",)}
+    return 2 * len(diffusers.UNet1DModel(block_out_channels=(32,), **kinds).time_proj.weight)
+
+
 def networks():
     """Return options, shape and condition of networks of other kinds."""
     torch.manual_seed(0)
@@ -183,7 +189,13 @@ def networks():
     time_ids = {"text_embeds": pooled, "time_ids": torch.arange(12.0).reshape(2, 6)}
     return {
         "UNet1DModel": (
-            {"in_channels": 2, "out_channels": 2, "extra_in_channels": 64, "block_out_channels": (32, 32), **unet1d},
+            {
+                "in_channels": 2,
+                "out_channels": 2,
+                "extra_in_channels": time_features(),
+                "block_out_channels": (32, 32),
+                **unet1d,
+            },
             (2, 2, 16),
             {},
         ),

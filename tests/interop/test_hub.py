@@ -5,6 +5,7 @@ import sys
 import pytest
 import torch
 
+from scoresde import extras
 from scoresde.errors import ArgumentError, CheckpointError, MissingExtraError
 from scoresde.interop import hub, model_card, save_with_card
 from scoresde.likelihood import bits_per_dim
@@ -94,7 +95,7 @@ def test_uploads_that_fail_are_named(stored, model):
 
 
 def test_a_missing_library_is_named(monkeypatch, model):
-    monkeypatch.setattr(hub.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(extras.importlib.util, "find_spec", lambda name: None)
     monkeypatch.delitem(sys.modules, "huggingface_hub")
     for call in (lambda: model.push_to_hub("me/points"), lambda: ScoreModel.from_pretrained("me/points")):
         with pytest.raises(MissingExtraError, match=r"scoresde\[hub\]"):

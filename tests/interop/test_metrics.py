@@ -8,8 +8,9 @@ import pytest
 import torch
 from PIL import Image
 
+from scoresde import extras
 from scoresde.errors import ArgumentError, DTypeError, MissingExtraError, ScoreSDEWarning, ShapeError
-from scoresde.interop import image_metrics, metrics, write_adm_npz, write_png_folder
+from scoresde.interop import image_metrics, write_adm_npz, write_png_folder
 
 
 def images(n=40, channels=3, low=0, high=256, seed=0):
@@ -101,8 +102,8 @@ def test_what_is_missing_or_does_not_fit_is_named(monkeypatch, tmp_path):
     pytest.importorskip("torchmetrics")
     with pytest.raises(ShapeError, match="one row an image"):
         image_metrics(images(), images(), lambda batch: batch)
-    monkeypatch.setattr(metrics.importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(MissingExtraError, match="torch-fidelity"):
+    monkeypatch.setattr(extras.importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(MissingExtraError, match="torch_fidelity"):
         image_metrics(images(), images())
     with pytest.raises(MissingExtraError, match="torchmetrics"):
         image_metrics(images(), images(), means)
