@@ -288,6 +288,7 @@ CASES: dict[str, Case] = {
         S.models.discretised_gaussian,
         {"raw": PIXELS.raw[:2], "mean": torch.zeros(2, 1, 4, 4), "std": 0.1, "scaling": PIXELS.scaling},
     ),
+    "subsequence_weights": Case(S.models.subsequence_weights, {"ddpm": S.DDPM.cosine(4), "steps": [2, 4]}),
     "prediction_row": Case(S.models.prediction_row, {"name": "noise", "alpha": 0.5, "sigma": 0.5}),
     "step_kl": Case(S.models.step_kl, {"sde": SDE, "s": 0.2, "t": 0.4, "eps": X, "eps_theta": X}),
     **{name: Case(getattr(S, name), {"shape": (2,), "width": 8, "blocks": 1}, applied) for name in ("ResidualMLP",)},

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-SIZES = {"P": 13, "D": 6, "S": 5, "N": 5, "E": 12}
+SIZES = {"P": 13, "D": 8, "S": 5, "N": 5, "E": 12}
 ROWS = [f"{letter}{i}" for letter, n in SIZES.items() for i in range(1, n + 1)]
 ROW = re.compile(r"[PDSNE]\d+")
 

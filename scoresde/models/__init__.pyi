@@ -8,6 +8,7 @@ from .gaussian_mixture import GaussianMixtureModel as GaussianMixtureModel
 from .kernels import ddim_weight as ddim_weight
 from .kernels import discretised_gaussian as discretised_gaussian
 from .kernels import step_kl as step_kl
+from .kernels import subsequence_weights as subsequence_weights
 from .model import Model as Model
 from .model import Wrapper as Wrapper
 from .moments import Gaussian as Gaussian

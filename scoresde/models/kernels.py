@@ -11,15 +11,18 @@ Symbols:
 
 from __future__ import annotations
 
+import itertools
 import math
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
 from scoresde.argument_types import checked
+from scoresde.checks import positive, wholes
 from scoresde.data import Scaling
 from scoresde.errors import ArgumentError, ShapeError
-from scoresde.sde import SDE
+from scoresde.sde import DDPM, SDE
 from scoresde.sde.tensors import as_column, flat, log1mexp
 from scoresde.sde.times import as_time, is_concrete
 
@@ -82,6 +85,43 @@ def ddim_weight(sde: SDE, s: float | Tensor, t: float | Tensor, eta: float = 1.0
     if not eta > 0 or (is_concrete(q) and not bool((eta**2 * q <= 1).all())):
         raise ArgumentError("eta", eta, "a number with 0 < eta <= sigma_t / sigma_{t|s}")
     return q * (1 / r + eta**2) ** 2 / (2 * eta**2 * (r**-0.5 + (1 - eta**2 * q).sqrt()) ** 2)
+
+
+@checked
+def subsequence_weights(ddpm: DDPM, steps: Sequence[int], eta: float = 1.0, std: float = 1.0) -> Tensor:
+    r"""Return the weights of noise errors in DDIM's bound on some levels (D8).
+
+    The process steps back through the levels tau alone, x_N -> .. -> x_{tau_1} -> x_0. Each other level t, in the
+    complement of tau, hangs on x_0 by p(x_t | x_0), and p_theta(x_0 | x_t) = N(x0_theta, std^2 I) predicts x_0 there:
+
+        J = sum_tau gamma(tau_{i-1}, tau_i) |eps - eps_theta|^2
+            + sum_{not tau} sigma_t^2 / (2 alpha_t^2 std^2) |eps - eps_theta|^2 + C
+
+    So J has a positive weight at every level, and the network of the full chain has its minimum too (theorem 1): it
+    serves any subsequence.
+
+    Args:
+        ddpm: The process, of N levels.
+        steps: tau, levels in 1..N, increasing, with N last.
+        eta: Noise of the steps, 0 < eta, default 1.
+        std: Standard deviation of p_theta(x_0 | x_t), and of the last step to x_0, positive, default 1.
+
+    Returns:
+        Weights ``(N,)`` of levels 1..N, float64.
+
+    Raises:
+        ArgumentError: Levels that do not increase to N, or a number out of its range.
+
+    References: Song, Meng & Ermon (2021, appendix C.1, eqs. 32 and 33).
+    """
+    tau = wholes("steps", steps)
+    if list(tau) != sorted(set(tau)) or not tau or tau[-1] != ddpm.N:
+        raise ArgumentError("steps", tau, f"increasing levels in 1..{ddpm.N}, the last of them {ddpm.N}")
+    std = positive("std", std)
+    weights = (1 - ddpm.alphas_bar) / (2 * ddpm.alphas_bar * std**2)
+    for before, level in itertools.pairwise(tau):
+        weights[level - 1] = ddim_weight(ddpm, ddpm.time(before), ddpm.time(level), eta)
+    return weights
 
 
 @checked

@@ -31,6 +31,7 @@ from scoresde.sampling.base import Draw
 from scoresde.sampling.frozen import Frozen
 from scoresde.sde import SDE, HostLevel
 from scoresde.sde.grids import check_finite_log_snr
+from scoresde.sde.times import as_time
 
 
 def norms(x: Tensor) -> Tensor:
@@ -79,8 +80,8 @@ class Predictor(Frozen, ABC):
     """One step of the reverse SDE from t to s < t."""
 
     @abstractmethod
-    def coefficients(self, sde: SDE, t: Tensor, s: Tensor) -> Coefficients:
-        """Return the coefficients of the steps t -> s, both float64 ``(n,)``."""
+    def coefficients(self, sde: SDE, t: float | Tensor, s: float | Tensor) -> Coefficients:
+        """Return the coefficients of the steps t -> s, numbers or ``(n,)``."""
 
     def step(self, c: StepCoefficients, x: Tensor, estimate: Estimate, target: HostLevel, draw: Draw) -> Tensor:
         """Return x_s.
@@ -116,7 +117,8 @@ class Implicit(Predictor):
     def __post_init__(self) -> None:
         self._store(eta=non_negative("eta", self.eta))
 
-    def coefficients(self, sde: SDE, t: Tensor, s: Tensor) -> Coefficients:
+    def coefficients(self, sde: SDE, t: float | Tensor, s: float | Tensor) -> Coefficients:
+        t, s = as_time(t), as_time(s, "s")
         return Coefficients(torch.zeros_like(t), *sde.posterior_coefficients(s, t, self.eta))
 
 
@@ -149,7 +151,8 @@ class Ancestral(Predictor):
         if self.variance not in VARIANCES:
             raise UnknownNameError("variance", self.variance, VARIANCES)
 
-    def coefficients(self, sde: SDE, t: Tensor, s: Tensor) -> Coefficients:
+    def coefficients(self, sde: SDE, t: float | Tensor, s: float | Tensor) -> Coefficients:
+        t, s = as_time(t), as_time(s, "s")
         c = Coefficients(torch.zeros_like(t), *sde.posterior_coefficients(s, t, 1.0))
         if self.variance != "forward":
             return c
@@ -180,7 +183,8 @@ class ReverseDiffusion(Predictor):
     References: Song et al. 2021, eq. 46.
     """
 
-    def coefficients(self, sde: SDE, t: Tensor, s: Tensor) -> Coefficients:
+    def coefficients(self, sde: SDE, t: float | Tensor, s: float | Tensor) -> Coefficients:
+        t, s = as_time(t), as_time(s, "s")
         alpha_ts, sigma_ts = sde.transition(s, t)
         return Coefficients(2 - alpha_ts, torch.zeros_like(t), -(sigma_ts**2) / sde.sigma(t), sigma_ts)
 
@@ -202,7 +206,8 @@ class EulerMaruyama(Predictor):
     References: Song et al. 2021, appendix G.
     """
 
-    def coefficients(self, sde: SDE, t: Tensor, s: Tensor) -> Coefficients:
+    def coefficients(self, sde: SDE, t: float | Tensor, s: float | Tensor) -> Coefficients:
+        t, s = as_time(t), as_time(s, "s")
         check_finite_log_snr(sde, None, t.max().item())
         h, g2 = t - s, sde.squared_diffusion(t)
         return Coefficients(1 - sde.log_alpha_rate(t) * h, torch.zeros_like(t), -g2 * h / sde.sigma(t), (g2 * h).sqrt())

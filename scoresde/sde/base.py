@@ -267,6 +267,39 @@ class SDE(ABC):
         c_eps = sigma_s * square.clamp(min=0).sqrt()
         return self.log_alpha(s).exp(), c_eps, eta * sigma_ts * sigma_s / sigma_t
 
+    def forward_coefficients(
+        self, s: float | Tensor, t: float | Tensor, eta: float = 1.0
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Return the coefficients of the forward step of DDIM's q_eta (D7).
+
+            q_eta(x_t | x_s, x_0) = N(c_x0 x_0 + k x_s, std_f^2 I)
+            k = c_eps sigma_t/sigma_s^2,  c_x0 = alpha_t - k alpha_s,  std_f = std sigma_t/sigma_s
+
+        with c_eps and std of :meth:`posterior_coefficients`. This is Bayes' rule: q_eta(x_s | x_t, x_0) p(x_t | x_0) /
+        p(x_s | x_0). At eta = 1 it is the transition p(x_t | x_s), k = alpha_{t|s}, and c_x0 is 0. For every other eta
+        the step looks at x_0, so that the process is not Markov.
+
+        Args:
+            s: Earlier time, with noise: a number, ``()`` or ``(B,)``.
+            t: Later time, in the same shapes.
+            eta: As for :meth:`posterior_coefficients`, default 1.
+
+        Returns:
+            ``(c_x0, k, std_f)``, each in the shape of the times.
+
+        Raises:
+            ArgumentError: s >= t, s without noise, or eta so large that std > sigma_s.
+
+        References: Song, Meng & Ermon 2021, eq. 8.
+        """
+        _, c_eps, std = self.posterior_coefficients(s, t, eta)
+        s, t = as_time(s, "s"), as_time(t)
+        sigma_s, sigma_t = self.log_sigma(s).exp(), self.log_sigma(t).exp()
+        if is_concrete(sigma_s) and not (sigma_s > 0).all():
+            raise ArgumentError("s", 0.0, "a time with noise")
+        k = c_eps * sigma_t / sigma_s**2
+        return self.log_alpha(t).exp() - k * self.log_alpha(s).exp(), k, std * sigma_t / sigma_s
+
     def posterior_variance(self, v: float | Tensor, s: float | Tensor, t: float | Tensor) -> Tensor:
         """Return the variances of p(x_s | x_t) (P7), beta^v beta~^(1-v).
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from scoresde import DDPM, VESDE, VPSDE, FlowSDE, ScoreModel
 from scoresde.errors import ArgumentError, DeviceError, DTypeError, ShapeError, UnknownNameError
-from scoresde.models import PREDICTIONS, prediction_row
+from scoresde.models import PREDICTIONS, prediction_row, subsequence_weights
 from scoresde.models.predictions import solve
 from scoresde.nets import ResidualMLP, UNet
 from tests.families import EACH
@@ -244,3 +244,39 @@ def test_a_time_of_another_shape_is_refused(shape):
 def test_bad_calls_are_refused(call, error):
     with pytest.raises(error):
         call()
+
+
+@pytest.mark.parametrize("eta", [1.0, 0.4])
+def test_D8_the_objective_of_a_subsequence(eta):
+    """Compare with J computed factor by factor, for two networks.
+
+    The difference of the two is free of the constant C.
+    """
+    ddpm, tau, std = DDPM.cosine(6), [2, 3, 6], 0.7
+    weights = subsequence_weights(ddpm, tau, eta, std)
+    draw = torch.Generator().manual_seed(0)
+    x0 = torch.randn(4, generator=draw, dtype=torch.float64)
+    noises = torch.randn(6, 4, generator=draw, dtype=torch.float64)
+    errors = torch.randn(2, 6, 4, generator=draw, dtype=torch.float64)  # eps_theta - eps of two networks
+
+    def literal(error):
+        total = 0.0
+        for level in range(1, 7):
+            alpha, sigma = ddpm.alpha(ddpm.time(level)), ddpm.sigma(ddpm.time(level))
+            x = alpha * x0 + sigma * noises[level - 1]
+            guess = (x - sigma * (noises[level - 1] + error[level - 1])) / alpha
+            if level in tau[1:]:
+                before = tau[tau.index(level) - 1]
+                (mean, deviation), (other, _) = (ddpm.posterior(x, y, before / 6, level / 6, eta) for y in (x0, guess))
+                total += ((mean - other) ** 2).sum() / (2 * deviation**2)
+            else:  # -log N(x_0; guess, std^2), the levels that hang on x_0 and the last step
+                total += ((x0 - guess) ** 2).sum() / (2 * std**2)
+        return total
+
+    expected = literal(errors[0]) - literal(errors[1])
+    ours = (weights * (errors[0] ** 2 - errors[1] ** 2).sum(1)).sum()
+    torch.testing.assert_close(ours, expected, rtol=1e-9, atol=1e-9)
+    assert (weights > 0).all()
+    for wrong in ([3, 2, 6], [2, 3], [0, 6], []):
+        with pytest.raises(ArgumentError, match="steps"):
+            subsequence_weights(ddpm, wrong)

@@ -158,6 +158,34 @@ def test_D1_every_eta_keeps_every_marginal(name, t, eta):
 
 
 @EACH
+@pytest.mark.parametrize("eta", [0.3, 0.8, 1.0])
+def test_D7_the_forward_step_is_bayes_rule(sde, eta):
+    """Multiply both orders of the joint law of x_s and x_t given x_0."""
+    s, t, x0 = 0.3, 0.6, torch.tensor([[0.7]], dtype=torch.float64)
+    c_x0, k, std = sde.forward_coefficients(s, t, eta)
+    for x_s, x_t in ((0.1, 0.5), (-1.0, 0.4), (2.0, 1.7)):
+        x_s, x_t = (torch.tensor([[v]], dtype=torch.float64) for v in (x_s, x_t))
+        normal = torch.distributions.Normal
+        forward = normal(c_x0 * x0 + k * x_s, std).log_prob(x_t) + normal(sde.alpha(s) * x0, sde.sigma(s)).log_prob(x_s)
+        backward = normal(*sde.posterior(x_t, x0, s, t, eta)).log_prob(x_s)
+        backward = backward + normal(sde.alpha(t) * x0, sde.sigma(t)).log_prob(x_t)
+        torch.testing.assert_close(forward, backward, rtol=1e-9, atol=1e-9)
+
+
+@EACH
+def test_D7_only_eta_one_is_markov(sde):
+    alpha_ts, sigma_ts = sde.transition(0.3, 0.6)
+    c_x0, k, std = sde.forward_coefficients(0.3, 0.6, 1.0)
+    torch.testing.assert_close(
+        torch.stack([c_x0, k, std]), torch.stack([0 * k, alpha_ts, sigma_ts]), rtol=1e-9, atol=1e-12
+    )
+    weights = [sde.forward_coefficients(0.3, 0.6, eta)[0].abs().item() for eta in (0.9, 0.5, 0.0)]
+    assert 1e-3 < weights[0] < weights[1] < weights[2]
+    with pytest.raises(ArgumentError, match="noise"):
+        VPSDE().forward_coefficients(0.0, 0.5)
+
+
+@EACH
 @first_fast(("s", "t"), [(0.05, 0.2), (0.3, 0.45), (0.1, 0.95), (0.4, 1.0)])
 def test_P3_posterior_is_bayes_rule_by_quadrature(sde, s, t):
     """Normalise p(x_t | x_s) p(x_s | x_0) on a grid.
