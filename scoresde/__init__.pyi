@@ -1,3 +1,4 @@
+from . import course as course
 from . import data as data
 from . import flow as flow
 from . import guidance as guidance

@@ -24,7 +24,18 @@ PACKAGE = Path(S.__file__).parent
 #: what a user receives and does not make, what is abstract, and what a process has once
 NOT_CALLED = {
     *("Estimate", "Likelihood", "BitsPerDim", "Classification", "VariationalBound", "Solution", "State", "Record"),
-    *("Skip", "Terms", "Level", "HostLevel", "Unguided", "NetPreset", "DataScale", "SolverSettings", "Calibration"),
+    *(
+        "Skip",
+        "Verdict",
+        "Terms",
+        "Level",
+        "HostLevel",
+        "Unguided",
+        "NetPreset",
+        "DataScale",
+        "SolverSettings",
+        "Calibration",
+    ),
     *("Model", "SDE", "Network", "Wrapper", "LinearOperator", "Sampler", "GridSampler", "Corrector", "Predictor"),
     *("Objective", "Weighting", "TimeSampling", "Draws", "Divergence", "Dequantization", "Logger", "Tableau", "Ranks"),
     *("register_net", "register_sde", "process_group", "on_signals", "MLflow", "WandB", "TensorBoard", "load_digits"),
@@ -49,7 +60,7 @@ FUNCTIONS = {
         "weighting",
         "transform",
     ),
-    *("net", "time_input", "score", "work", "denoiser", "classifier", "autoencoder", "features"),
+    *("net", "time_input", "score", "work", "denoiser", "classifier", "autoencoder", "features", "answer"),
 }
 
 DATA = S.Data("points", torch.randn(16, 2, generator=torch.Generator().manual_seed(0)))
@@ -316,6 +327,9 @@ CASES: dict[str, Case] = {
     "image_metrics": Case(S.interop.image_metrics, {"samples": EIGHT_BITS, "reference": EIGHT_BITS, "features": grey}),
     "write_png_folder": Case(S.interop.write_png_folder, {"images": EIGHT_BITS, "folder": FOLDER / "png"}),
     "write_adm_npz": Case(S.interop.write_adm_npz, {"images": EIGHT_BITS, "path": FOLDER / "images.npz"}),
+    "check": Case(S.course.check, {"lab": 1, "answer": lambda x, beta, z: x}),
+    "parts": Case(S.course.parts, {"lab": 1}),
+    "start": Case(S.course.start, {"folder": FOLDER / "labs"}),
     "LatentModel": Case(S.interop.LatentModel, {"model": TOY, "autoencoder": diffusers.AutoencoderKL()}, guided),
     "UNet": Case(S.UNet, {"shape": (1, 4, 4), "channels": 8, "num_groups": 4, "multipliers": (1,)}, applied),
     "DiT": Case(S.DiT, {"shape": (1, 4, 4), "width": 16, "blocks": 1, "heads": 2}, applied),

@@ -22,7 +22,7 @@ FLOORS = (
     {"models"},
     {"guidance", "flow"},
     {"sampling", "likelihood", "training"},
-    {"interop"},
+    {"interop", "course"},
     {"app"},
     {"__main__"},
 )

@@ -425,6 +425,31 @@ def data(source: str, out: Path | None, overrides: Sequence[str], **_: Any) -> N
     describe(load_config(None, None, [f"data.source={json.dumps(source)}", *overrides]), out)
 
 
+@main.group(cls=Group)
+def course() -> None:
+    """Ten labs that check themselves, as notebooks."""
+
+
+@course.command()
+@click.argument("folder", type=click.Path(path_type=Path))
+@click.option("--solutions", is_flag=True, help="Write the solutions too, into FOLDER/solutions.")
+def start(folder: Path, solutions: bool) -> None:
+    """Write the labs into FOLDER, which must be new or empty.
+
+    Each is a notebook with functions to write, and check(lab, function) says whether one is right, or which slip it
+    makes.
+
+    \b
+    Example:
+      scoresde course start labs
+    """
+    from scoresde.app.terminal import say
+    from scoresde.course import start as work
+
+    written = work(folder, solutions=solutions)
+    say(f"{len(written)} notebooks in {folder}. Open them by: jupyter lab {folder}")
+
+
 @main.command()
 @click.argument("section", required=False, metavar="[SECTION]")
 def settings(section: str | None) -> None:
