@@ -2,7 +2,7 @@
 
 export OMP_WAIT_POLICY = PASSIVE
 
-.PHONY: help check lint types fast test docs lowest
+.PHONY: help check lint types fast test docs site lowest
 
 help:  ## List these commands
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-7s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -24,6 +24,9 @@ test:  ## Run every test
 
 docs:  ## Run the code of the teaching pages and rewrite their outputs and figures
 	python docs/build.py
+
+site:  ## Build the site with the API reference into build/site (needs the extra site)
+	python -m sphinx -W -q -b html docs build/site
 
 lowest:  ## Run the fast tests with the lowest version of every requirement (needs Python 3.11)
 	.ci/lowest

@@ -72,8 +72,8 @@ class Particles(GridSampler):
     Notes:
         With few particles a single sample is biased, but weighted averages are not. ``log_weight`` of the last
         :class:`State` is the logarithm of an unbiased estimate of p(y), up to a constant. With weights in proportion to
-        it, averages over many samples of one observation are exact for any P: ``state.log_weight.softmax(0) @
-            state.x``.
+        it (``state.log_weight.softmax(0) @ state.x``), averages over many samples of one observation are exact for any
+        P.
 
     References: Wu et al. 2023.
     """
