@@ -63,7 +63,8 @@ def from_edm(net: Callable[..., Any], sigma_max: float = 80.0, **settings: Any) 
     Args:
         net: Network ``(x, sigma, class_labels)`` to x_0: ``EDMPrecond``, ``VPPrecond``, ``VEPrecond``,
             ``iDDPMPrecond``, or EDM2's ``Precond``. Class labels are vectors, ``cond={"class_labels": one_hot}``.
-        sigma_max: Largest noise, default 80; less where the network's own limit is less.
+        sigma_max: Largest noise, default 80; less where the network's own limit is less, and the nearest level of a
+            network that knows levels only (``iDDPMPrecond``).
         settings: Further settings of :class:`ScoreModel`.
 
     Returns:
@@ -81,7 +82,10 @@ def from_edm(net: Callable[..., Any], sigma_max: float = 80.0, **settings: Any) 
     found: dict[str, Any] = {"data_std": float(getattr(net, "sigma_data", 0.5))}
     if getattr(net, "img_channels", 3) in (1, 3):
         found["scaling"] = Scaling.for_integers(256)
-    sde = VESDE.linear(min(positive("sigma_max", sigma_max), limit))
+    largest = min(positive("sigma_max", sigma_max), limit)
+    if callable(round_sigma := getattr(net, "round_sigma", None)):  # to a level that the network knows
+        largest = float(round_sigma(torch.tensor(largest, dtype=torch.float64)))
+    sde = VESDE.linear(largest)
     return ScoreModel(adapt(net, time="sigma"), sde, "data", **(found | settings)).eval()
 
 

@@ -11,6 +11,7 @@ from scoresde.interop.edm_pickle import convert
 from scoresde.likelihood import log_likelihood
 from scoresde.models import ScoreModel
 from scoresde.sampling import DDIM, Heun, sample
+from scoresde.sde import VESDE
 from tests.interop.libraries import library
 
 WITHOUT = ("torchvision", "torchvision.transforms", "dctorch", "accelerate", "ema_pytorch")
@@ -148,6 +149,17 @@ def test_edm_by_its_own_sampler(start):
     torch.testing.assert_close(ours, x, rtol=0, atol=1e-9)
     assert model.scaling.num_values == 256
     assert (model.data_std, model.time_input) == (0.5, "sigma")
+
+
+def test_the_largest_noise_is_one_that_the_network_knows():
+    class Levels(EDMPrecond):
+        def round_sigma(self, sigma):
+            return torch.tensor([0.1, 1.0, 80.4], dtype=torch.float64)[(sigma > 2).long() + (sigma > 0.5).long()]
+
+    assert from_edm(Levels()).sde == VESDE.linear(80.4)
+    net = EDMPrecond()
+    net.sigma_max = 50.0
+    assert from_edm(net).sde == VESDE.linear(50.0)
 
 
 def test_a_denoiser_has_a_likelihood(start):
