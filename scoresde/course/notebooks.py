@@ -63,7 +63,8 @@ def notebook(lab: int, *, solved: bool) -> dict[str, Any]:
     found: list[dict[str, Any]] = []
     for cell in cells(lab_files()[lab]):
         if cell.kind == "text":
-            found.append({"cell_type": "markdown", "metadata": {}, "source": cell.source})
+            text = re.sub(r"\$`([^`]*)`\$", r"$\1$", cell.source)  # Jupyter draws formulas without the backticks
+            found.append({"cell_type": "markdown", "metadata": {}, "source": text})
             continue
         code = cell.source
         if cell.kind == "solution":

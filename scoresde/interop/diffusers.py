@@ -7,7 +7,6 @@ sample is a sampler of ours on the same levels (:func:`sampler_of`), around a mo
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -152,14 +151,15 @@ def to_diffusers(model: ScoreModel, folder: str | Path) -> Path:
 def _scheduler_for(library: Any, model: ScoreModel, came: Mapping[str, Any] | None) -> Any:
     """Return the scheduler that a model came with, or one of its levels."""
     assert isinstance(model.sde, DDPM)
-    if came is not None:
-        options = {key: value for key, value in came.items() if not key.startswith("_")}
-        found = getattr(library, came["_class_name"]).from_config(options)
-        if any(part in came["_class_name"] for part in ("DDPM", "DDIM")) and process_of(found)[0] == model.sde:
+    name = None if came is None else came["_class_name"]
+    if came is not None and name in ("DDPMScheduler", "DDIMScheduler"):
+        found = getattr(library, name).from_config({key: came[key] for key in came if not key.startswith("_")})
+        sde, settings = process_of(found)
+        if sde == model.sde and settings["predicts"] == model.predicts:  # what a caller has not replaced
             return found
     return library.DDPMScheduler(
         num_train_timesteps=model.sde.N,
-        trained_betas=json.loads(json.dumps(model.sde.betas.tolist())),
+        trained_betas=model.sde.betas.tolist(),
         prediction_type=THEIRS[model.predicts],
         clip_sample=False,
         variance_type="learned_range" if model.learned_variance else "fixed_small",

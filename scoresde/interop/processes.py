@@ -66,6 +66,13 @@ def process_of(scheduler: object) -> tuple[SDE, dict[str, Any]]:
     config, name = config_of(scheduler), name_of(scheduler)
     if any(part in name for part in _NO_SCORE):
         raise ArgumentError("scheduler", name, "one of a diffusion or flow model, whose network tells a score")
+    known = getattr(scheduler, "sde", None)
+    if isinstance(known, SDE):  # our own scheduler
+        time_input = "ddpm"
+        if isinstance(known, FlowSDE):
+            _check_setting(config, "num_train_timesteps", 1000)
+            time_input = "scaled_time"
+        return known, {"predicts": getattr(scheduler, "predicts", "noise"), "time_input": time_input}
     if _is_flow(scheduler):
         return _flow_of(config, name)
     if name.startswith("EDM"):
@@ -136,7 +143,10 @@ def grid_of(scheduler: object, steps: int) -> list[float]:
     mine: Any = copy.deepcopy(scheduler)
     mine.set_timesteps(whole("steps", steps))
     if isinstance(sde, FlowSDE):
-        times = _distinct([float(sigma) for sigma in mine.sigmas])
+        sigmas = getattr(mine, "sigmas", None)
+        if sigmas is None:  # our own scheduler
+            sigmas = [*(mine.timesteps.double() / 1000).tolist(), 0.0]
+        times = _distinct([float(sigma) for sigma in sigmas])
     elif isinstance(sde, VESDE):
         if not hasattr(mine, "sigmas") or name_of(scheduler) == "ScoreSdeVeScheduler":
             return [*(float(t) for t in mine.timesteps), 0.0]

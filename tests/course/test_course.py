@@ -97,6 +97,7 @@ def test_students_get_blanks(tmp_path):
         ast.parse(code)
         assert ("NotImplementedError" in code) == (path.parent.name == "course")
         assert len({cell["id"] for cell in content["cells"]}) == len(content["cells"])
+        assert "`$" not in "".join(cell["source"] for cell in content["cells"] if cell["cell_type"] == "markdown")
     with pytest.raises(ArgumentError, match="an empty folder"):
         start(tmp_path / "course")
     assert blank('def f(x):\n    """Return x."""\n    y = x\n    return y') == (

@@ -5,6 +5,7 @@ import json
 import pytest
 import torch
 
+import scoresde.interop.diffusers as doors
 from scoresde.errors import ArgumentError, DTypeError, ScoreSDEWarning
 from scoresde.guidance import classifier_free_guidance
 from scoresde.interop.diffusers import (
@@ -18,10 +19,12 @@ from scoresde.interop.diffusers import (
 from scoresde.interop.latent import LatentModel
 from scoresde.likelihood import bits_per_dim
 from scoresde.models import ScoreModel
+from scoresde.nets import adapt
 from scoresde.sampling import DDIM, sample
 from scoresde.sde import DDPM, VESDE, VPSDE, FlowSDE
 
 diffusers = pytest.importorskip("diffusers")
+DPMSolverScheduler = doors.DPMSolverScheduler
 
 UNET = {
     "sample_size": 8,
@@ -333,8 +336,6 @@ def test_the_way_back_is_bit_for_bit(tmp_path, name):
 
 
 def test_a_model_of_ours_gets_a_scheduler_of_its_levels(tmp_path):
-    from scoresde.nets import adapt
-
     model = ScoreModel(adapt(unet(torch.float32), time="ddpm"), DDPM.cosine(100), "velocity")
     to_diffusers(model, tmp_path / "theirs")
     scheduler = diffusers.DDPMPipeline.from_pretrained(tmp_path / "theirs").scheduler
@@ -344,6 +345,29 @@ def test_a_model_of_ours_gets_a_scheduler_of_its_levels(tmp_path):
         to_diffusers(model, tmp_path / "theirs")
     with pytest.raises(ArgumentError, match="time_input='ddpm'"):
         to_diffusers(ScoreModel(adapt(unet(torch.float32)), VPSDE()), tmp_path / "other")
+
+
+def test_a_replaced_prediction_replaces_the_scheduler(tmp_path):
+    """Check that no scheduler is written that the model does not have."""
+    model = from_diffusers(unet(torch.float32), diffusers.DDIMScheduler(), predicts="data")
+    to_diffusers(model, tmp_path / "data")
+    again = diffusers.DDPMPipeline.from_pretrained(tmp_path / "data")
+    assert again.scheduler.config.prediction_type == "sample"
+    ours = from_diffusers(unet(torch.float32), DPMSolverScheduler())
+    to_diffusers(ours, tmp_path / "ours")
+    found = diffusers.DDPMPipeline.from_pretrained(tmp_path / "ours").scheduler
+    torch.testing.assert_close(found.alphas_cumprod.double(), ours.sde.alphas_bar, rtol=1e-4, atol=1e-6)
+
+
+def test_our_scheduler_tells_its_process():
+    ours = DPMSolverScheduler(prediction_type="v_prediction")
+    assert process_of(ours) == (ours.sde, {"predicts": "velocity", "time_input": "ddpm"})
+    flow = DPMSolverScheduler(flow_matching=True)
+    assert process_of(flow) == (FlowSDE(), {"predicts": "flow", "time_input": "scaled_time"})
+    for scheduler in (ours, flow):
+        grid = grid_of(scheduler, 5)
+        assert len(grid) == 6
+        assert grid[-1] == 0
 
 
 class Autoencoder(torch.nn.Module):
@@ -396,8 +420,6 @@ def test_a_pipeline_with_an_autoencoder_becomes_a_latent_model():
 @pytest.mark.parametrize("settings", [{}, {"prediction_type": "v_prediction"}, {"beta_schedule": "squaredcos_cap_v2"}])
 @pytest.mark.parametrize("calls", [1, 5, 20])
 def test_our_scheduler_in_their_loop_is_our_sampler(settings, calls):
-    from scoresde.interop.diffusers import DPMSolverScheduler
-
     net, theirs = unet(), diffusers.DDIMScheduler(clip_sample=False, **settings)
     scheduler = DPMSolverScheduler.from_config(theirs.config)
     start = torch.randn(2, 3, 8, 8, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
@@ -407,8 +429,6 @@ def test_our_scheduler_in_their_loop_is_our_sampler(settings, calls):
 
 
 def test_our_scheduler_in_a_pipeline(tmp_path):
-    from scoresde.interop.diffusers import DPMSolverScheduler
-
     pipeline = diffusers.DDPMPipeline(unet(torch.float32), diffusers.DDPMScheduler())
     pipeline.scheduler = DPMSolverScheduler.from_config(pipeline.scheduler.config)
     options = {"num_inference_steps": 4, "output_type": "np"}
@@ -424,8 +444,6 @@ def test_our_scheduler_in_a_pipeline(tmp_path):
 
 
 def test_our_scheduler_starts_in_the_middle_and_keeps_order():
-    from scoresde.interop.diffusers import DPMSolverScheduler
-
     net, scheduler = unet(), DPMSolverScheduler()
     scheduler.set_timesteps(10)
     x0 = torch.zeros(1, 3, 8, 8, dtype=torch.float64)
