@@ -6,8 +6,8 @@ runs the pages (all by default), rewrites the ``text`` blocks with the output of
 docs/figures. tests/docs runs the same code and compares.
 
 The ``python`` blocks of a page run in order in one namespace. The output of a block stands in the ``text`` block that
-follows it. A block opened by ``python figure=NAME.png`` leaves a matplotlib figure in the variable ``figure``. One
-opened by ``python needs=PACKAGE`` is left out, with its output as it stands, where the package is not installed.
+follows it. A block opened by ``python figure=NAME.png`` leaves a matplotlib figure in the variable ``figure``, by
+``NAME.gif`` a list of them, the frames of an animation. One opened by ``python needs=PACKAGE`` is left out, with its output as it stands, where the package is not installed.
 """
 
 from __future__ import annotations
@@ -25,9 +25,10 @@ from typing import NamedTuple
 DOCS = Path(__file__).resolve().parent
 FIGURES = DOCS / "figures"
 DPI, COLOURS = 150, 64  # of the figures: wide enough for a sharp page, small enough for the repository
+FRAME_DPI, FRAME_MS = 70, 120  # of the animations
 
 _BLOCK = re.compile(
-    r"^```python(?:[ ]figure=(?P<figure>[\w-]+\.png))?(?:[ ]needs=(?P<needs>\w+))?\n(?P<code>.*?)^```\n"
+    r"^```python(?:[ ]figure=(?P<figure>[\w-]+\.(?:png|gif)))?(?:[ ]needs=(?P<needs>\w+))?\n(?P<code>.*?)^```\n"
     r"(?:\n*^```text\n(?P<output>.*?)^```\n)?",
     re.MULTILINE | re.DOTALL,
 )
@@ -105,7 +106,11 @@ def _execute(program, namespace: dict, figures: Path, name: str | None) -> None:
     namespace.pop("figure", None)
     with matplotlib.rc_context(STYLE):
         exec(program, namespace)
-        _save(namespace["figure"], figures / name)
+        figure = namespace["figure"]
+        if name.endswith(".gif"):
+            _save_frames(figure, figures / name)
+        else:
+            _save(figure, figures / name)
 
 
 def _save(figure, path: Path) -> None:
@@ -117,6 +122,23 @@ def _save(figure, path: Path) -> None:
     with io.BytesIO() as file:
         figure.savefig(file, format="png", dpi=DPI)
         Image.open(file).convert("RGB").quantize(COLOURS).save(path, optimize=True)
+
+
+def _save_frames(frames: list, path: Path) -> None:
+    """Save the figures as a GIF of few colours that waits at its end and begins again."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from PIL import Image
+
+    images = []
+    for frame in frames:
+        FigureCanvasAgg(frame)
+        with io.BytesIO() as file:
+            frame.savefig(file, format="png", dpi=FRAME_DPI)
+            images.append(Image.open(file).convert("RGB"))
+    palette = images[len(images) // 2].quantize(16, dither=Image.Dither.NONE)
+    images = [image.quantize(palette=palette, dither=Image.Dither.NONE) for image in images]
+    wait = [FRAME_MS] * (len(images) - 1) + [10 * FRAME_MS]
+    images[0].save(path, save_all=True, append_images=images[1:], duration=wait, loop=0, optimize=True)
 
 
 def rewritten(text: str, results: list[Result]) -> str:

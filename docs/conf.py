@@ -6,8 +6,12 @@ no request leaves a page.
 
 from __future__ import annotations
 
+import functools
+import html
 import importlib
+import inspect
 import re
+import shutil
 import sys
 from pathlib import Path
 from typing import Any
@@ -17,12 +21,15 @@ from latex2mathml.converter import convert
 DOCS = Path(__file__).parent
 ROOMS = ("sde", "nets", "data", "models", "guidance", "flow", "sampling", "likelihood", "training", "interop", "course")
 REPOSITORY = "https://github.com/scoresde/scoresde/blob/main/"
-sys.path.insert(0, str(DOCS.parent))
+sys.path[:0] = [str(DOCS.parent), str(DOCS)]
+
+import notebooks  # noqa: E402 - beside this file
+import slides  # noqa: E402
 
 project, author, root_doc = "scoresde", "The scoresde authors", "index"
 project_copyright = author
 extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "sphinx.ext.viewcode", "sphinx_copybutton"]
-exclude_patterns = ["figures/*"]
+exclude_patterns = ["figures/*", "slides/*"]
 html_theme, html_title = "furo", "scoresde"
 html_show_sourcelink = False
 myst_enable_extensions = ["dollarmath", "amsmath"]
@@ -41,8 +48,89 @@ def _bars(app: Any, what: str, name: str, obj: object, options: object, lines: l
 
 
 def _links(app: Any, name: str, source: list[str]) -> None:
-    """Lead links out of this folder to the repository."""
-    source[0] = source[0].replace("](../", f"]({REPOSITORY}")
+    """Lead links out of this folder to the repository; rows, names and notebooks to their places."""
+    text = source[0].replace("](../", f"]({REPOSITORY}")
+    if not name.startswith("api/") and name != "index":
+        text = _linked(text, name)
+        if "\n```python" in text:
+            title, rest = text.split("\n", 1)
+            download = f'<a href="notebooks/{name}.ipynb" download>Notebook</a>'
+            colab = f'<a href="{notebooks.COLAB}{name}.ipynb">open in Colab</a>'
+            text = f"{title}\n\n{download} · {colab}\n{rest}"
+    source[0] = text
+
+
+#: what is not running text: fences, headings, formulas, links, code
+_APART = re.compile(
+    r"(^```.*?^```|^#[^\n]*|\$`[^`]+`\$|\$[^$]+\$|!?\[[^\]]*\]\([^)]*\)|`[^`\n]+`)", re.MULTILINE | re.DOTALL
+)
+
+
+def _linked(text: str, page: str) -> str:
+    """Lead names of rows (P1) to the table, code to its reference, and give the table's rows anchors."""
+    parts = _APART.split(text)
+    for i, part in enumerate(parts):
+        if i % 2 == 0:
+            if page == "equations":
+                parts[i] = re.sub(r"^\| ([PDSNE]\d+) \|", r'| <a id="\1"></a>\1 |', part, flags=re.MULTILINE)
+            else:
+                parts[i] = re.sub(r"\b([PDSNE]\d+)\b", _row, part)
+        elif part.startswith("`") and not part.startswith("```"):
+            parts[i] = _code(part[1:-1]) or part
+    return "".join(parts)
+
+
+def _row(match: re.Match[str]) -> str:
+    """Return a link to a row, if there is one of that name."""
+    name = match[1]
+    return f'<a href="equations.html#{name}">{name}</a>' if name in _rows() else name
+
+
+@functools.cache
+def _rows() -> frozenset[str]:
+    return frozenset(
+        re.findall(r"^\| ([PDSNE]\d+) \|", (DOCS / "equations.md").read_text(encoding="utf-8"), re.MULTILINE)
+    )
+
+
+@functools.cache
+def _places() -> dict[str, str]:
+    """Return the address of every public name, by its name and by where it is defined."""
+    places = {}
+    for room in ROOMS:
+        module = importlib.import_module(f"scoresde.{room}")
+        for name in module.__all__:
+            value = getattr(module, name)
+            if callable(value):
+                address = f"api/{room}.html#scoresde.{room}.{name}"
+                places[name] = places[f"{value.__module__}.{name}"] = address
+                if isinstance(value, type):
+                    for method, member in vars(value).items():
+                        if not method.startswith("_") and inspect.getdoc(getattr(value, method, None)) and member:
+                            places[f"{value.__module__}.{name}.{method}"] = f"{address}.{method}"
+    return places
+
+
+def _code(code: str) -> str | None:
+    """Return code with a link: to the reference, or to a test or module in the repository."""
+    start = re.match(r"(?:S\.)?([A-Za-z_][\w.]*)", code)
+    place = _places().get(start[1]) if start else None
+    if place is None and (test := re.fullmatch(r"(tests/[\w/]+\.py)::\w+", code)):
+        place = REPOSITORY + test[1]
+    if place is None and re.fullmatch(r"scoresde(\.\w+)+", code):
+        parts = code.split(".")
+        while parts and not (DOCS.parent / "/".join(parts)).with_suffix(".py").exists():
+            parts.pop()
+        place = REPOSITORY + "/".join(parts) + ".py" if parts else None
+    return f'<a href="{place}"><code>{html.escape(code)}</code></a>' if place else None
+
+
+def _write_extras(app: Any, error: Exception | None) -> None:
+    """Write the notebooks and the slides, and copy the interactive page."""
+    if error is None and app.builder.format == "html":
+        notebooks.write(Path(app.outdir) / "notebooks")
+        slides.write(Path(app.outdir) / "slides.html")
+        shutil.copy(DOCS / "interactive.html", app.outdir)
 
 
 def _math(self: Any, node: Any) -> None:
@@ -100,5 +188,6 @@ def setup(app: Any) -> None:
     app.connect("autodoc-process-docstring", _bars, priority=100)
     app.connect("builder-inited", _write_api)
     app.connect("source-read", _links)
+    app.connect("build-finished", _write_extras)
     app.add_node(importlib.import_module("docutils.nodes").math, override=True, html=(_math, None))
     app.add_node(importlib.import_module("docutils.nodes").math_block, override=True, html=(_math, None))
