@@ -7,7 +7,8 @@ docs/figures. tests/docs runs the same code and compares.
 
 The ``python`` blocks of a page run in order in one namespace. The output of a block stands in the ``text`` block that
 follows it. A block opened by ``python figure=NAME.png`` leaves a matplotlib figure in the variable ``figure``, by
-``NAME.gif`` a list of them, the frames of an animation. One opened by ``python needs=PACKAGE`` is left out, with its output as it stands, where the package is not installed.
+``NAME.gif`` a list of them, the frames of an animation. One opened by ``python needs=PACKAGE`` is left out, with its
+output as it stands, where the package is not installed.
 """
 
 from __future__ import annotations

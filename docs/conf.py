@@ -49,7 +49,8 @@ def _bars(app: Any, what: str, name: str, obj: object, options: object, lines: l
 
 def _links(app: Any, name: str, source: list[str]) -> None:
     """Lead links out of this folder to the repository; rows, names and notebooks to their places."""
-    text = source[0].replace("](../", f"]({REPOSITORY}")
+    text = source[0].replace("](../", f"]({REPOSITORY}").replace("](slides/slides.md)", "](slides.html)")
+    text = re.sub(r"\[([^\]]+)\]\(((?:interactive|slides)\.html)\)", r'<a href="\2">\1</a>', text)
     if not name.startswith("api/") and name != "index":
         text = _linked(text, name)
         if "\n```python" in text:

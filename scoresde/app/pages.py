@@ -45,8 +45,9 @@ def write_report(run: RunFolder, config: RunConfig) -> Path:
     evaluation = _evaluation(run)
     held = _held_out(run, config, model, held_out, evaluation)
     page = Report(*_title(run, train))
-    page.figures_of_merit(_cards(run, evaluation, held, held_out))
     show_samples(page, run, config, model, train)
+    page.section("In numbers")
+    page.figures_of_merit(_cards(run, evaluation, held, held_out))
     if train.is_image:
         show_classes(page, run, config, model, train)
         show_paths(page, run, model, train)
@@ -156,7 +157,7 @@ def _likelihoods(page: Report, run: RunFolder, evaluation: dict[str, Any]) -> No
     caption = "Histograms of all scored items; the lines are medians."
     if evaluation["corrupted"]:
         caption += " Corrupted images score worse, although the model has never seen one."
-    page.figure(picture, caption, f"histograms of {unit} of the scored sets")
+    page.figure(picture, caption, f"histograms of {unit} of the scored sets", plot=True)
 
 
 def _restored(page: Report, run: RunFolder) -> None:
@@ -186,9 +187,12 @@ def _training(page: Report, run: RunFolder, config: RunConfig, model: ScoreModel
     page.section("Training")
     records = [record for record in run.records() if {"step", "loss"} <= record.keys()]
     if records:
-        picture = plots.loss_curve(*(np.array([record[key] for record in records]) for key in ("step", "loss")))
+        steps, losses = (np.array([record[key] for record in records]) for key in ("step", "loss"))
+        measured = _held_out_losses(records)
+        picture = plots.loss_curve(steps, losses, held_out=measured)
         run.picture("loss", picture)
-        page.figure(picture, "The training loss per entry of the data.", "the loss over the steps")
+        more = "" if measured is None else " Orange: that of held-out data, with the averaged weights."
+        page.figure(picture, f"The training loss per entry of the data.{more}", "the loss over the steps", plot=True)
     c, note = config, run.meta["stages"].get("train", {})
     length = f"{c.train.steps} steps" if c.train.minutes is None else f"{c.train.minutes:g} minutes"
     rows = [
@@ -208,6 +212,16 @@ def _training(page: Report, run: RunFolder, config: RunConfig, model: ScoreModel
     stages = [[name, duration(stage["seconds"])] for name, stage in run.meta["stages"].items() if "seconds" in stage]
     if stages:
         page.table(["stage", "time"], stages, "Time spent in each stage.")
+
+
+def _held_out_losses(records: list[dict[str, Any]]) -> tuple[np.ndarray, np.ndarray] | None:
+    """Return the steps at which the held-out loss was measured, and the losses."""
+    found: list[tuple[int, float]] = []
+    for record in records:
+        loss = record.get("held_out")
+        if loss is not None and (not found or found[-1][1] != loss):
+            found.append((record["step"], loss))
+    return (np.array([step for step, _ in found]), np.array([loss for _, loss in found])) if found else None
 
 
 def _half_life(train: TrainConfig) -> str:

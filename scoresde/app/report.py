@@ -46,13 +46,14 @@ class Report:
         anchor = f"s{len(self._headings)}"
         return self._add("section", f'<h2 id="{anchor}">{_escape(heading)}</h2>\n{_paragraphs(text)}')
 
-    def figure(self, png: bytes, caption: str, alt: str) -> Self:
+    def figure(self, png: bytes, caption: str, alt: str, plot: bool = False) -> Self:
         """Add a picture with its caption.
 
         Args:
             png: the bytes of a PNG file, two pixels a point.
             caption: text below the picture.
             alt: what the picture shows, in words, for readers who do not see it.
+            plot: whether it is a drawing on white, which turns dark with the page. Images keep their colours.
 
         Raises:
             ArgumentError: ``png`` is not a PNG, or ``alt`` is empty.
@@ -65,8 +66,36 @@ class Report:
         data = base64.b64encode(png).decode("ascii")
         return self._add(
             "figure",
-            f'<figure><img src="data:image/png;base64,{data}" alt="{_escape(alt)}" width="{width}" height="{height}" '
-            f'style="max-width:{round(width / 2)}px"><figcaption>{_inline(caption)}</figcaption></figure>',
+            f'<figure{" class=plot" if plot else ""}><img src="data:image/png;base64,{data}" alt="{_escape(alt)}" '
+            f'width="{width}" height="{height}" style="max-width:{round(width / 2)}px">'
+            f"<figcaption>{_inline(caption)}</figcaption></figure>",
+        )
+
+    def animation(self, gif: bytes, still: bytes, caption: str, alt: str, plot: bool = False) -> Self:
+        """Add a picture that moves, or its last frame where the reader asked for less motion.
+
+        Args:
+            gif: the bytes of a GIF file.
+            still: the bytes of a PNG file of the same size.
+            caption, alt, plot: as for :meth:`figure`.
+
+        Raises:
+            ArgumentError: ``gif`` is not a GIF, ``still`` not a PNG, or ``alt`` is empty.
+        """
+        if gif[:6] not in (b"GIF87a", b"GIF89a") or len(gif) < 10:
+            raise ArgumentError("gif", f"{len(gif)} other bytes", "the bytes of a GIF file")
+        if still[:8] != b"\x89PNG\r\n\x1a\n":
+            raise ArgumentError("still", f"{len(still)} other bytes", "the bytes of a PNG file")
+        if not alt.strip():
+            raise ArgumentError("alt", repr(alt), "a description for readers who do not see the picture")
+        width, height = struct.unpack("<HH", gif[6:10])
+        moving, last = (base64.b64encode(data).decode("ascii") for data in (gif, still))
+        return self._add(
+            "figure",
+            f"<figure{' class=plot' if plot else ''}><picture>"
+            f'<source media="(prefers-reduced-motion: reduce)" srcset="data:image/png;base64,{last}">'
+            f'<img src="data:image/gif;base64,{moving}" alt="{_escape(alt)}" width="{width}" height="{height}" '
+            f'style="max-width:{width}px"></picture><figcaption>{_inline(caption)}</figcaption></figure>',
         )
 
     def table(self, header: Sequence[str], rows: Iterable[Sequence[object]], caption: str) -> Self:
@@ -283,6 +312,11 @@ figure {
   background: #ffffff; text-align: center;
 }
 figure img { width: calc(100% - 1rem); height: auto; margin: 0.5rem; vertical-align: top; }
+@media screen and (prefers-color-scheme: dark) {
+  figure.plot { background: var(--panel); }
+  figure.plot img { filter: invert(1) hue-rotate(180deg); mix-blend-mode: screen; }
+  figure:not(.plot) { background: #dfe3e8; }
+}
 figcaption {
   padding: 0.7rem 1rem 0.85rem; background: var(--panel); border-top: 1px solid var(--line); color: var(--soft);
   text-align: left; font-size: 0.93rem; line-height: 1.5;

@@ -36,6 +36,7 @@ SAMPLERS = {
 IMAGES, POINTS = 64, 2000  # samples shown beside the data
 STRIP_LOG_SNR = (6.0, 4.0, 2.5, 1.0, -0.5, -2.0, -4.0)  # the noise levels of a strip, besides both ends
 STRIP_STEPS, STRIP_ROWS = 150, 4
+MOVING_IMAGES, MOVING_POINTS, MOVING_STEPS, MOVING_EVERY = 36, 1000, 96, 4
 CLASSES, A_CLASS, GUIDANCE = 20, 8, 2.0  # rows, samples in a row, and the scale where none is set
 FIELD_NOISE, FIELD_NODES = (0.1, 0.5, 2.0), 18  # sigma/alpha of the score fields, and arrows along an axis
 DENSITY_NODES, DENSITY_CALLS, DENSITY_CHUNK = 80, 150, 3200
@@ -50,7 +51,8 @@ def show_samples(page: Report, run: RunFolder, config: RunConfig, model: ScoreMo
     samples = {name: x for name, x in found.items() if x is not None}
     if not samples or not drawable:
         return
-    page.section("Samples", "Left: the data. Right: samples that the model draws from pure noise.")
+    page.section("Samples", "Below: the data left, samples that the model draws from pure noise right.")
+    _show_draw(page, run, config, model, train)
     for name, x in samples.items():
         if train.is_image:
             shown = min(IMAGES, len(x))
@@ -67,7 +69,40 @@ def show_samples(page: Report, run: RunFolder, config: RunConfig, model: ScoreMo
             picture,
             f"Samples by {SAMPLERS[name]}{spent}.",
             f"{shown} items of {train.name} beside {shown} samples of the model by {name}",
+            plot=not train.is_image,
         )
+
+
+def _show_draw(page: Report, run: RunFolder, config: RunConfig, model: ScoreModel, train: Data) -> None:
+    """Show samples on their way from noise, as an animation."""
+    sampler, _ = build.sampler(replace(config.sample, sampler="pc"))
+    count = MOVING_IMAGES if train.is_image else MOVING_POINTS
+    cond = build.cond(model, build.labels(config.sample, model, count))
+    generator, sde = torch.Generator().manual_seed(0), model.sde
+    frames = []
+    with progress("drawing the animation", MOVING_STEPS) as update:
+        for state in trajectory(model, (count, *train.shape), sampler, MOVING_STEPS, cond=cond, generator=generator):
+            update(state.step, "steps")
+            if (state.step or 0) % MOVING_EVERY and state.step != MOVING_STEPS:
+                continue
+            t = float(state.t)
+            if train.is_image:
+                frames.append(_look(train, sde, state.x, t))
+            else:
+                size = math.hypot(float(sde.alpha(t)), float(sde.sigma(t))) if t > 0 else 1.0
+                frames.append(train.scaling.unscale(state.x.cpu().float() / size))
+    if not all(bool(torch.isfinite(torch.as_tensor(x)).all()) for x in frames):
+        return  # samples that went wrong are seen beside the data
+    gif, still = plots.moving_images(frames) if train.is_image else plots.moving_points(frames)
+    run.write("draw.gif", gif)
+    page.animation(
+        gif,
+        still,
+        f"{count} samples on their way from noise, in {MOVING_STEPS} steps of the reverse SDE, each frame brought to "
+        "one scale.",
+        f"noise that turns into {count} samples",
+        plot=not train.is_image,
+    )
 
 
 def show_classes(page: Report, run: RunFolder, config: RunConfig, model: ScoreModel, train: Data) -> None:
@@ -199,7 +234,7 @@ def show_plane(page: Report, run: RunFolder, model: ScoreModel, train: Data) -> 
         f"The model's density. It integrates to {mass:.3f} over this picture. The solver's error of log p is about "
         f"{mean_error:.1g} nats where the mass is."
     )
-    page.figure(density, caption, "the density in the plane")
+    page.figure(density, caption, "the density in the plane", plot=True)
     for t, ratio, picture in fields:
         run.picture(f"score-{ratio:g}", picture)
         caption = f"Scores where the noise is {ratio:g} times the signal, t = {t:.2g} (in model space)."
@@ -245,4 +280,4 @@ def show_process(page: Report, run: RunFolder, sde: SDE) -> None:
         "The process: x_t = alpha(t) x_0 + sigma(t) noise. Drift, samplers and likelihood all follow from these two "
         "curves."
     )
-    page.figure(picture, caption, "curves of alpha and sigma over t")
+    page.figure(picture, caption, "curves of alpha and sigma over t", plot=True)

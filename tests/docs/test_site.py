@@ -78,6 +78,66 @@ def test_the_api_has_every_public_name(site):
                 assert f'id="scoresde.{room}.{name}"' in page, name
 
 
+def test_rows_names_and_extras_lead_somewhere(site):
+    """Check every link from a page to a row, to the reference, to a notebook, the slides or the interactive page."""
+    anchors, count = {}, 0
+    for page in site.glob("*.html"):
+        for address in re.findall(r'href="((?:equations|slides|interactive|notebooks/|api/)[^"]*)"', page.read_text()):
+            path, _, anchor = address.partition("#")
+            assert (site / path).exists(), (page.name, address)
+            if anchor and path.endswith(".html"):
+                if path not in anchors:
+                    anchors[path] = set(re.findall(r'id="([^"]+)"', (site / path).read_text()))
+                assert anchor in anchors[path], (page.name, address)
+                count += 1
+    assert count > 1000  # rows and names both have links
+    table = (site / "equations.html").read_text()
+    assert 'id="E12"' in table
+    assert 'href="api/sampling.html#scoresde.sampling.DPMSolver"' in table
+
+
+def test_the_slides_have_their_formulas_and_pictures(site):
+    source, page = (ROOT / "docs" / "slides" / "slides.md").read_text(), (site / "slides.html").read_text()
+    assert page.count("<section>") == len(source.split("\n---\n"))
+    assert page.count("<math") == formulas(source)
+    assert page.count('<img src="data:') == len(re.findall(r"^!\[", source, re.MULTILINE))
+    assert "$" not in re.sub(r"<script.*?</script>|<[^>]+>", "", page, flags=re.DOTALL)
+
+
+@pytest.mark.skipif(BROWSER is None, reason="needs chromium")
+def test_the_interactive_page_computes_what_the_library_does(site, tmp_path):
+    import torch
+
+    import scoresde as S
+
+    mixture, x, n = "[[-1.2, 0.4, 1.1], [0.141, 0.224, 0.1], [0.3, 0.5, 0.2]]", 0.7, 20
+    read = (
+        f"const w = this.contentWindow, m = {mixture}, f = w.estimate(m, {x}, 0.3);"
+        f"document.body.dataset.found = JSON.stringify([f.logp, f.x0, f.eps, w.path(m, {x}, {n}, 0, null).at(-1)]);"
+        "document.body.dataset.shown = w.document.getElementById('figures').textContent;"
+        "const c = w.document.getElementById('eta'); c.value = 0; c.dispatchEvent(new Event('input'));"
+        "document.body.dataset.after = w.document.getElementById('figures').textContent"
+    )
+    wrapper = tmp_path / "wrapper.html"
+    wrapper.write_text(
+        f'<body><iframe src="file://{site}/interactive.html" width="390" height="800" onload="{read}"></iframe></body>'
+    )
+    text, log = dom(f"file://{wrapper}")
+    found = [float(value) for value in re.search(r'data-found="\[([^\]]+)\]"', text)[1].split(",")]
+    vp = S.VPSDE()
+    variances = torch.tensor([0.141, 0.224, 0.1], dtype=torch.float64).square()[:, None]
+    model = S.GaussianMixture([[-1.2], [0.4], [1.1]], variances, weights=[0.3, 0.5, 0.2]).model(vp)
+    at = torch.tensor([[x]], dtype=torch.float64)
+    estimate = model(at, 0.3)
+    times = torch.cat([1 - torch.arange(n, dtype=torch.float64) * 0.999 / n, torch.tensor([0.001])])
+    end = S.sample(model, (1, 1), S.DDIM(grid=times, last="none"), start=at)
+    expected = [model.log_prob(at, 0.3), estimate.x0, estimate.eps, end]
+    assert found == pytest.approx([value.item() for value in expected], abs=1e-9)
+    shown, after = (re.search(rf'data-{name}="([^"]+)"', text)[1] for name in ("shown", "after"))
+    assert shown != after
+    assert "error" not in log.lower().split("console", 1)[-1][:400] or "CONSOLE" not in log
+
+
 def dom(address, *flags):
     """Return a page as the browser has it after its scripts, and its log."""
     options = ["--headless", "--no-sandbox", "--disable-gpu", "--allow-file-access-from-files"]

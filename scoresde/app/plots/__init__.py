@@ -1,9 +1,9 @@
-"""Pictures of data, samples, scores and training, as the bytes of a PNG.
+"""Pictures of data, samples, scores and training, as the bytes of a PNG or of a GIF.
 
-Every function takes NumPy arrays or tensors and draws on its own matplotlib figure, without pyplot or global state. The
-files have a subject each: ``images``, ``curves``, ``plane`` (points, densities and fields in the plane), ``values``
-(series and tables) and ``restored``. They share the look (``style``), the checks of what they draw (``inputs``) and the
-layout of images on a page (``sheet``).
+Every function takes NumPy arrays or tensors and draws on its own matplotlib figure, without pyplot or global state.
+The files have a subject each: ``images``, ``curves``, ``plane`` (points, densities and fields in the plane),
+``values`` (series and tables), ``restored`` and ``moving``. They share the look (``style``), the checks of what they
+draw (``inputs``) and the layout of images on a page (``sheet``).
 
 A wrong shape raises ``ShapeError`` and a value that cannot be drawn ``ArgumentError``; both name the argument.
 """
@@ -16,6 +16,8 @@ from scoresde.app.plots.images import image_grid as image_grid
 from scoresde.app.plots.images import rows_of_images as rows_of_images
 from scoresde.app.plots.images import side_by_side as side_by_side
 from scoresde.app.plots.images import strip as strip
+from scoresde.app.plots.moving import moving_images as moving_images
+from scoresde.app.plots.moving import moving_points as moving_points
 from scoresde.app.plots.plane import density_image as density_image
 from scoresde.app.plots.plane import scatter_pair as scatter_pair
 from scoresde.app.plots.plane import score_field as score_field

@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from scoresde.app.plots.inputs import Array, Floats, as_vector
-from scoresde.app.plots.style import BLUE, DASH_OF_COLOUR, PALETTE, WIDTH, single_axes, styled
+from scoresde.app.plots.style import BLUE, DASH_OF_COLOUR, ORANGE, PALETTE, WIDTH, single_axes, styled
 from scoresde.errors import ArgumentError, ShapeError
 
 BINS = 60
@@ -19,7 +19,9 @@ LOG_SIGMA = 2  # sigma above which its axis is logarithmic (a variance-exploding
 
 
 @styled
-def loss_curve(steps: Array, loss: Array, ema: Array | None = None) -> Figure:
+def loss_curve(
+    steps: Array, loss: Array, ema: Array | None = None, held_out: tuple[Array, Array] | None = None
+) -> Figure:
     """Draw the loss against the step: faint as recorded, strong as smoothed.
 
     The axis is logarithmic if positive losses span more than a factor of 4. Values that are not finite are left out.
@@ -27,6 +29,7 @@ def loss_curve(steps: Array, loss: Array, ema: Array | None = None) -> Figure:
     Args:
         steps, loss: ``(N,)``.
         ema: the smoothed loss ``(N,)``. None: an exponential average over a fortieth of the run.
+        held_out: steps and losses of held-out data, both ``(M,)``. None: not drawn.
     """
     at, losses = as_vector("steps", steps), as_vector("loss", loss)
     _check_length("loss", losses, at, "step")
@@ -36,7 +39,12 @@ def loss_curve(steps: Array, loss: Array, ema: Array | None = None) -> Figure:
     alone = "o" if len(at) == 1 else ""
     axes.plot(at, _finite(losses), color=BLUE, alpha=0.35, linewidth=1, marker=alone, label="each record")
     axes.plot(at, _finite(smooth), color=BLUE, linewidth=2.4, marker=alone, label="smoothed")
-    drawn = np.concatenate([losses, smooth])
+    measured = np.empty(0)
+    if held_out is not None:
+        measured_at, measured = as_vector("held_out[0]", held_out[0]), as_vector("held_out[1]", held_out[1])
+        _check_length("held_out[1]", measured, measured_at, "step")
+        axes.plot(measured_at, _finite(measured), "o--", color=ORANGE, linewidth=1.6, markersize=4, label="held out")
+    drawn = np.concatenate([losses, smooth, measured])
     drawn = drawn[np.isfinite(drawn)]
     if len(drawn) and 0 < LOG_LOSS * drawn.min() < drawn.max():
         axes.set_yscale("log")
