@@ -126,7 +126,7 @@ def _save(figure, path: Path) -> None:
 
 
 def _save_frames(frames: list, path: Path) -> None:
-    """Save the figures as a GIF of few colours that waits at its end and begins again."""
+    """Save the figures as a GIF of few colours that waits at its end."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from PIL import Image
 

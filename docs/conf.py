@@ -47,8 +47,34 @@ def _bars(app: Any, what: str, name: str, obj: object, options: object, lines: l
         lines[i] = "".join(part if k % 2 else part.replace("|", "\\|") for k, part in enumerate(parts))
 
 
+def _equations(app: Any, what: str, name: str, obj: object, options: object, lines: list[str]) -> None:
+    """Add the formulas of the rows that the object computes."""
+    place = f"{getattr(obj, '__module__', '')}.{getattr(obj, '__qualname__', '')}"
+    for row, text in _computed().get(place, ()):
+        if "Equations" not in lines[-1:] and not any(line.startswith(".. rubric:: Equations") for line in lines):
+            lines += ["", ".. rubric:: Equations", ""]
+        lines += [f"`{row} <../equations.html#{row}>`__: {text}", ""]
+
+
+@functools.cache
+def _computed() -> dict[str, list[tuple[str, str]]]:
+    """Return the rows by the code that computes them."""
+    found: dict[str, list[tuple[str, str]]] = {}
+    table = (DOCS / "equations.md").read_text(encoding="utf-8")
+    for row, text, code in re.findall(r"^\| ([PDSNE]\d+) \| (.*?) \| (`scoresde.*?) \|", table, re.MULTILINE):
+        parts = re.split(r"(\$`[^`]+`\$|\$[^$]+\$|`[^`]+`)", text)
+        for i in range(1, len(parts), 2):
+            part = parts[i]
+            parts[i] = f"\\ :math:`{part.strip('$`')}`\\ " if part.startswith("$") else f"``{part[1:-1]}``"
+        for i in range(0, len(parts), 2):
+            parts[i] = parts[i].replace("|", "\\|").replace("*", "\\*").replace("_", "\\_")
+        for place in re.findall(r"`([^`]+)`", code):
+            found.setdefault(place, []).append((row, "".join(parts)))
+    return found
+
+
 def _links(app: Any, name: str, source: list[str]) -> None:
-    """Lead links out of this folder to the repository; rows, names and notebooks to their places."""
+    """Lead links to their places on the site or in the repository."""
     text = source[0].replace("](../", f"]({REPOSITORY}").replace("](slides/slides.md)", "](slides.html)")
     text = re.sub(r"\[([^\]]+)\]\(((?:interactive|slides)\.html)\)", r'<a href="\2">\1</a>', text)
     if not name.startswith("api/") and name != "index":
@@ -68,7 +94,7 @@ _APART = re.compile(
 
 
 def _linked(text: str, page: str) -> str:
-    """Lead names of rows (P1) to the table, code to its reference, and give the table's rows anchors."""
+    """Lead names of rows (P1) to the table, and code to its reference."""
     parts = _APART.split(text)
     for i, part in enumerate(parts):
         if i % 2 == 0:
@@ -96,7 +122,7 @@ def _rows() -> frozenset[str]:
 
 @functools.cache
 def _places() -> dict[str, str]:
-    """Return the address of every public name, by its name and by where it is defined."""
+    """Return the address of every public name."""
     places = {}
     for room in ROOMS:
         module = importlib.import_module(f"scoresde.{room}")
@@ -113,7 +139,7 @@ def _places() -> dict[str, str]:
 
 
 def _code(code: str) -> str | None:
-    """Return code with a link: to the reference, or to a test or module in the repository."""
+    """Return code with a link to the reference or the repository, if any."""
     start = re.match(r"(?:S\.)?([A-Za-z_][\w.]*)", code)
     place = _places().get(start[1]) if start else None
     if place is None and (test := re.fullmatch(r"(tests/[\w/]+\.py)::\w+", code)):
@@ -187,6 +213,7 @@ def _write_api(app: Any) -> None:
 def setup(app: Any) -> None:
     """Connect what is above."""
     app.connect("autodoc-process-docstring", _bars, priority=100)
+    app.connect("autodoc-process-docstring", _equations, priority=900)
     app.connect("builder-inited", _write_api)
     app.connect("source-read", _links)
     app.connect("build-finished", _write_extras)

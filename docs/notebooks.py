@@ -63,7 +63,7 @@ def _code(source: str, outputs: list[dict[str, Any]]) -> dict[str, Any]:
 
 
 def _markdown(text: str) -> dict[str, Any]:
-    """Return a cell of text in the dialect of notebooks; figures are outputs there."""
+    """Return a cell of text, without the figures, which are outputs."""
     text = re.sub(r"^```math\n(.*?)^```$", r"$$\n\1$$", text, flags=re.MULTILINE | re.DOTALL)
     text = re.sub(r"\$`(.+?)`\$", r"$\1$", text)
     text = re.sub(r"^!\[[^\]]*\]\(figures/[^)]+\)\s*$", "", text, flags=re.MULTILINE)

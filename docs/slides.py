@@ -1,4 +1,4 @@
-"""The slides: docs/slides/slides.md as one page, with its formulas and figures inside.
+"""The slides: docs/slides/slides.md as one page without other files.
 
     python docs/slides.py FILE
 

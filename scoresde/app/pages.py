@@ -215,7 +215,7 @@ def _training(page: Report, run: RunFolder, config: RunConfig, model: ScoreModel
 
 
 def _held_out_losses(records: list[dict[str, Any]]) -> tuple[np.ndarray, np.ndarray] | None:
-    """Return the steps at which the held-out loss was measured, and the losses."""
+    """Return the steps where the held-out loss was measured, and the losses."""
     found: list[tuple[int, float]] = []
     for record in records:
         loss = record.get("held_out")

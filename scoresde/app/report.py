@@ -72,7 +72,9 @@ class Report:
         )
 
     def animation(self, gif: bytes, still: bytes, caption: str, alt: str, plot: bool = False) -> Self:
-        """Add a picture that moves, or its last frame where the reader asked for less motion.
+        """Add a picture that moves.
+
+        Where the system is set to less motion, its last frame stands.
 
         Args:
             gif: the bytes of a GIF file.

@@ -60,6 +60,12 @@ class Estimate(NamedTuple):
             raise ArgumentError("t", "a time where sigma = 0", "a time with noise, where eps determines the score")
         return self.eps / -sigma
 
+    def __repr__(self) -> str:
+        """Return what is estimated and at which level, without the numbers."""
+        more = "".join(f", {name}" for name in ("v", "unguided") if getattr(self, name) is not None)
+        of = f"{tuple(self.x0.shape)} {str(self.x0.dtype).removeprefix('torch.')}"
+        return f"Estimate(x0, eps, score{more} of shape {of} at {self.level!r})"
+
     def to(self, dtype: torch.dtype) -> Estimate:
         """Return the estimate in another floating dtype."""
         unguided = self.unguided

@@ -270,6 +270,11 @@ class ScoreModel(Doors, Model):
             names = ", ".join(map(repr, sorted(self._taken))) or "none"
             raise ArgumentError("cond", repr(wrong), f"conditions that the network takes: {names}")
 
+    def extra_repr(self) -> str:
+        """Return the process and what the network predicts."""
+        weights = sum(parameter.numel() for parameter in self.parameters())
+        return f"{self.sde!r}, predicts={self.predicts!r}, time_input={self.time_input!r}, {weights:,} weights"
+
     def estimate(self, x: Tensor, level: Level, cond: Condition = None) -> Estimate:
         F, v = self.predict(x, level, cond), None
         if self.learned_variance:

@@ -50,6 +50,14 @@ class State(NamedTuple):
     calls: int
     log_weight: Tensor | None = None
 
+    def __repr__(self) -> str:
+        """Return where the trajectory is, without the numbers of the samples."""
+        of = f"{tuple(self.x.shape)} {str(self.x.dtype).removeprefix('torch.')}"
+        weights = "" if self.log_weight is None else ", log_weight"
+        return (
+            f"State(x of shape {of} at t={self.t:.4g}, step {self.step} of {self.steps}, {self.calls} calls{weights})"
+        )
+
 
 def noise_like(x: Tensor, generator: Generators) -> Draw:
     """Return a function that draws standard normal noise of the shape of x."""

@@ -389,6 +389,20 @@ class SDE(ABC):
     def __repr__(self) -> str:
         return f"{type(self).__name__}()"
 
+    #: the SDE in TeX, for notebooks
+    _equation = r"dx = f(t)\,x\,dt + g(t)\,dW"
+
+    def _repr_markdown_(self) -> str:
+        """Return the process for a notebook: its equation and scales."""
+        times = (0.0, 0.25, 0.5, 0.75, 1.0)
+        rows = {"t": [f"{t:g}" for t in times]}
+        for name, scale in ((r"$\alpha(t)$", self.alpha), (r"$\sigma(t)$", self.sigma)):
+            rows[name] = [f"{float(scale(t)):.4g}" for t in times]
+        head, *rest = (f"| {name} | {' | '.join(row)} |" for name, row in rows.items())
+        rule = "| --- " * (len(times) + 1) + "|"
+        equation = f"$${self._equation}, \\qquad x_t = \\alpha(t)\\,x_0 + \\sigma(t)\\,\\varepsilon$$"
+        return "\n".join([f"`{self!r}`", "", equation, "", head, rule, *rest])
+
 
 def _derivative(function: Callable[[Tensor], Tensor], t: Tensor) -> Tensor:
     with torch.enable_grad():

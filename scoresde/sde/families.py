@@ -160,6 +160,8 @@ class VPSDE(_RateSDE):
     References: Song et al. 2021, eq. 32.
     """
 
+    _equation = r"dx = -\tfrac12\beta(t)\,x\,dt + \sqrt{\beta(t)}\,dW"
+
     name = "vp"
 
     def log_sigma(self, t: Tensor) -> Tensor:
@@ -186,6 +188,8 @@ class SubVPSDE(_RateSDE):
 
     References: Song et al. 2021, eq. 29.
     """
+
+    _equation = r"dx = -\tfrac12\beta(t)\,x\,dt + \sqrt{\beta(t)\,(1 - \alpha(t)^4)}\,dW"
 
     name = "subvp"
 
@@ -228,6 +232,8 @@ class VESDE(_Scheduled[NoiseSchedule]):
 
     References: Song et al. 2021, eq. 30.
     """
+
+    _equation = r"dx = \sqrt{d\sigma(t)^2/dt}\,dW"
 
     name = "ve"
     constructors: ClassVar = {GeometricNoise: "", LinearNoise: "linear"}
@@ -310,6 +316,8 @@ class FlowSDE(SDE):
 
     References: Lipman et al. 2023; Liu et al. 2023, with the data at t = 0.
     """
+
+    _equation = r"dx = -\frac{x}{1-t}\,dt + \sqrt{\frac{2t}{1-t}}\,dW"
 
     name = "flow"
 

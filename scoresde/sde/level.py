@@ -48,6 +48,16 @@ class Level(NamedTuple):
         """
         return Level(*(value[rows] if isinstance(value, Tensor) and value.ndim else value for value in self))
 
+    def __repr__(self) -> str:
+        """Return the numbers of one level, or the shape of many."""
+        shown = (
+            f"{name} of shape {tuple(value.shape)}"
+            if isinstance(value, Tensor) and (value.ndim or value.device.type != "cpu")
+            else f"{name}={float(value):.5g}"
+            for name, value in zip(self._fields, self, strict=True)
+        )
+        return f"Level({', '.join(shown)})"
+
 
 class HostLevel(Level):
     """A noise level at a time known to the host, of Python floats."""

@@ -37,7 +37,8 @@ def test_demo_writes_a_page_with_every_picture(tmp_path, quick, data, tiny):
     assert f"Open {out / 'report.html'} in a browser" in result.output
     page = (out / "report.html").read_text(encoding="utf-8")
     assert NAMES[data] <= {path.stem for path in (out / "pictures").iterdir()}
-    assert page.count("<img ") == len(NAMES[data] | {"likelihood"})
+    assert page.count("<img ") == len(NAMES[data] | {"likelihood"}) + 1  # and the animation
+    assert page.count("data:image/gif;base64,") == 1
     assert not re.search(r"https?://", page)
     unit = "bits/dim" if data == "digits" else "nats"
     for words in (f"held-out {data}", "mixture of", "under a Gaussian", unit, "±", "scoresde sample", "--resume"):

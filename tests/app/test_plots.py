@@ -43,6 +43,9 @@ DRAWN = {
     "restored points": lambda f: plots.restored_points(f(POINTS), f(POINTS[:3]), f(POINTS[:60].reshape(3, 20, 2))),
     "restored curves": lambda f: plots.restored_curves(*(f(T[None]) for _ in range(4)), f(T[None, None])),
     "loss_curve": lambda f: plots.loss_curve(f(np.arange(50)), f(np.exp(-T) + 0.1)),
+    "loss_curve held out": lambda f: plots.loss_curve(
+        f(np.arange(50)), f(np.exp(-T)), held_out=(f(T[[9, 49]]), f(T[[9, 49]]))
+    ),
     "loss_curve ema": lambda f: plots.loss_curve(f(np.arange(50)), f(np.exp(-T) - 0.5), ema=f(np.exp(-T) - 0.5)),
     "histograms": lambda f: plots.histograms({"a": f(POINTS[:, 0]), "b": f(POINTS[:50, 1] + 3)}, "bits/dim"),
     "one value": lambda f: plots.histograms({"a": f(np.array([2.0]))}, "bits/dim"),
@@ -161,6 +164,9 @@ def test_arrows_point_along_the_vectors():
         (lambda: plots.strip([]), ArgumentError, "states"),
         (lambda: plots.strip([(0, IMAGES), (1, IMAGES[:2])]), ShapeError, r"states\[1\]"),
         (lambda: plots.loss_curve([1, 2], [1.0]), ShapeError, "loss"),
+        (lambda: plots.loss_curve([1, 2], [1.0, 2.0], held_out=([1], [1.0, 2.0])), ShapeError, "held_out"),
+        (lambda: plots.moving_images([]), ArgumentError, "states"),
+        (lambda: plots.moving_points([]), ArgumentError, "states"),
         (lambda: plots.loss_curve([1, 2], [1.0, 2.0], ema=[1.0]), ShapeError, "ema"),
         (lambda: plots.histograms({}, "x"), ArgumentError, "values"),
         (lambda: plots.histograms({"a": [1.0, np.inf]}, "x"), ArgumentError, r"values\['a'\]"),
@@ -184,3 +190,35 @@ def test_non_finite_losses_are_left_out():
 
 def test_smoothing_of_a_constant_is_the_constant():
     np.testing.assert_allclose(smoothed(np.full(100, 3.0)), 3.0, rtol=1e-12)
+
+
+@pytest.mark.parametrize(
+    "drawn",
+    [
+        lambda: plots.moving_images([s * IMAGES for s in (0.0, 0.5, 1.0)]),
+        lambda: plots.moving_points([s * POINTS for s in (2.0, 1.5, 1.0)]),
+    ],
+    ids=("images", "points"),
+)
+def test_moving_pictures_have_a_frame_for_each_state(drawn):
+    gif, still = drawn()
+    with Image.open(io.BytesIO(gif)) as moving:
+        assert moving.n_frames == 3
+        assert moving.info["loop"] == 0
+        size = moving.size
+        frames = []
+        for k in range(3):
+            moving.seek(k)
+            frames.append(np.asarray(moving.convert("RGB"), dtype=float))
+        assert moving.info["duration"] > 1000  # the last frame stays
+    assert np.abs(frames[0] - frames[2]).mean() > 1
+    assert np.abs(pixels(still) - frames[2]).mean() < 1
+    assert pixels(still).shape[:2] == size[::-1]
+
+
+def test_moving_images_show_their_pixels():
+    _, still = plots.moving_images([IMAGES[:4]])
+    shown = pixels(still)
+    scale = shown.shape[0] // 18  # two rows of 8 pixels and a gap each
+    first = shown[: 8 * scale, : 8 * scale, 0].reshape(8, scale, 8, scale).mean((1, 3)) / 255
+    assert np.abs(first - IMAGES[0, 0]).max() < 0.1  # 32 colours

@@ -10,12 +10,12 @@ from html.parser import HTMLParser
 import numpy as np
 import pytest
 
-from scoresde.app.plots import image_grid
+from scoresde.app.plots import image_grid, moving_images
 from scoresde.app.report import Report, _rounded
 from scoresde.errors import ArgumentError
 
 PICTURES = [image_grid(np.random.default_rng(seed).random((n, 1, 4, 4))) for seed, n in ((0, 1), (1, 4))]
-VOID = {"meta", "img", "br", "link", "hr"}
+VOID = {"meta", "img", "br", "link", "hr", "source"}
 
 
 class Page(HTMLParser):
@@ -164,3 +164,24 @@ def test_write_replaces_whole_or_not_at_all(report, tmp_path, monkeypatch):
     assert path.read_text(encoding="utf-8") == old
     assert [p.name for p in tmp_path.iterdir()] == ["report.html"]
     assert report.write(path).read_text(encoding="utf-8") == report.html()
+
+
+def test_an_animation_stands_still_where_less_motion_is_wanted():
+    gif, still = moving_images([np.full((1, 1, 4, 4), grey) for grey in (0.0, 1.0)])
+    text = Report("title").animation(gif, still, "caption", "alt").html()
+    page = Page(text)
+    (image,), (source,) = page.all("img"), page.all("source")
+    assert base64.b64decode(image["src"].removeprefix("data:image/gif;base64,")) == gif
+    assert source["media"] == "(prefers-reduced-motion: reduce)"
+    assert base64.b64decode(source["srcset"].removeprefix("data:image/png;base64,")) == still
+    for arguments in ((still, still, "c", "a"), (gif, gif, "c", "a"), (gif, still, "c", " ")):
+        with pytest.raises(ArgumentError):
+            Report("title").animation(*arguments)
+
+
+def test_plots_follow_a_dark_page_and_images_do_not():
+    text = Report("title").figure(PICTURES[0], "c", "a", plot=True).figure(PICTURES[1], "c", "a").html()
+    assert [figure.get("class") for figure in Page(text).all("figure")] == ["plot", None]
+    assert re.search(
+        r"prefers-color-scheme: dark\) \{\s*figure\.plot .*?figure\.plot img \{ filter: invert", text, re.DOTALL
+    )

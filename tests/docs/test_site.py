@@ -79,7 +79,7 @@ def test_the_api_has_every_public_name(site):
 
 
 def test_rows_names_and_extras_lead_somewhere(site):
-    """Check every link from a page to a row, to the reference, to a notebook, the slides or the interactive page."""
+    """Check the links to rows, to the reference, to notebooks and slides."""
     anchors, count = {}, 0
     for page in site.glob("*.html"):
         for address in re.findall(r'href="((?:equations|slides|interactive|notebooks/|api/)[^"]*)"', page.read_text()):
@@ -94,6 +94,19 @@ def test_rows_names_and_extras_lead_somewhere(site):
     table = (site / "equations.html").read_text()
     assert 'id="E12"' in table
     assert 'href="api/sampling.html#scoresde.sampling.DPMSolver"' in table
+
+
+def test_the_reference_has_the_formulas_of_the_rows(site):
+    from html import unescape
+
+    page = unescape((site / "api" / "sde.html").read_text())
+    start = page.index('id="scoresde.sde.SDE.posterior"')
+    entry = page[start : page.index('<dl class="py', start)]
+    assert 'href="../equations.html#P3"' in entry
+    assert "<math" in entry
+    every = "".join(path.read_text() for path in (site / "api").glob("*.html"))
+    assert every.count("<math") > 100
+    assert ":math:" not in re.sub(r"<[^>]+>", "", every)
 
 
 def test_the_slides_have_their_formulas_and_pictures(site):

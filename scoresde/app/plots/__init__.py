@@ -1,4 +1,4 @@
-"""Pictures of data, samples, scores and training, as the bytes of a PNG or of a GIF.
+"""Pictures of data, samples, scores and training, as PNG or GIF bytes.
 
 Every function takes NumPy arrays or tensors and draws on its own matplotlib figure, without pyplot or global state.
 The files have a subject each: ``images``, ``curves``, ``plane`` (points, densities and fields in the plane),

@@ -1,6 +1,6 @@
-"""Pictures that move: samples on their way from noise, as the bytes of a GIF.
+"""Pictures that move: samples on their way from noise, as a GIF.
 
-Each function also returns its last frame as a PNG, for readers who asked their system for less motion.
+Each function also returns its last frame as a PNG, for systems that are set to less motion.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ def moving_points(states: Sequence[Array]) -> tuple[bytes, bytes]:
 
 
 def _tiled(images: np.ndarray, columns: int | None) -> Image.Image:
-    """Return images ``(N, H, W, channels)`` in rows, each pixel a square of whole pixels."""
+    """Return images ``(N, H, W, channels)`` in rows, enlarged."""
     n, height, width = images.shape[:3]
     columns = columns or math.ceil(math.sqrt(n))
     rows = math.ceil(n / columns)
