@@ -3,7 +3,7 @@
 The parts are:
 
 - ``correctness``: every sampler, likelihood method, objective, network and operator on the device against the CPU. Both
-  see the same noise, in float64 and float32, and the tolerances are ``TOLERANCES``. Then the device against itself: with
+  see the same noise, in float64 and float32, at the tolerances of ``TOLERANCES``. Then the device against itself: with
   equal seeds two runs must agree bit for bit.
 - ``syncs``: each sampler's steps with torch's sync debug mode at "error", and the peak memory of a run over that of one
   call of the network. Both need CUDA.

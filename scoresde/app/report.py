@@ -91,13 +91,14 @@ class Report:
         if not alt.strip():
             raise ArgumentError("alt", repr(alt), "a description for readers who do not see the picture")
         width, height = struct.unpack("<HH", gif[6:10])
+        shown = f"max-width:{width}px" if plot else f"max-width:{max(width, 480)}px;image-rendering:pixelated"
         moving, last = (base64.b64encode(data).decode("ascii") for data in (gif, still))
         return self._add(
             "figure",
             f"<figure{' class=plot' if plot else ''}><picture>"
             f'<source media="(prefers-reduced-motion: reduce)" srcset="data:image/png;base64,{last}">'
             f'<img src="data:image/gif;base64,{moving}" alt="{_escape(alt)}" width="{width}" height="{height}" '
-            f'style="max-width:{width}px"></picture><figcaption>{_inline(caption)}</figcaption></figure>',
+            f'style="{shown}"></picture><figcaption>{_inline(caption)}</figcaption></figure>',
         )
 
     def table(self, header: Sequence[str], rows: Iterable[Sequence[object]], caption: str) -> Self:

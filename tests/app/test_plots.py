@@ -221,4 +221,4 @@ def test_moving_images_show_their_pixels():
     shown = pixels(still)
     scale = shown.shape[0] // 18  # two rows of 8 pixels and a gap each
     first = shown[: 8 * scale, : 8 * scale, 0].reshape(8, scale, 8, scale).mean((1, 3)) / 255
-    assert np.abs(first - IMAGES[0, 0]).max() < 0.1  # 32 colours
+    assert np.abs(first - IMAGES[0, 0]).max() < 0.1  # 16 colours

@@ -20,7 +20,7 @@ from scoresde.app.plots.style import BLUE, STYLE, png
 from scoresde.errors import ArgumentError
 
 FRAME_MS, END_MS = 90, 2500  # how long a frame and the last one stay
-SIDE, COLOURS = 560, 32  # pixels of a moving sheet of images, and its colours
+SIDE, COLOURS = 200, 16  # pixels of a moving sheet of images (a page enlarges them), and its colours
 SMALL_DPI = 90
 
 
