@@ -32,6 +32,7 @@ extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "sphin
 exclude_patterns = ["figures/*", "slides/*"]
 html_theme, html_title = "furo", "scoresde"
 html_show_sourcelink = False
+html_static_path, html_css_files = ["_static"], ["site.css"]
 myst_enable_extensions = ["dollarmath", "amsmath"]
 myst_fence_as_directive = ["math"]
 myst_heading_anchors = 3
