@@ -26,7 +26,7 @@ from typing import NamedTuple
 DOCS = Path(__file__).resolve().parent
 FIGURES = DOCS / "figures"
 DPI, COLOURS = 150, 64  # of the figures: wide enough for a sharp page, small enough for the repository
-FRAME_DPI, FRAME_MS = 70, 120  # of the animations
+FRAME_DPI = 70  # of the animations
 
 _BLOCK = re.compile(
     r"^```python(?:[ ]figure=(?P<figure>[\w-]+\.(?:png|gif)))?(?:[ ]needs=(?P<needs>\w+))?\n(?P<code>.*?)^```\n"
@@ -126,9 +126,11 @@ def _save(figure, path: Path) -> None:
 
 
 def _save_frames(frames: list, path: Path) -> None:
-    """Save the figures as a GIF of few colours that waits at its end."""
+    """Save the figures as the frames of a GIF."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from PIL import Image
+
+    from scoresde.app.plots import gif
 
     images = []
     for frame in frames:
@@ -136,10 +138,7 @@ def _save_frames(frames: list, path: Path) -> None:
         with io.BytesIO() as file:
             frame.savefig(file, format="png", dpi=FRAME_DPI)
             images.append(Image.open(file).convert("RGB"))
-    palette = images[len(images) // 2].quantize(16, dither=Image.Dither.NONE)
-    images = [image.quantize(palette=palette, dither=Image.Dither.NONE) for image in images]
-    wait = [FRAME_MS] * (len(images) - 1) + [10 * FRAME_MS]
-    images[0].save(path, save_all=True, append_images=images[1:], duration=wait, loop=0, optimize=True)
+    path.write_bytes(gif(images)[0])
 
 
 def rewritten(text: str, results: list[Result]) -> str:

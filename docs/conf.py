@@ -51,9 +51,9 @@ def _bars(app: Any, what: str, name: str, obj: object, options: object, lines: l
 def _equations(app: Any, what: str, name: str, obj: object, options: object, lines: list[str]) -> None:
     """Add the formulas of the rows that the object computes."""
     place = f"{getattr(obj, '__module__', '')}.{getattr(obj, '__qualname__', '')}"
-    for row, text in _computed().get(place, ()):
-        if "Equations" not in lines[-1:] and not any(line.startswith(".. rubric:: Equations") for line in lines):
-            lines += ["", ".. rubric:: Equations", ""]
+    if rows := _computed().get(place):
+        lines += ["", ".. rubric:: Equations", ""]
+    for row, text in rows or ():
         lines += [f"`{row} <../equations.html#{row}>`__: {text}", ""]
 
 

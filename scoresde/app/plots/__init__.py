@@ -16,6 +16,7 @@ from scoresde.app.plots.images import image_grid as image_grid
 from scoresde.app.plots.images import rows_of_images as rows_of_images
 from scoresde.app.plots.images import side_by_side as side_by_side
 from scoresde.app.plots.images import strip as strip
+from scoresde.app.plots.moving import gif as gif
 from scoresde.app.plots.moving import moving_images as moving_images
 from scoresde.app.plots.moving import moving_points as moving_points
 from scoresde.app.plots.plane import density_image as density_image

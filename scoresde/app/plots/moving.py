@@ -35,7 +35,7 @@ def moving_images(states: Sequence[Array], columns: int | None = None) -> tuple[
         the GIF and its last frame as a PNG.
     """
     frames = [_tiled(as_images(f"states[{i}]", images), columns) for i, images in enumerate(states)]
-    return _gif(frames)
+    return gif(frames)
 
 
 def moving_points(states: Sequence[Array]) -> tuple[bytes, bytes]:
@@ -59,7 +59,7 @@ def moving_points(states: Sequence[Array]) -> tuple[bytes, bytes]:
             show_points(axes, x, s=dot_size(len(x)), color=BLUE, alpha=0.5)
             show_plane(axes, *limits)
             frames.append(Image.open(io.BytesIO(png(figure))).convert("RGB"))
-    return _gif(frames)
+    return gif(frames)
 
 
 def _tiled(images: np.ndarray, columns: int | None) -> Image.Image:
@@ -76,7 +76,12 @@ def _tiled(images: np.ndarray, columns: int | None) -> Image.Image:
     return Image.fromarray((sheet.clip(0, 1) * 255).round().astype(np.uint8))
 
 
-def _gif(frames: list[Image.Image]) -> tuple[bytes, bytes]:
+def gif(frames: list[Image.Image]) -> tuple[bytes, bytes]:
+    """Return frames as a GIF that waits at its end, and the last as a PNG.
+
+    Raises:
+        ArgumentError: there is no frame.
+    """
     if not frames:
         raise ArgumentError("states", "none", "one frame or more")
     # few colours, those of the last frame and of the middle: the first is noise
